@@ -1,0 +1,187 @@
+"""Box arithmetic, the door every box passes, and the one formatter between boxes and text.
+
+The frame, everywhere in the code: a box is float32 xyxy in fractions of the original
+(EXIF-rotated) image, 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1. Pictures are squashed to the
+encoder's square, so a fraction stays true after resizing and no box is ever recomputed.
+
+    (0,0) ---- x --->        a box [0.25,0.50,0.75,1.00] is the middle half of the
+      |   +-------+          width and the lower half of the height, whatever the
+      y   |       |          picture's size in pixels
+      v   +-------+ (1,1)
+
+Symbols: N, M boxes.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+
+from torch import Tensor, maximum, minimum
+
+from lion_min import BadInput
+
+Box = tuple[float, float, float, float]
+
+MAX_PROMPT = 20_000  # characters; far above any question, far below what stalls a tokenizer
+STICK_OUT = 0.01     # of the image's side: a box this far outside is clipped, not refused
+ROUNDING = 1e-6      # slack for the fractions that arithmetic leaves behind
+
+# Brackets hold no brackets, so the search is linear in the text even on "[[[[[[".
+BRACKETS = re.compile(r"\[([^\[\]]*)\]")
+SEPARATOR = re.compile(r"\s*,\s*|\s+")
+# Spelt out because float() also takes "1_000" and digits of other scripts.
+NUMBER = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|nan|inf(?:inity)?)",
+                    re.IGNORECASE | re.ASCII)
+
+
+# ---- arithmetic ---------------------------------------------------------------------------------
+
+def area(boxes: Tensor) -> Tensor:
+    """Area of xyxy boxes [..., 4] -> [...]; a reversed or empty box has area 0."""
+    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)  # [...]
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of xyxy boxes, element by element: [..., 4], [..., 4] -> [...].
+
+    The two broadcast. Any unit, as long as both share it. Two empty boxes score 0, never NaN.
+    """
+    corners = maximum(a[..., :2], b[..., :2]), minimum(a[..., 2:], b[..., 2:])
+    overlap = (corners[1] - corners[0]).clamp(min=0).prod(-1)  # [...]
+    union = area(a) + area(b) - overlap
+    return (overlap / union.clamp(min=1e-12)).where(union > 0, overlap.new_zeros(()))
+
+
+def box_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Every box of a against every box of b: [N, 4], [M, 4] -> [N, M]."""
+    return iou(a[:, None], b[None])
+
+
+# ---- the door -----------------------------------------------------------------------------------
+
+def check_box(numbers: Sequence[float], width: int, height: int,
+              where: str = "prompt") -> tuple[Box, str]:
+    """Turn a user's four numbers into a box in fractions, or refuse them with BadInput.
+
+    numbers: x1, y1, x2, y2; fractions when none exceeds 1, else pixels of the displayed image.
+    width, height: the displayed (EXIF-rotated) image, in pixels.
+    where: what the error names: "prompt", "photos.json line 7", ...
+    Returns (box, note): the note is "" or one line saying that the box was clipped.
+    """
+    try:
+        numbers = [float(v) for v in numbers]
+    except (TypeError, ValueError, OverflowError):  # words or None in an annotation file
+        raise BadInput(f"{where}: box {str(numbers)[:60]} is not made of numbers; "
+                       "four are needed, [x1,y1,x2,y2]") from None
+    said = f"{where}: box [{','.join(f'{v:g}' for v in numbers[:8])}]"
+    if len(numbers) != 4:
+        raise BadInput(f"{said} has {len(numbers)} numbers; a box needs four, [x1,y1,x2,y2]")
+    if not all(map(math.isfinite, numbers)):
+        raise BadInput(f"{said} is not finite; give four ordinary numbers, [x1,y1,x2,y2]")
+    # 1.004 is a fraction that sticks out a little; as pixels it would name a single dot.
+    fractions = max(numbers) <= 1 + STICK_OUT + ROUNDING
+    sides = (1, 1, 1, 1) if fractions else (width, height, width, height)
+    raw = [v / side for v, side in zip(numbers, sides)]
+    if raw[0] >= raw[2] or raw[1] >= raw[3]:
+        raise BadInput(f"{said} is reversed or empty; x1 < x2 and y1 < y2 are needed")
+    if min(raw) < -STICK_OUT - ROUNDING or max(raw) > 1 + STICK_OUT + ROUNDING:
+        limits = "fractions 0 to 1" if fractions else f"{width}x{height} pixels"
+        raise BadInput(f"{said} leaves the image; keep it within {limits}")
+    box = tuple(min(max(v, 0.0), 1.0) for v in raw)
+    pixels = (box[2] - box[0]) * width, (box[3] - box[1]) * height
+    if min(pixels) < 1 - 1e-3:
+        raise BadInput(f"{said} covers {pixels[0]:.2g}x{pixels[1]:.2g} pixels of the "
+                       f"{width}x{height} image; at least one pixel each side is needed")
+    clipped = any(abs(v - w) > ROUNDING for v, w in zip(raw, box))
+    return box, f"{said} stuck out of the image and was clipped to its edge" if clipped else ""
+
+
+def check_prompt(prompt: str) -> str:
+    """Return the prompt unchanged, or refuse an empty, endless or undecodable one."""
+    if not prompt.strip():
+        raise BadInput('prompt: it is empty; ask something, such as "what is in the picture?"')
+    if len(prompt) > MAX_PROMPT:
+        raise BadInput(f"prompt: {len(prompt)} characters; shorten it to {MAX_PROMPT} or fewer")
+    try:
+        prompt.encode()  # an undecodable byte on the command line arrives as half a surrogate pair
+    except UnicodeEncodeError as error:
+        raise BadInput(f"prompt: character {error.start + 1} is not valid text; "
+                       "give the prompt as UTF-8") from None
+    return prompt
+
+
+# ---- boxes as text ------------------------------------------------------------------------------
+
+class BoxText:
+    """Writes a box into text and reads it back: LION's "[0.440,0.060,0.650,0.367]".
+
+    Fractions with three decimals and no spaces (lion.md 3.3). A system whose paper writes boxes
+    differently has its own class with the same two methods.
+    """
+
+    def format(self, box: Sequence[float]) -> str:
+        """A checked box (fractions, x1 < x2, y1 < y2) -> its text.
+
+        A side thinner than the printed precision is widened to 0.001, so that what is written
+        is always a box when it is read. Anything that is no box raises BadInput.
+        """
+        x1, y1, x2, y2 = (float(v) for v in box)
+        if not (x1 < x2 and y1 < y2 and min(x1, y1) > -5e-4 and max(x2, y2) < 1 + 5e-4):
+            raise BadInput(f"box {[x1, y1, x2, y2]}: cannot be written; fractions are needed, "
+                           "0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1")
+        (left, right), (top, bottom) = _thousandths(x1, x2), _thousandths(y1, y2)
+        return "[" + ",".join(f"{v / 1000:.3f}" for v in (left, top, right, bottom)) + "]"
+
+    def parse(self, text: str) -> list[Box]:
+        """Every well-formed box in a text, in reading order; for what a model wrote.
+
+        Never raises. A literal that is not four fractions with x1 < x2 and y1 < y2 is left
+        out: turning its corners round would hide a model's mistake from the score.
+        """
+        found = (_numbers(match[1]) for match in BRACKETS.finditer(text))
+        return [tuple(n) for n in found if n and len(n) == 4 and _is_box(*n)]
+
+
+def _thousandths(low: float, high: float) -> tuple[int, int]:
+    """One side in whole thousandths, at least one apart."""
+    low, high = round(low * 1000), round(high * 1000)
+    return (low, high) if low < high else (min(low, 999), min(low, 999) + 1)
+
+
+def _is_box(x1: float, y1: float, x2: float, y2: float) -> bool:
+    return 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1  # false for NaN, too
+
+
+def _numbers(inside: str) -> list[float] | None:
+    """The numbers between two brackets; [] for a list with a gap, None when words stand there."""
+    fields = SEPARATOR.split(inside.strip())
+    if not any(fields) or not all(NUMBER.fullmatch(field) for field in fields if field):
+        return None
+    return [float(field) for field in fields] if all(fields) else []
+
+
+def prompt_boxes(prompt: str, width: int, height: int,
+                 box_text: BoxText = BoxText()) -> tuple[str, list[Box], list[str]]:
+    """Check every box literal of a user's prompt and rewrite it as the model's own box text.
+
+    A literal is a bracket group of nothing but numbers, commas and spaces (nan, inf and
+    exponents count as numbers, so that they are refused and not overlooked); brackets with
+    words in them, braces, newlines and emoji pass untouched.
+    Returns (prompt in the model's text, boxes as fractions in reading order, notes on clipping).
+    Raises BadInput for a literal that is no box of this image, and for what check_prompt refuses.
+    """
+    boxes, notes = [], []
+
+    def rewrite(match: re.Match) -> str:
+        numbers = _numbers(match[1])
+        if numbers is None:
+            return match[0]
+        if not numbers:
+            raise BadInput(f"prompt: box {' '.join(match[0].split())[:60]} has an empty place; "
+                           "a box needs four numbers, [x1,y1,x2,y2]")
+        box, note = check_box(numbers, width, height)
+        boxes.append(box)
+        notes.extend([note] if note else [])
+        return box_text.format(box)
+
+    return BRACKETS.sub(rewrite, check_prompt(prompt)), boxes, notes

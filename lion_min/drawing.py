@@ -1,0 +1,209 @@
+"""Pictures out: boxes with labels, where the model looked, and the panel of `infer.py --show`.
+
+Boxes are xyxy fractions of the picture, as everywhere, so a picture may be enlarged first.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from torch import Tensor
+
+from lion_min import BadInput
+
+SHORT_SIDE = 384  # pixels; below it a label covers what it names
+LONG_SIDE = 4096  # a very thin picture grows no further than this
+# Okabe and Ito's colours, told apart by colour-blind readers as well.
+COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
+INK, PAPER, RULE = "#202020", "#ffffff", "#d0d0d0"
+EXTENSIONS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
+
+
+def enlarge(image: Image.Image) -> Image.Image:
+    """Scale a small picture up until its short side has SHORT_SIDE pixels; else a plain copy."""
+    factor = max(1.0, min(SHORT_SIDE / min(image.size), LONG_SIDE / max(image.size)))
+    size = tuple(max(1, round(side * factor)) for side in image.size)
+    return image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+
+
+# ---- boxes --------------------------------------------------------------------------------------
+
+def draw_boxes(image: Image.Image, boxes: Sequence[Sequence[float]], labels: Sequence[str],
+               colours: Sequence[str] | None = None) -> Image.Image:
+    """Draw boxes (xyxy fractions) and one label each on an enlarged copy of the picture.
+
+    A label stands above its box where there is room, else at the next free place; it never
+    leaves the picture, and is cut with an ellipsis when it is wider than the picture.
+    colours: one per box, any of Pillow's colour names; the default goes round COLOURS.
+    """
+    picture = enlarge(image)
+    pen, taken = ImageDraw.Draw(picture), []
+    colours = colours or [COLOURS[i % len(COLOURS)] for i in range(len(boxes))]
+    line = max(2, min(picture.size) // 160)
+    corners = [_corners(box, picture.size) for box in boxes]
+    for place, colour in zip(corners, colours):  # all boxes first: no line crosses a label
+        pen.rectangle(place, outline=INK, width=line + 2)  # a dark rim shows on any background
+        pen.rectangle([v + d for v, d in zip(place, (1, 1, -1, -1))], outline=colour, width=line)
+    for place, label, colour in zip(corners, labels, colours, strict=True):
+        if label.strip():
+            taken.append(_label(pen, picture.size, place, label, colour, taken))
+    return picture
+
+
+def _corners(box: Sequence[float], size: tuple[int, int]) -> list[int]:
+    """Fractions -> whole pixels, at least 4 apart, so that even a dot is framed."""
+    (x1, x2), (y1, y2) = (_side(box[axis], box[axis + 2], size[axis]) for axis in (0, 1))
+    return [x1, y1, x2, y2]
+
+
+def _side(low: float, high: float, length: int) -> tuple[int, int]:
+    first = max(0, min(round(low * length), length - 5))
+    return first, max(first + 4, min(round(high * length), length) - 1)
+
+
+def _label(pen: ImageDraw.ImageDraw, size: tuple[int, int], place: list[int], label: str,
+           colour: str, taken: list[list[int]]) -> list[int]:
+    """Write one label on a patch of its colour; returns the patch's corners."""
+    font = _font(max(15, min(size) // 24))
+    text = _fit(label, font, size[0] - 8)
+    wide, high = int(font.getlength(text)) + 8, sum(font.getmetrics()) + 2
+    left = max(0, min(place[0], size[0] - wide))
+    # Above the box, inside its top, inside its bottom, below: the first that hides no label.
+    tops = [place[1] - high, place[1], place[3] - high, place[3]]
+    rooms = [[left, top, left + wide, top + high] for top in tops if 0 <= top <= size[1] - high]
+    rooms = rooms or [[left, 0, left + wide, high]]
+    room = next((r for r in rooms if not any(_meet(r, t) for t in taken)), rooms[0])
+    pen.rectangle([room[0], room[1], room[2] - 1, room[3] - 1], fill=colour)
+    pen.text((room[0] + 4, room[1] + 1), text, font=font, fill=_contrast(pen, room))
+    return room
+
+
+def _meet(a: list[int], b: list[int]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _contrast(pen: ImageDraw.ImageDraw, room: list[int]) -> str:
+    """Dark ink on a light patch, light ink on a dark one."""
+    red, green, blue = pen._image.getpixel((room[0], room[1]))
+    return INK if 299 * red + 587 * green + 114 * blue > 128_000 else PAPER
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)  # Pillow's own font: the same on every machine
+
+
+def _fit(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """One line of text no wider than width pixels, an ellipsis where it was cut."""
+    text = whole = " ".join(text.split())[:200]
+    while text and font.getlength(text if text == whole else text + "…") > width:
+        text = text[:-1]
+    return text if text == whole else text + "…"
+
+
+# ---- where the model looked ---------------------------------------------------------------------
+
+def heat_map(image: Image.Image, weights: Tensor) -> Image.Image:
+    """Lay attention weights [h, w] over an enlarged grey copy of the picture.
+
+    Scaled to the map's own lowest and highest weight: dark blue is the least looked at, yellow
+    the most. A flat map (nothing looked at more than the rest) stays blue.
+    """
+    picture = enlarge(image)
+    values = weights.detach().float().cpu().nan_to_num()  # [h, w]
+    values = values - values.min()
+    levels = (values / values.max().clamp(min=1e-12) * 255).round().byte()  # [h, w]
+    small = Image.frombytes("L", levels.shape[::-1], bytes(levels.flatten().tolist()))
+    large = small.resize(picture.size, Image.Resampling.BICUBIC)
+    heat = ImageOps.colorize(large, black="#101060", mid="#d02050", white="#ffe060")
+    return Image.blend(ImageOps.grayscale(picture).convert("RGB"), heat, 0.55)
+
+
+# ---- the panel of --show ------------------------------------------------------------------------
+
+def panel(images_with_titles: Sequence[tuple[Image.Image, str]],
+          bars: Sequence[tuple[float, float]] | None = None) -> Image.Image:
+    """Tiles side by side, three a row, each under its title; the router's mix as the last tile.
+
+    bars: per layer, first layer first, how much of the region adapter and of the image adapter
+    the router mixes in (LION's mixture of adapters).
+    """
+    tile, title, gap = SHORT_SIDE, 30, 12
+    tiles = [(ImageOps.pad(enlarge(picture), (tile, tile), color=PAPER), text)
+             for picture, text in images_with_titles]
+    if bars:
+        tiles.append((_bar_chart(bars, tile), "the router's mix per layer"))
+    columns = max(1, min(3, len(tiles)))
+    rows = -(-len(tiles) // columns)
+    step = tile + gap, tile + title + gap
+    sheet = Image.new("RGB", (columns * step[0] + gap, rows * step[1] + gap), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for place, (picture, text) in enumerate(tiles):
+        left, top = gap + place % columns * step[0], gap + place // columns * step[1]
+        pen.text((left, top + 4), _fit(text, _font(16), tile), font=_font(16), fill=INK)
+        sheet.paste(picture, (left, top + title))
+    return sheet
+
+
+def _bar_chart(bars: Sequence[tuple[float, float]], side: int) -> Image.Image:
+    """Rows are layers; two bars each, region adapter above image adapter."""
+    chart = Image.new("RGB", (side, side), PAPER)
+    pen, names = ImageDraw.Draw(chart), ("region adapter", "image adapter")
+    for i, name in enumerate(names):
+        pen.rectangle([60 + 150 * i, 6, 72 + 150 * i, 18], fill=COLOURS[i])
+        pen.text((78 + 150 * i, 4), name, font=_font(14), fill=INK)
+    row = (side - 30) / len(bars)
+    longest = max([1.0, *(abs(value) for pair in bars for value in pair)])
+    thick = max(1, min(int(row * 0.36), 24))
+    font = _font(max(8, min(14, int(row * 0.45))))
+    for layer, pair in enumerate(bars):
+        middle = 30 + (layer + 0.5) * row
+        pen.text((4, middle), f"layer {layer + 1}", font=font, fill=INK, anchor="lm")
+        for i, value in enumerate(pair):
+            top = middle - thick if i == 0 else middle + 1
+            length = max(0.0, value) / longest * (side - 120)  # a negative share has no length
+            pen.rectangle([60, top, 60 + length, top + thick - 1], fill=COLOURS[i])
+            pen.text((66 + length, top + thick / 2), f"{value:.2f}", font=font, fill=INK,
+                     anchor="lm")
+    pen.line([59, 30, 59, side], fill=RULE, width=1)
+    return chart
+
+
+# ---- to the disk --------------------------------------------------------------------------------
+
+def check_output(path: str | Path) -> str:
+    """The picture format a path asks for; BadInput when nothing can be written there.
+
+    Call it before the work whose picture is to be saved.
+    """
+    path = Path(path)
+    kind = EXTENSIONS.get(path.suffix.lower())
+    if kind is None:
+        raise BadInput(f"output {str(path)!r}: unknown picture type {path.suffix!r}; "
+                       f"end it in {', '.join(EXTENSIONS)}")
+    if not os.path.isdir(path.parent):
+        raise BadInput(f"output {str(path)!r}: its folder does not exist; create it first")
+    taken = os.path.exists(path)
+    if taken and not os.path.isfile(path):
+        raise BadInput(f"output {str(path)!r}: is not a file; give the name of a picture")
+    if not os.access(path if taken else path.parent, os.W_OK):
+        raise BadInput(f"output {str(path)!r}: may not be written; choose another place")
+    return kind
+
+
+def save_image(image: Image.Image, path: str | Path) -> None:
+    """Write a picture whole or not at all: a failure leaves an earlier file as it was.
+
+    The type follows the extension (EXTENSIONS). Raises BadInput where it cannot be written.
+    """
+    kind, path = check_output(path), Path(path)
+    draft = path.parent / f".lion_min-{os.getpid()}{path.suffix}"  # same disk: rename is atomic
+    try:
+        image.convert("RGB").save(draft, format=kind)
+        os.replace(draft, path)
+    except OSError as error:
+        raise BadInput(f"output {str(path)!r}: could not be written "
+                       f"({error.strerror or error}); free some space or choose another place"
+                       ) from None
+    finally:
+        draft.unlink(missing_ok=True)

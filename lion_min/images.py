@@ -1,0 +1,102 @@
+"""Pictures in: any file a user may hand over -> an upright RGB picture -> the encoder's pixels.
+
+Symbols: B batch.
+"""
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from lion_min import BadInput
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+MAX_PIXELS = 50_000_000  # a 50-megapixel camera; 150 MB once decoded
+
+# The statistics CLIP was trained with (openai/CLIP, clip.py); LION's and PVIT's encoders use them.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """Read a PNG, JPEG, WEBP, BMP or GIF (first frame) as an upright RGB picture.
+
+    Upright: a phone stores its photographs lying down beside a tag that says "turn me"; boxes
+    are drawn on what one sees, so the tag is obeyed before anything else looks at the size.
+    Raises BadInput, one line, for whatever is not such a picture of at most 50 million pixels.
+    """
+    name = repr(str(path))
+    if not os.path.exists(path):
+        raise BadInput(f"image {name}: no such file; check the path")
+    if not os.path.isfile(path):  # a folder, or a pipe, which would wait for ever
+        raise BadInput(f"image {name}: not a file; give the path of one picture")
+    if not os.path.getsize(path):
+        raise BadInput(f"image {name}: the file is empty; save or download it again")
+    with _open(path, name) as image:
+        # 11 KB of PNG can hold 268 MB of pixels: look at the size before decoding any of them.
+        if image.width * image.height > MAX_PIXELS:
+            raise BadInput(f"image {name}: {image.width}x{image.height} pixels; "
+                           f"shrink it below {MAX_PIXELS // 10**6} million pixels")
+        try:
+            image.load()
+            return to_rgb(ImageOps.exif_transpose(image))
+        except Exception as error:  # decoders raise nearly anything on damaged bytes
+            raise BadInput(f"image {name}: truncated or damaged ({_first_line(error)}); "
+                           "save or download it again") from None
+
+
+def _open(path: str | Path, name: str) -> Image.Image:
+    """Read the header only; BadInput where it is not one of FORMATS."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is stricter
+            return Image.open(path, formats=FORMATS)
+    except Image.DecompressionBombError:  # Pillow's own refusal, above 179 million pixels
+        raise BadInput(f"image {name}: far too many pixels; "
+                       f"shrink it below {MAX_PIXELS // 10**6} million pixels") from None
+    except PermissionError:
+        raise BadInput(f"image {name}: may not be read; change its permissions") from None
+    except Exception:
+        raise BadInput(f"image {name}: not a readable picture; "
+                       f"give a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow mode -> RGB: transparency over white, deep greys scaled down to 8 bits."""
+    if image.mode.startswith("I"):  # 16-bit grey; plain convert() would cut it off at 255
+        # 65535 / 257 = 255. Pillow allows only scale and offset here; +0.5 rounds.
+        image = image.convert("I").point(lambda v: v * (1 / 257) + 0.5).convert("L")
+    elif image.mode == "F":  # fractions when none exceeds 1, else already 0..255
+        scale = 255 if image.getextrema()[1] <= 1 else 1
+        image = image.point(lambda v: v * scale + 0.5).convert("L")
+    elif image.has_transparency_data:  # RGBA, LA, and palettes or greys with one clear colour
+        page = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(page, image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def to_pixels(images: Sequence[Image.Image], size: int, mean: Sequence[float] = CLIP_MEAN,
+              std: Sequence[float] = CLIP_STD) -> Tensor:
+    """RGB pictures of any sizes -> one normalised batch [B, 3, size, size], float32.
+
+    Squashed to the square, not cropped, so that box fractions stay true (LION and PVIT do the
+    same). Bicubic; Pillow widens the filter when it shrinks, which keeps thin things visible.
+    """
+    pixels = torch.stack([_bytes(image.resize((size, size), Image.Resampling.BICUBIC))
+                          for image in images])  # [B, size, size, 3]
+    scaled = pixels.permute(0, 3, 1, 2).float() / 255  # [B, 3, size, size]
+    return (scaled - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+
+
+def _bytes(image: Image.Image) -> Tensor:
+    """An RGB picture -> uint8 [height, width, 3], without NumPy."""
+    flat = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return flat.view(image.height, image.width, 3)

@@ -1,0 +1,190 @@
+"""The frozen LLM, T5 family or Llama family: embed, splice, loss, generate.
+
+Symbols: B images, S samples (S = n*B, sample s asks about image s // n), L tokens of a row,
+P shared visual tokens of an image, K own visual tokens of a sample, D width.
+
+Visual tokens come in two kinds. `shared` [B, P, D] depends on the image alone; `own` [S, K, D]
+depends on the question too (an instruction-aware Q-Former). An encoder-decoder reads
+[own | shared | text], LION's published order, one row a sample. A decoder-only LLM reads
+[shared | own | text]; in training all samples of an image stand in one row behind its shared
+tokens, and a block mask keeps them from seeing each other: the image is read once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass
+class LanguageSettings:
+    """Sizes of an LLM built from a config, in the words of transformers."""
+
+    family: str = "llama"                  # 'llama' or 't5'
+    vocab: int = 420
+    width: int = 128
+    layers: int = 4                        # T5: encoder layers and as many decoder layers
+    heads: int = 4
+    ffn: int = 512
+    positions: int = 1024
+    pad_id: int = 0
+    eos_id: int = 1
+
+
+@dataclass
+class TextBatch:
+    """Padded rows of text: one sample a row, or all samples of one image (packed)."""
+
+    ids: Tensor                            # [rows, L]
+    mask: Tensor                           # [rows, L] True = token, False = padding
+    labels: Tensor | None = None           # -100 = no loss; [rows, L], encoder-decoder [S, A]
+    sample: Tensor | None = None           # packed: which sample of the row, [rows, L]
+    position: Tensor | None = None         # packed: position within the sample, [rows, L]
+    own: Tensor | None = None              # packed: True where an own visual token goes
+
+
+def splice(embeds: Tensor, ids: Tensor, token: int, features: Tensor) -> Tensor:
+    """Replace the embedding of every `token` in ids [S, T] by the next row of features [R, D].
+
+    Differentiable in both. ValueError when placeholders and features differ in number.
+    """
+    where = ids == token                                              # [S, T]
+    if int(where.sum()) != len(features):
+        raise ValueError(f"{int(where.sum())} placeholders in the text for {len(features)} features")
+    out = embeds.clone()
+    out[where] = features.to(out.dtype)                               # row-major: reading order
+    return out
+
+
+def _pad(rows: list[list[int]], value: int, left: bool = False) -> Tensor:
+    longest = max(map(len, rows))
+    return torch.tensor([[value] * (longest - len(r)) * left + r + [value] * (longest - len(r))
+                         * (not left) for r in rows])
+
+
+class LanguageModel(nn.Module):
+    """One interface over transformers' T5ForConditionalGeneration and LlamaForCausalLM."""
+
+    def __init__(self, settings: LanguageSettings, model: nn.Module | None = None):
+        super().__init__()
+        self.settings = settings
+        self.model = model if model is not None else build(settings)
+        self.encoder_decoder = settings.family == "t5"
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def width(self) -> int:
+        return self.model.get_input_embeddings().weight.shape[1]
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """[..., T] ids -> [..., T, D]."""
+        return self.model.get_input_embeddings()(ids)
+
+    def pack(self, prompts: list[list[int]], answers: list[list[int]] | None = None,
+             images: int | None = None, own: int = 0) -> TextBatch:
+        """Token id lists of S samples -> TextBatch. With answers for `loss`, else `generate`.
+
+        Decoder-only training packs the samples of each of the `images` into one row and leaves
+        `own` slots before each text. Training pads right; a decoder-only LLM generates from
+        prompts padded left.
+        """
+        s, device = self.settings, self.device
+        if answers is None or self.encoder_decoder:
+            labels = answers and _pad([a + [s.eos_id] for a in answers], -100).to(device)
+            ids = _pad(prompts, -1, left=not self.encoder_decoder and answers is None).to(device)
+            return TextBatch(ids.clamp(min=0).masked_fill(ids < 0, s.pad_id), ids >= 0, labels)
+        n = len(prompts) // (images or len(prompts))
+        rows: dict[str, list[list[int]]] = {k: [] for k in ("ids", "labels", "sample", "position",
+                                                             "own")}
+        for start in range(0, len(prompts), n):
+            row = {k: [] for k in rows}
+            for i, (q, a) in enumerate(zip(prompts[start:start + n], answers[start:start + n])):
+                a = a + [s.eos_id]
+                size = own + len(q) + len(a)
+                row["ids"] += [s.pad_id] * own + q + a
+                row["labels"] += [-100] * (own + len(q)) + a
+                row["sample"] += [i] * size
+                row["position"] += range(size)
+                row["own"] += [1] * own + [0] * (size - own)
+            for k in rows:
+                rows[k].append(row[k])
+        pads = {"ids": s.pad_id, "labels": -100, "sample": -1, "position": 0, "own": 0}
+        t = {k: _pad(v, pads[k]).to(device) for k, v in rows.items()}
+        return TextBatch(t["ids"], t["sample"] >= 0, t["labels"], t["sample"], t["position"],
+                         t["own"].bool())
+
+    def loss(self, embeds: Tensor, text: TextBatch, shared: Tensor | None = None,
+             own: Tensor | None = None) -> Tensor:
+        """Mean cross-entropy of the answer tokens; embeds [rows, L, D] are text.ids embedded and
+        spliced. ValueError when no label is left (the mean would be NaN)."""
+        if not bool((text.labels != -100).any()):
+            raise ValueError("no answer token to learn from: every label is -100")
+        if self.encoder_decoder:
+            x, mask = self._joined(embeds, text.mask, shared, own)
+            return self.model(inputs_embeds=x, attention_mask=mask.long(), labels=text.labels).loss
+        logits = self.logits(embeds, text, shared, own)               # [B, L, V]
+        return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), text.labels[:, 1:].flatten(),
+                               ignore_index=-100)
+
+    def logits(self, embeds: Tensor, text: TextBatch, shared: Tensor | None = None,
+               own: Tensor | None = None) -> Tensor:
+        """Packed decoder-only forward: logits [B, L, V] of the text positions."""
+        if own is not None:
+            embeds = splice(embeds, text.own.long(), 1, own.flatten(0, 1))
+        seen = 0 if shared is None else shared.shape[1]
+        x = embeds if shared is None else torch.cat([shared.to(embeds.dtype), embeds], 1)
+        first = torch.arange(seen, device=self.device).expand(len(x), -1)        # [B, P]
+        hidden = self.model.model(
+            inputs_embeds=x, attention_mask=block_mask(text, seen)[:, None],
+            position_ids=torch.cat([first, text.position + seen], 1)).last_hidden_state
+        return self.model.lm_head(hidden[:, seen:])
+
+    def _joined(self, embeds, mask, shared, own):
+        """All tokens of a sample in one row, visual first: x [S, K+P+L, D] and its mask."""
+        if shared is not None:
+            shared = shared.repeat_interleave(len(embeds) // len(shared), 0)     # [S, P, D]
+        parts = [own, shared] if self.encoder_decoder else [shared, own]
+        visual = [p for p in parts if p is not None]
+        ones = [mask.new_ones(p.shape[:2]) for p in visual]
+        return torch.cat([*visual, embeds], 1), torch.cat([*ones, mask], 1)
+
+    @torch.no_grad()
+    def generate(self, embeds: Tensor, text: TextBatch, shared: Tensor | None = None,
+                 own: Tensor | None = None, **options) -> Tensor:
+        """Answer ids [S, <= max_new_tokens] by transformers' generate, prompt not repeated."""
+        x, mask = self._joined(embeds, text.mask, shared, own)
+        options = {"max_new_tokens": 48, "do_sample": False, "num_beams": 1} | options
+        return self.model.generate(inputs_embeds=x, attention_mask=mask.long(), **options)
+
+
+def block_mask(text: TextBatch, seen: int) -> Tensor:
+    """[B, seen+L, seen+L] True = may look: causal, and a sample sees the image and itself."""
+    sample = F.pad(text.sample, (seen, 0), value=-2)                  # -2 the image, -1 padding
+    mine = sample[:, :, None] == sample[:, None, :]                   # [B, P+L, P+L]
+    image = (sample == -2)[:, None, :]
+    return (mine | image) & torch.ones_like(mine[0]).tril()
+
+
+def build(s: LanguageSettings) -> nn.Module:
+    """A randomly initialised transformers model of these sizes, no network."""
+    import transformers
+    common = {"vocab_size": s.vocab, "pad_token_id": s.pad_id, "eos_token_id": s.eos_id}
+    if s.family == "t5":
+        config = transformers.T5Config(
+            **common, d_model=s.width, d_kv=s.width // s.heads, d_ff=s.ffn, num_layers=s.layers,
+            num_decoder_layers=s.layers, num_heads=s.heads, feed_forward_proj="gated-gelu",
+            dropout_rate=0.0, decoder_start_token_id=s.pad_id)
+        return transformers.T5ForConditionalGeneration(config)
+    if s.family == "llama":
+        config = transformers.LlamaConfig(
+            **common, hidden_size=s.width, intermediate_size=s.ffn, num_hidden_layers=s.layers,
+            num_attention_heads=s.heads, num_key_value_heads=s.heads, bos_token_id=None,
+            max_position_embeddings=s.positions, tie_word_embeddings=False)
+        return transformers.LlamaForCausalLM(config)
+    raise ValueError(f"unknown LLM family {s.family!r}: 'llama' or 't5'")

@@ -1,0 +1,61 @@
+"""LION's Vision Aggregator: the last ViT state reads two earlier ones (LION sec. 3, fine-grained).
+
+    V = B2(B1(V_i; V_j); V_k)        B(X; Y) = FFN(XAttn(Attn(X), Y))
+
+with i, j, k = blocks 38, 28, 18 of EVA ViT-g (0-based). The Q-Former keeps what a sentence needs;
+this branch keeps every patch, with the spatial detail of the middle of the ViT. Official code:
+models/lion_adapters.py, `FusionAdapter` of stock BertLayers, that is post-norm throughout.
+
+Shapes: B batch, N patches (and CLS), D width of the ViT, H heads.
+"""
+
+from torch import Tensor, nn
+
+from ..qformer import Attention, FeedForward, init_bert
+
+
+class AggregatorBlock(nn.Module):
+    """B(X; Y). Both attentions see every patch: nothing here is causal, nothing is masked."""
+
+    def __init__(self, width: int, heads: int, ffn: int, ln_eps: float, dropout: float):
+        super().__init__()
+        self.attention = Attention(width, heads, ln_eps=ln_eps, dropout=dropout)
+        self.cross = Attention(width, heads, ln_eps=ln_eps, dropout=dropout)
+        self.ffn = FeedForward(width, ffn, ln_eps=ln_eps, dropout=dropout)
+        self.apply(init_bert)
+        # With every way out of the residual at zero, the block only re-normalises its tokens:
+        # the untrained branch hands on a standardised V_i, not noise.
+        for part in (self.attention, self.cross, self.ffn):
+            nn.init.zeros_(part.out.weight)
+            nn.init.zeros_(part.out.bias)
+
+    def forward(self, x: Tensor, y: Tensor, return_attention: bool = False,
+                ) -> tuple[Tensor, Tensor | None]:
+        """x, y [B,N,D] -> ([B,N,D], map [B,H,N,N] of the cross-attention or None)."""
+        x = self.attention(x, x)
+        seen = self.cross(x, y, return_attention=return_attention)
+        x, weights = seen if return_attention else (seen, None)
+        return self.ffn(x), weights
+
+
+class VisionAggregator(nn.Module):
+    """A chain of blocks, one for each earlier ViT state. LION: 1408, 16 heads, ffn 3072, 2."""
+
+    def __init__(self, width: int, heads: int, ffn: int, blocks: int = 2,
+                 ln_eps: float = 1e-12, dropout: float = 0.0):
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            AggregatorBlock(width, heads, ffn, ln_eps, dropout) for _ in range(blocks))
+
+    def forward(self, query_state: Tensor, key_states: list[Tensor],
+                return_attention: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """query_state V_i [B,N,D], key_states [V_j, V_k] each [B,N,D], all raw residual streams.
+
+        Returns [B,N,D] and, with return_attention, one cross-attention map [B,H,N,N] a block.
+        Raises ValueError unless there is exactly one key state for each block.
+        """
+        x, maps = query_state, []
+        for block, y in zip(self.blocks, key_states, strict=True):
+            x, weights = block(x, y, return_attention)
+            maps.append(weights)
+        return (x, maps) if return_attention else x

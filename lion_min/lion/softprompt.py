@@ -1,0 +1,41 @@
+"""LION's soft prompt: image tags go before the question, behind one learnable vector.
+
+Tags come from a tagger that errs, so the LLM is not told to trust them but "according to <hint>"
+(LION sec. 3, soft prompting). The <hint> is an ordinary token of the LLM whose embedding is
+overwritten by the vector - one vector for all images and tasks.
+
+Shapes: S samples, T tokens, D width of the LLM.
+"""
+
+import torch
+from torch import Tensor, nn
+
+HINT_TOKEN = "<extra_id_0>"  # T5's first sentinel
+TAG_PROMPT = ("According to <extra_id_0>, you are allowed to use or partially use "
+              "the following tags: [{}]. ")
+
+
+def with_tags(question: str, tags: list[str], hint_token: str = HINT_TOKEN) -> str:
+    """The question behind the tag sentence. `hint_token`: another LLM's placeholder, if not T5.
+
+    Plain replacement and no str.format: braces in a tag or a question are only text.
+    """
+    head = TAG_PROMPT.replace(HINT_TOKEN, hint_token)
+    return head.replace("{}", ", ".join(tags)) + question
+
+
+class SoftPrompt(nn.Module):
+    """The hint vector [D] ~ N(0, 1), T5's own spread of embeddings (initializer_factor 1)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.hint = nn.Parameter(torch.randn(width))
+
+    def forward(self, embeds: Tensor, ids: Tensor, hint_id: int) -> Tensor:
+        """embeds [S,T,D], ids [S,T] -> [S,T,D]: the hint wherever ids == hint_id.
+
+        Any number of places a sample, also none (the official code needs exactly one, and fails
+        on a batch whose truncation cut the placeholder off). `embeds` itself is left untouched.
+        """
+        here = (ids == hint_id)[..., None]                                       # [S, T, 1]
+        return torch.where(here, self.hint.to(embeds.dtype), embeds)

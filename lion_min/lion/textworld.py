@@ -1,0 +1,142 @@
+"""Scenes as text for stage 0: what a frozen LLM must be able to read before it can see.
+
+A text scene is a row of slots, each the SUM of the LLM's own word embeddings: an object's slot
+holds its words and the five words of its box, an empty slot a cell word or nothing. Visual
+tokens will look like that: a vector a place, several facts in each. Three forms are mixed, so
+that the LLM accepts whatever shape a bridge later gives:
+  grid   64 slots, one per cell of the 8x8 grid, each with its cell word (the aggregator's form)
+  list   a few slots in random order, some empty                        (the Q-Former's form)
+  both   a grid and a list together: seeing an object twice is not two objects
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lion_min.language import LanguageModel, splice
+from lion_min.lion.softprompt import with_tags
+from lion_min.scenes import COLOURS, KINDS, Scene, World, make_scene
+from lion_min.tasks import IMAGE_LEVEL, REGION_LEVEL, Example, examples
+from lion_min.tokenizer import GRID, TinyTokenizer, box_words
+
+LISTED = 12                                # slots of the list form
+# one scene's questions; several of the hard ones
+ROUND = IMAGE_LEVEL + ("count", "relation", "reg", "rec", "rec_relational", "rec_relational")
+
+
+@dataclass
+class TextScenes:
+    """A batch of scenes told in text with n questions each."""
+
+    grid: list[list[list[int]]] | None     # [B][64] word ids of each slot
+    listed: list[list[list[int]]] | None   # [B][LISTED]
+    prompts: list[list[int]]               # [B*n]
+    answers: list[list[int]]
+    regions: list[list[int]]               # word ids of each <region> slot, reading order
+    asked: list[Example]
+
+
+def thing_ids(tokenizer: TinyTokenizer, thing, box: bool = True) -> list[int]:
+    words = thing.words().split() + (box_words(thing.box) if box else [])
+    return [tokenizer.ids[w] for w in words]
+
+
+def grid_slots(scene: Scene, tokenizer: TinyTokenizer) -> list[list[int]]:
+    slots = [[tokenizer.ids[f"<c{i}>"]] for i in range(GRID * GRID)]
+    for thing in scene.objects:
+        col, row = (min(GRID - 1, int(v * GRID)) for v in thing.centre)
+        slots[row * GRID + col] = thing_ids(tokenizer, thing)
+    return slots
+
+
+def listed_slots(scene: Scene, tokenizer: TinyTokenizer, rng: random.Random) -> list[list[int]]:
+    slots = [thing_ids(tokenizer, thing) for thing in scene.objects]
+    while len(slots) < LISTED:
+        slots.append(rng.choice(([], [tokenizer.ids[f"<c{rng.randrange(GRID * GRID)}>"]])))
+    rng.shuffle(slots)
+    return slots
+
+
+def tags_of(scene: Scene) -> list[str]:
+    """The words an image tagger would give: colours, then kinds, in vocabulary order."""
+    here = {t.colour for t in scene.objects} | {t.kind for t in scene.objects}
+    return [word for word in (*COLOURS, *KINDS) if word in here]
+
+
+def noisy_tags(tags: list[str], world: World, rng: random.Random, noise: float) -> list[str]:
+    """Each right tag lost, each wrong one added, with probability `noise` (RAM errs too)."""
+    words = (*world.colours, *world.kinds)
+    return [w for w in words if (w in tags) != (rng.random() < noise * (1 if w in tags else .3))]
+
+
+def prompt_ids(tokenizer: TinyTokenizer, prompt: str, tags: list[str] | None,
+               region: bool) -> list[int]:
+    """Ids of the tag preface (if any), whose hint word is the special token, then the prompt."""
+    ids = []
+    if tags is not None:
+        before, after = with_tags("", tags).split("<extra_id_0>")
+        ids = [*tokenizer.encode(before), tokenizer.hint_id, *tokenizer.encode(after)]
+    return ids + tokenizer.encode(prompt, region)
+
+
+def text_scenes(world: World, seed: int, step: int, batch: int, tokenizer: TinyTokenizer,
+                split: str = "text", most: int | None = None,
+                tasks: tuple[str, ...] = ROUND, form: str | None = None) -> TextScenes:
+    """Batch `step` of told scenes, a pure function of its arguments."""
+    rng = random.Random(f"text/{split}/{seed}/{step}")
+    form = form or rng.choice(("grid", "list", "list", "both"))
+    caption = len(tasks) > 1 and rng.random() < 0.12
+    out = TextScenes([] if form != "list" else None, [] if form != "grid" else None,
+                     [], [], [], [])
+    for i in range(batch):
+        scene = make_scene(world, split, seed, step * batch + i, most=most)
+        if out.grid is not None:
+            out.grid.append(grid_slots(scene, tokenizer))
+        if out.listed is not None:
+            out.listed.append(listed_slots(scene, tokenizer, rng))
+        for asked in examples(scene, rng, ("caption",) * 4 if caption else tasks):
+            region = asked.task == "reg" and rng.random() < 0.5
+            tags = noisy_tags(tags_of(scene), world, rng, 0.1) if rng.random() < 0.06 else None
+            out.prompts.append(prompt_ids(tokenizer, asked.prompt, tags, region))
+            out.answers.append(tokenizer.encode(asked.answer))
+            out.asked.append(asked)
+            if region:
+                thing = next(t for t in scene.objects if asked.answer == "a " + t.words()
+                             and all(str(w) in asked.prompt for w in _corner(t)))
+                out.regions.append(thing_ids(tokenizer, thing, box=rng.random() < 0.5))
+    return out
+
+
+def _corner(thing) -> list[str]:
+    return [f"{v:.3f}" for v in thing.box]
+
+
+def slot_sums(llm: LanguageModel, slots: list[list[int]]) -> Tensor:
+    """[N] lists of word ids -> [N, D], the sum of each list's embeddings (0 when empty)."""
+    weight = llm.model.get_input_embeddings().weight
+    flat = torch.tensor([i for s in slots for i in s], device=weight.device)
+    starts = torch.tensor([0, *map(len, slots)][:-1], device=weight.device).cumsum(0)
+    return F.embedding_bag(flat, weight, starts, mode="sum")
+
+
+def _rows(llm: LanguageModel, scenes: list[list[list[int]]] | None) -> Tensor | None:
+    if scenes is None:
+        return None
+    return slot_sums(llm, [s for scene in scenes for s in scene]).view(
+        len(scenes), len(scenes[0]), -1)                              # [B, P, D]
+
+
+def read(llm: LanguageModel, told: TextScenes, tokenizer: TinyTokenizer, train: bool = True):
+    """(embeds, text, shared) for llm.loss (train) or llm.generate."""
+    parts = [p for p in (_rows(llm, told.grid), _rows(llm, told.listed)) if p is not None]
+    shared = torch.cat(parts, 1)                                      # [B, P, D]
+    text = llm.pack(told.prompts, told.answers if train else None, len(shared))
+    embeds = llm.embed(text.ids)                                      # [rows, L, D]
+    if told.regions:
+        embeds = splice(embeds, text.ids, tokenizer.region_id, slot_sums(llm, told.regions))
+    return embeds, text, shared

@@ -1,0 +1,201 @@
+"""Q-Former: a few learned queries read an image, led by a question.
+
+BLIP-2/InstructBLIP's querying transformer (arXiv 2301.12597, 2305.06500), as LION uses it
+(LION sec. 3, official models/Qformer.py). BERT layers in post-norm form:
+
+    [queries ; text] -> self-attention -> queries only: cross-attention to the image
+                                       -> queries: query_ffn | text: text_ffn
+
+Shapes: S samples, B images (S = n*B, sample s looks at image s // n), N image tokens, L text
+tokens, Q queries, T = Q + L, D width, Dv vision width, H heads, d = D / H.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import BadInput
+
+
+@dataclass
+class QFormerSettings:
+    """Sizes of a Q-Former. LION: 768, 12, 12, 3072, 32, 2, 1408, 30523, 512."""
+
+    width: int
+    layers: int
+    heads: int
+    ffn: int  # inner width of both feed-forward nets
+    queries: int
+    vision_width: int
+    vocab: int
+    max_text: int  # positions of the text; queries have none
+    cross_every: int = 2  # cross-attention in layers 0, cross_every, 2 * cross_every, ...
+    ln_eps: float = 1e-12
+    dropout: float = 0.0
+
+
+def init_bert(module: nn.Module) -> None:
+    """BERT's start, for `parent.apply(init_bert)`: matrices N(0, 0.02), biases 0."""
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
+
+
+class Attention(nn.Module):
+    """BERT's attention sub-layer: LN(x + Drop(W_o MHA(query=x, key=value=context))).
+
+    Self-attention when context is x, cross-attention otherwise. A context with fewer rows than x
+    is shared: rows n*b .. n*b+n-1 of x look at row b, whose keys and values are made only once.
+    """
+
+    def __init__(self, width: int, heads: int, context_width: int | None = None,
+                 ln_eps: float = 1e-12, dropout: float = 0.0):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of heads {heads}")
+        self.heads, self.dropout = heads, dropout
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(context_width or width, width)
+        self.value = nn.Linear(context_width or width, width)
+        self.out = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=ln_eps)
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None,
+                return_attention: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """x [S,T,D], context [B,N,Dc], mask [S,1,1,N] boolean (True = may be seen) or None
+        -> [S,T,D]; with return_attention also the probabilities [S,H,T,N]. A mask needs S == B.
+        """
+        images, n = len(context), len(x) // len(context)
+        if len(x) != n * images:
+            raise ValueError(f"{len(x)} samples cannot share {images} images evenly")
+        # Samples of one image are laid side by side: B longer rows instead of n copies of keys.
+        folded = x.reshape(images, -1, x.shape[-1])                             # [B, n*T, D]
+        q, k, v = (self._heads(y) for y in (
+            self.query(folded), self.key(context), self.value(context)))        # [B, H, *, d]
+        drop = self.dropout if self.training else 0.0
+        weights = None
+        if return_attention:  # the fused kernel does not hand its probabilities out
+            scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5              # [B, H, n*T, N]
+            if mask is not None:
+                scores = scores.masked_fill(~mask, float("-inf"))
+            weights = scores.softmax(-1)
+            mixed = F.dropout(weights, drop) @ v
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=drop)
+        mixed = self.out(mixed.transpose(1, 2).reshape(x.shape))                # [S, T, D]
+        y = self.norm(x + F.dropout(mixed, self.dropout, self.training))
+        if weights is None:
+            return y
+        weights = weights.unflatten(2, (n, x.shape[1])).transpose(1, 2)         # [B, n, H, T, N]
+        return y, weights.flatten(0, 1)                                         # [S, H, T, N]
+
+    def _heads(self, y: Tensor) -> Tensor:
+        return y.unflatten(-1, (self.heads, -1)).transpose(1, 2)     # [B, *, D] -> [B, H, *, d]
+
+
+class FeedForward(nn.Module):
+    """BERT's feed-forward sub-layer: LN(x + Drop(W_2 GELU(W_1 x))), exact GELU. [*,D] -> [*,D]."""
+
+    def __init__(self, width: int, inner: int, ln_eps: float = 1e-12, dropout: float = 0.0):
+        super().__init__()
+        self.dropout = dropout
+        self.up = nn.Linear(width, inner)
+        self.out = nn.Linear(inner, width)
+        self.norm = nn.LayerNorm(width, eps=ln_eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.out(F.gelu(self.up(x)))
+        return self.norm(x + F.dropout(y, self.dropout, self.training))
+
+
+class QFormerLayer(nn.Module):
+    """One layer. A form with more sources extends `__init__` and `look`, nothing else."""
+
+    def __init__(self, settings: QFormerSettings, cross: bool):
+        super().__init__()
+        s, rest = settings, dict(ln_eps=settings.ln_eps, dropout=settings.dropout)
+        self.queries = s.queries
+        self.attention = Attention(s.width, s.heads, **rest)
+        self.cross = Attention(s.width, s.heads, s.vision_width, **rest) if cross else None
+        self.query_ffn = FeedForward(s.width, s.ffn, **rest)
+        self.text_ffn = FeedForward(s.width, s.ffn, **rest)
+
+    def look(self, queries: Tensor, image: Tensor,
+             return_attention: bool) -> tuple[Tensor, Tensor | None]:
+        """Let the queries [S,Q,D] read the image [B,N,Dv]: ([S,Q,D], map [S,H,Q,N] or None)."""
+        if self.cross is None:
+            return queries, None
+        seen = self.cross(queries, image, return_attention=return_attention)
+        return seen if return_attention else (seen, None)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None, image: Tensor, last: bool = False,
+                return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
+        """hidden [S,T,D] -> ([S,T,D], cross-attention map or None); the last layer -> [S,Q,D].
+
+        Nobody reads the text half of the last layer, so it is not computed.
+        """
+        rows = hidden[:, :self.queries] if last else hidden
+        hidden = self.attention(rows, hidden, mask)                             # [S, T, D]
+        queries, text = hidden[:, :self.queries], hidden[:, self.queries:]
+        queries, seen = self.look(queries, image, return_attention)             # [S, Q, D]
+        queries = self.query_ffn(queries)
+        if text.shape[1] == 0:
+            return queries, seen
+        return torch.cat([queries, self.text_ffn(text)], dim=1), seen
+
+
+class QFormer(nn.Module):
+    """Instruction-aware Q-Former with its own query tokens [1,Q,D] ~ N(0, 0.02)."""
+
+    layer_type = QFormerLayer  # a multi-scale form puts its own layer here
+
+    def __init__(self, settings: QFormerSettings):
+        super().__init__()
+        s = self.settings = settings
+        self.query_tokens = nn.Parameter(torch.randn(1, s.queries, s.width) * 0.02)
+        self.words = nn.Embedding(s.vocab, s.width)
+        self.positions = nn.Embedding(s.max_text, s.width)
+        self.norm = nn.LayerNorm(s.width, eps=s.ln_eps)
+        self.layers = nn.ModuleList(
+            self.layer_type(s, cross=i % s.cross_every == 0) for i in range(s.layers))
+        self.apply(init_bert)
+
+    def forward(self, image: Tensor, text_ids: Tensor | None = None,
+                text_mask: Tensor | None = None, return_attention: bool = False,
+                ) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """Read each image under each of its questions.
+
+        image [B,N,Dv]; text_ids [S,L] with S = n*B (None: no question, S = B); text_mask [S,L],
+        0 or False on padding (None: no padding). Returns the query states [S,Q,D] and, with
+        return_attention, one map [S,H,Q,N] for each layer that has cross-attention.
+        """
+        hidden, mask = self.embed(len(image), text_ids, text_mask)
+        maps = []
+        for i, layer in enumerate(self.layers):
+            last = i == len(self.layers) - 1
+            hidden, seen = layer(hidden, mask, image, last, return_attention)
+            if seen is not None:
+                maps.append(seen)
+        return (hidden, maps) if return_attention else hidden
+
+    def embed(self, images: int, text_ids: Tensor | None,
+              text_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """([queries ; text] after one LayerNorm [S,T,D], self-attention mask [S,1,1,T] or None)."""
+        samples = images if text_ids is None else len(text_ids)
+        x = self.query_tokens.expand(samples, -1, -1)                           # [S, Q, D]
+        mask = None
+        if text_ids is not None:
+            length = text_ids.shape[1]
+            if length > self.settings.max_text:
+                raise BadInput(f"question of {length} tokens: the Q-Former reads at most "
+                               f"{self.settings.max_text}; shorten it")
+            # Queries have no position: they are a set. Only the text is numbered.
+            text = self.words(text_ids) + self.positions.weight[:length]        # [S, L, D]
+            x = torch.cat([x, text], dim=1)                                     # [S, T, D]
+            if text_mask is not None:
+                visible = F.pad(text_mask.bool(), (self.settings.queries, 0), value=True)
+                mask = visible[:, None, None]                                   # [S, 1, 1, T]
+        return F.dropout(self.norm(x), self.settings.dropout, self.training), mask

@@ -1,0 +1,216 @@
+"""A scene -> (prompt, answer) examples, one function per task, wording varied by templates.
+
+Each task stands for a benchmark of the papers: caption (COCO, TextCaps), VQA on existence,
+colour, kind and count (VQAv2, GQA; POPE for existence), spatial relation true/false (VSR), REG =
+describe the object in a box (COCO region recognition, VG), REC = referring expression -> box
+(RefCOCO/+/g). Boxes stand in the text as BoxText writes them, fractions of the image.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lion_min.boxes import BoxText
+from lion_min.scenes import Scene, Thing
+
+BOX = BoxText()
+IMAGE_LEVEL = ("existence", "colour", "kind", "count", "relation")
+REGION_LEVEL = ("reg", "rec", "rec_relational")
+TASKS = IMAGE_LEVEL + ("caption",) + REGION_LEVEL
+MARGIN = 0.08          # centres closer than this on an axis are neither left nor right, ...
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question about one image. `task` is one of TASKS."""
+
+    task: str
+    prompt: str
+    answer: str
+
+    @property
+    def region_level(self) -> bool:
+        """True for REG and REC: LION's router takes its region row (spec 2.5)."""
+        return self.task in REGION_LEVEL
+
+
+TEMPLATES = {
+    "caption": ("Describe the image.", "What is in the image?", "Give a short caption.",
+                "Please describe the image using a single short sentence."),
+    "existence": ("Is there {0}?", "Is there {0} in the image?", "Can you see {0}?",
+                  "Does the image show {0}?"),
+    "colour": ("What colour is the {0}?", "Which colour does the {0} have?",
+               "Tell me the colour of the {0}."),
+    "kind": ("What shape is the {0}?", "What kind of object is the {0}?",
+             "Name the shape of the {0}."),
+    "count": ("How many {0} are there?", "How many {0} are in the image?", "Count the {0}."),
+    "relation": ("{0} is {1} {2}. True or false?", "True or false: {0} is {1} {2}.",
+                 "Is it true that {0} is {1} {2}? Answer true or false."),
+    "reg": ("Describe box {0}", "What is in {0}?", "Describe the object in {0}.",
+            "What does the region {0} show?"),
+    "rec": ("Where is {0}?", "Find {0}.", "Locate {0} in the image.",
+            "Can you locate {0} and let me know its coordinates?", "Give the box of {0}."),
+}
+RELATIONS: dict[str, Callable[[Thing, Thing], bool]] = {
+    "left of": lambda a, b: a.centre[0] < b.centre[0] - MARGIN,
+    "right of": lambda a, b: a.centre[0] > b.centre[0] + MARGIN,
+    "above": lambda a, b: a.centre[1] < b.centre[1] - MARGIN,
+    "below": lambda a, b: a.centre[1] > b.centre[1] + MARGIN,
+}
+OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+
+
+def _ask(rng: random.Random, task: str, answer: str, *slots: str) -> Example:
+    family = "rec" if task == "rec_relational" else task
+    text = rng.choice(TEMPLATES[family]).format(*slots)
+    return Example(task, text[0].upper() + text[1:], answer)
+
+
+def _phrases(thing: Thing) -> list[str]:
+    """Ways to name an object without its place, from vague to full: 'circle', 'red circle', ..."""
+    texture = "" if thing.texture == "plain" else thing.texture + " "
+    phrases = [thing.kind, f"{thing.colour} {thing.kind}", f"{thing.size} {thing.kind}",
+               f"{thing.size} {thing.colour} {thing.kind}", thing.words()]
+    return phrases + ([f"{texture}{thing.kind}", f"{thing.colour} {texture}{thing.kind}"]
+                      if texture else [])
+
+
+def fits(phrase: str, thing: Thing) -> bool:
+    """True when every word of the phrase is true of the object."""
+    truth = {thing.kind, thing.colour, thing.size, thing.texture, "object"}
+    return all(word in truth for word in phrase.split())
+
+
+def _naming(rng: random.Random, scene: Scene, thing: Thing) -> str | None:
+    """A phrase that is true of this object alone, or None."""
+    own = [p for p in _phrases(thing) if sum(fits(p, other) for other in scene.objects) == 1]
+    return rng.choice(own) if own else None
+
+
+def caption(scene: Scene, rng: random.Random) -> Example:
+    return _ask(rng, "caption", scene.caption())
+
+
+def existence(scene: Scene, rng: random.Random) -> Example:
+    """Half yes, half no; a 'no' takes an object that is there and changes one or two words."""
+    world, thing = scene.world, rng.choice(scene.objects)
+    yes = rng.random() < 0.5
+    for _ in range(50):
+        phrase = rng.choice(_phrases(thing)[:4] + [f"{thing.colour} object"])
+        if not yes:
+            words = phrase.split()
+            other = {**{c: world.colours for c in world.colours},
+                     **{k: world.kinds for k in world.kinds},
+                     **{s: tuple(world.sizes) for s in world.sizes}}
+            for _ in range(rng.choice((1, 1, 2))):
+                spot = rng.choice([i for i, w in enumerate(words) if w in other])
+                words[spot] = rng.choice(other[words[spot]])
+            phrase = " ".join(words)
+        if any(fits(phrase, o) for o in scene.objects) == yes:
+            break
+    there = any(fits(phrase, o) for o in scene.objects)
+    article = "an" if phrase[0] in "aeiou" else "a"
+    return _ask(rng, "existence", "yes" if there else "no", f"{article} {phrase}")
+
+
+def colour(scene: Scene, rng: random.Random) -> Example | None:
+    return _attribute(scene, rng, "colour")
+
+
+def kind(scene: Scene, rng: random.Random) -> Example | None:
+    return _attribute(scene, rng, "kind")
+
+
+def _attribute(scene: Scene, rng: random.Random, name: str) -> Example | None:
+    """Ask for the colour (kind) of an object that other words single out."""
+    chances = []
+    for thing in scene.objects:
+        head = thing.kind if name == "colour" else f"{thing.colour} object"
+        for phrase in (head, f"{thing.size} {head}"):
+            if sum(fits(phrase, o) for o in scene.objects) == 1:
+                chances.append((phrase, getattr(thing, name)))
+    if name == "kind" and len(scene.objects) == 1:
+        chances.append(("object", scene.objects[0].kind))
+    if not chances:
+        return None
+    phrase, answer = rng.choice(chances)
+    return _ask(rng, name, answer, phrase)
+
+
+def count(scene: Scene, rng: random.Random) -> Example:
+    """The number is drawn first, evenly among those the scene can pose, then a phrase for it."""
+    world = scene.world
+    stray = f"{rng.choice(world.colours)} {rng.choice(world.kinds)}"     # often not there: 0
+    phrases = {"object", *stray.split()[1:], stray, f"{stray.split()[0]} object"}
+    for thing in scene.objects:
+        phrases |= {thing.kind, f"{thing.colour} object", f"{thing.size} object",
+                    f"{thing.colour} {thing.kind}", f"{thing.size} {thing.kind}"}
+    by_number: dict[int, list[str]] = {}
+    for phrase in sorted(phrases):
+        by_number.setdefault(sum(fits(phrase, o) for o in scene.objects), []).append(phrase)
+    number = rng.choice(sorted(by_number))
+    phrase = rng.choice(by_number[number])
+    plural = phrase + ("es" if phrase.endswith("cross") else "s")
+    return _ask(rng, "count", str(number), plural)
+
+
+def relation(scene: Scene, rng: random.Random) -> Example | None:
+    """VSR: a statement about two named objects, true every other time."""
+    pairs = [(a, b, name) for a in scene.objects for b in scene.objects
+             for name, holds in RELATIONS.items() if a is not b and holds(a, b)]
+    rng.shuffle(pairs)
+    for a, b, name in pairs:
+        first, second = _naming(rng, scene, a), _naming(rng, scene, b)
+        if first and second:
+            true = rng.random() < 0.5
+            said = name if true else OPPOSITE[name]
+            return _ask(rng, "relation", "true" if true else "false", f"the {first}", said,
+                        f"the {second}")
+    return None
+
+
+def reg(scene: Scene, rng: random.Random) -> Example:
+    thing = rng.choice(scene.objects)
+    return _ask(rng, "reg", "a " + thing.words(), BOX.format(thing.box))
+
+
+def rec(scene: Scene, rng: random.Random) -> Example | None:
+    """REC by attributes alone."""
+    for thing in rng.sample(scene.objects, len(scene.objects)):
+        if name := _naming(rng, scene, thing):
+            return _ask(rng, "rec", BOX.format(thing.box), f"the {name}")
+    return None
+
+
+def rec_relational(scene: Scene, rng: random.Random) -> Example | None:
+    """REC where the words fit several objects and only the relation singles one out."""
+    chances = []
+    for thing in scene.objects:
+        for phrase in _phrases(thing):
+            rivals = [o for o in scene.objects if fits(phrase, o)]
+            for other in scene.objects if len(rivals) > 1 else ():
+                for name, holds in RELATIONS.items():
+                    if other not in rivals and [o for o in rivals if holds(o, other)] == [thing]:
+                        chances.append((thing, phrase, name, other))
+    rng.shuffle(chances)
+    for thing, phrase, name, other in chances:
+        if anchor := _naming(rng, scene, other):
+            return _ask(rng, "rec_relational", BOX.format(thing.box),
+                        f"the {phrase} {name} the {anchor}")
+    return None
+
+
+MAKERS = {name: globals()[name] for name in TASKS}
+
+
+def examples(scene: Scene, rng: random.Random, tasks: tuple[str, ...]) -> list[Example]:
+    """One example for each named task (names may repeat); a task the scene cannot pose is
+    replaced by another of the same list, so the list keeps its length."""
+    made = []
+    for task in tasks:
+        always = "reg" if task in REGION_LEVEL else "count"
+        tries = [task, *rng.sample(tasks, len(tasks)), always]
+        made.append(next(e for t in tries if (e := MAKERS[t](scene, rng)) is not None))
+    return made

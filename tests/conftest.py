@@ -1,0 +1,60 @@
+"""What every test shares: the package's path, no network, and the official modules' values."""
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+# Before torch is imported: idle OpenMP threads that spin starve the other process on two cores.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+_connect = socket.socket.connect
+
+
+def _offline(self, address):
+    """Sockets between processes of this machine pass; everything else is the network."""
+    if self.family == getattr(socket, "AF_UNIX", None):
+        return _connect(self, address)
+    raise OSError(f"a test tried to reach the network: {address}")
+
+
+def _no_lookup(host, *rest, **options):
+    raise OSError(f"a test tried to look up a name: {host}")
+
+
+socket.socket.connect = socket.socket.connect_ex = _offline
+socket.getaddrinfo = _no_lookup
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes tens of seconds")
+
+
+def reference_path(name: str) -> Path:
+    """$LION_MIN_REFERENCE/{name}.safetensors when that is set, else tests/reference/."""
+    folder = os.environ.get("LION_MIN_REFERENCE") or Path(__file__).parent / "reference"
+    return Path(folder) / f"{name}.safetensors"
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """reference("pvit") -> the official module's tensors by name: weights/*, in/*, out/*."""
+    from safetensors.torch import load_file
+    return lambda name: load_file(reference_path(name))
+
+
+@pytest.fixture(scope="session")
+def reference_metadata():
+    """reference_metadata("pvit") -> the file's metadata, sizes and settings as JSON strings."""
+    from safetensors import safe_open
+
+    def read(name: str) -> dict[str, str]:
+        with safe_open(reference_path(name), "pt") as file:
+            return file.metadata() or {}
+    return read

@@ -1,0 +1,222 @@
+"""Adapters beside a frozen T5 and a frozen Llama; routes, gradients, cache, merging."""
+
+import pytest
+import torch
+
+from lion_min.adapters import (IMAGE, REGION, Adapter, MixtureOfAdapters, attach_adapters,
+                               merge_stage_adapters, router_mix, set_task)
+
+D, VOCAB = 16, 40
+
+
+def t5():
+    from transformers import T5Config, T5ForConditionalGeneration
+    torch.manual_seed(0)
+    return T5ForConditionalGeneration(T5Config(
+        vocab_size=VOCAB, d_model=D, d_kv=4, d_ff=32, num_heads=4, num_layers=3,
+        num_decoder_layers=2, feed_forward_proj="gated-gelu", decoder_start_token_id=0,
+        initializer_factor=3.0)).eval()
+
+
+def llama():
+    from transformers import LlamaConfig, LlamaForCausalLM
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(
+        vocab_size=VOCAB, hidden_size=D, intermediate_size=32, num_hidden_layers=3,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+        initializer_range=0.3, bos_token_id=1, eos_token_id=2, pad_token_id=0)).eval()
+
+
+LLMS = pytest.mark.parametrize("build, sites", [(t5, 5), (llama, 3)])
+IDS = torch.tensor([[5, 6, 7, 8, 9], [11, 12, 13, 14, 15]])
+
+
+def logits(llm) -> torch.Tensor:
+    extra = {"decoder_input_ids": IDS[:, :3]} if llm.config.is_encoder_decoder else {}
+    return llm(input_ids=IDS, attention_mask=torch.ones_like(IDS), **extra).logits
+
+
+def randomise(adapters: torch.nn.Module, seed: int = 1) -> None:
+    """Away from zero; the router stays as it is."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, p in adapters.named_parameters():
+            if "router" not in name:
+                p.normal_(0, 0.3)
+
+
+@LLMS
+def test_fresh_adapters_change_nothing(build, sites):
+    """An up-projection that does not start at zero, or hooks that touch the LLM's state dict."""
+    llm = build()
+    before, names = logits(llm), list(llm.state_dict())
+    adapters = attach_adapters(llm, D, 4, 2)
+    assert len(adapters) == sites
+    for task in (REGION, IMAGE):
+        set_task(adapters, task)
+        assert torch.equal(logits(llm), before)
+    assert list(llm.state_dict()) == names
+    assert not {id(p) for p in llm.parameters()} & {id(p) for p in adapters.parameters()}
+
+
+@torch.no_grad()
+def test_t5_sublayer_adds_the_adapter_of_its_raw_input():
+    """An adapter fed with the normalised input, or put behind the FFN instead of beside it."""
+    llm = t5()
+    ffn, x = llm.decoder.block[1].layer[2], torch.randn(2, 3, D)
+    plain = ffn(x)
+    adapters = attach_adapters(llm, D, 4, 1)
+    randomise(adapters)
+    # decoder block 1 comes after 3 encoder blocks and decoder block 0
+    torch.testing.assert_close(ffn(x), plain + adapters[4](x))
+    assert adapters[4](x).abs().max() > 0.1
+
+
+@torch.no_grad()
+def test_llama_layer_adds_the_adapter_of_its_residual_stream():
+    """An adapter fed with the normalised MLP input, or with the layer's input before attention."""
+    llm = llama()
+    layer, seen = llm.model.layers[1], {}
+    layer.post_attention_layernorm.register_forward_hook(
+        lambda m, inputs, out: seen.update(x=inputs[0]))
+    layer.register_forward_hook(lambda m, i, out: seen.update(out=out))
+    logits(llm)
+    x, plain = seen["x"], seen["out"]
+    adapters = attach_adapters(llm, D, 4, 1)
+    randomise(adapters)
+    with torch.no_grad():
+        adapters[0].adapters[0].scale.zero_()  # so that layer 1 still gets the same input
+    logits(llm)
+    torch.testing.assert_close(seen["out"], plain + adapters[1](x))
+    assert adapters[1](x).abs().max() > 0.1
+
+
+@LLMS
+@torch.no_grad()
+def test_cached_generation_equals_uncached(build, sites):
+    """Hooks that break under the KV cache: one-token steps that miss or repeat an adapter."""
+    llm = build()
+    bare = llm.generate(IDS, max_new_tokens=8, min_new_tokens=8, do_sample=False)
+    adapters = attach_adapters(llm, D, 4, 2)
+    randomise(adapters)
+    set_task(adapters, REGION)
+    for beams in (1, 3):
+        options = dict(max_new_tokens=8, min_new_tokens=8, do_sample=False, num_beams=beams)
+        cached = llm.generate(IDS, use_cache=True, **options)
+        assert torch.equal(cached, llm.generate(IDS, use_cache=False, **options))
+        assert not torch.equal(cached, bare)  # the adapters do speak
+
+
+def test_mixture_is_the_gated_sum():
+    """Gates taken by adapter instead of by task, or a softmax nobody asked for."""
+    torch.manual_seed(0)
+    mixture, x = MixtureOfAdapters(D, 4, 2), torch.randn(2, 3, D)
+    randomise(mixture)
+    torch.nn.init.normal_(mixture.router)
+    for task in (REGION, IMAGE):
+        set_task(mixture, task)
+        expected = (mixture.router[0, task] * mixture.adapters[0](x)
+                    + mixture.router[1, task] * mixture.adapters[1](x))
+        torch.testing.assert_close(mixture(x), expected)
+
+
+def test_adapter_formula_and_start():
+    """The scale left out of the product; a down-projection that starts at zero never wakes."""
+    torch.manual_seed(0)
+    adapter, x = Adapter(D, 4), torch.randn(3, D)
+    assert adapter.down.weight.abs().max() > 0 and adapter(x).abs().max() == 0
+    assert 0.9 < adapter.down.weight.abs().max() * D ** 0.5 <= 1  # kaiming_uniform(a=sqrt 5)
+    randomise(adapter)
+    expected = adapter.scale * (adapter.up.weight @ torch.relu(
+        adapter.down.weight @ x.T + adapter.down.bias[:, None])
+        + adapter.up.bias[:, None]).T
+    torch.testing.assert_close(adapter(x), expected)
+
+
+@LLMS
+def test_router_rows_learn_only_from_their_task(build, sites):
+    """One row for both tasks: region batches would move the image route."""
+    llm = build().requires_grad_(False)
+    adapters = attach_adapters(llm, D, 4, 2)
+    randomise(adapters)
+    for task in (REGION, IMAGE):
+        set_task(adapters, task)
+        adapters.zero_grad()
+        logits(llm).pow(2).sum().backward()
+        for mixture in adapters:
+            assert (mixture.router.grad[:, task].abs().sum(-1) > 0).all()       # both adapters
+            assert mixture.router.grad[:, 1 - task].abs().max() == 0
+    assert all(p.grad is None for p in llm.parameters())
+
+
+@LLMS
+@torch.no_grad()
+def test_merge_is_the_identity_at_step_0(build, sites):
+    """Adapters swapped in the merge: stage 3 would answer regions with the image adapter."""
+    singles = {}
+    for task, seed in ((REGION, 11), (IMAGE, 12)):
+        llm = build()
+        single = attach_adapters(llm, D, 4, 1)
+        randomise(single, seed)
+        singles[task] = (single, logits(llm))
+    llm = build()
+    both = attach_adapters(llm, D, 4, 2)
+    randomise(both, 13)
+    torch.nn.init.ones_(both[0].router)  # a router that is not at its start is put back there
+    merge_stage_adapters(singles[REGION][0], singles[IMAGE][0], both)
+    for task, (_, expected) in singles.items():
+        set_task(both, task)
+        torch.testing.assert_close(logits(llm), expected)
+    assert not torch.allclose(singles[REGION][1], singles[IMAGE][1], atol=1e-3)
+    both[0].adapters[0].up.weight.zero_()
+    assert singles[REGION][0][0].adapters[0].up.weight.abs().max() > 0          # a copy, no view
+    with pytest.raises(ValueError):
+        merge_stage_adapters(singles[REGION][0][:1], singles[IMAGE][0], both)
+
+
+def test_router_mix_for_drawing():
+    """Rows and columns exchanged in the picture of the router."""
+    mixtures = torch.nn.ModuleList(MixtureOfAdapters(D, 4, 2) for _ in range(3))
+    with torch.no_grad():
+        mixtures[1].router[REGION, IMAGE] = -0.25  # the image route takes some of adapter 0
+    assert router_mix(mixtures, REGION).tolist() == [[1, 0]] * 3
+    assert router_mix(mixtures, IMAGE).tolist() == [[0, 1], [0.25, 1], [0, 1]]
+    assert router_mix([MixtureOfAdapters(D, 4, 1)], IMAGE).tolist() == [[1]]
+
+
+def test_task_must_be_known():
+    """LION's silent trap: a category that is not understood takes the image route."""
+    mixture = MixtureOfAdapters(D, 4, 2)
+    with pytest.raises(RuntimeError, match="set_task"):
+        mixture(torch.zeros(1, D))
+    for wrong in (2, -1, "region_level", None):
+        with pytest.raises(ValueError, match="REGION"):
+            set_task(mixture, wrong)
+    wrapper = torch.nn.ModuleDict({"adapters": torch.nn.ModuleList([mixture])})
+    set_task(wrapper, IMAGE)
+    assert mixture.task == IMAGE
+    set_task([mixture], REGION)
+    assert mixture.task == REGION
+
+
+def test_attach_refuses_twice_and_nowhere():
+    """Two sets of hooks that add up; an LLM without a known FFN that trains nothing."""
+    llm = llama()
+    attach_adapters(llm, D, 4, 1)
+    with pytest.raises(ValueError, match="already"):
+        attach_adapters(llm, D, 4, 1)
+    with pytest.raises(ValueError, match="no T5 or Llama"):
+        attach_adapters(torch.nn.Sequential(torch.nn.Linear(2, 2)), 2, 1, 1)
+    with pytest.raises(ValueError, match="1 or 2"):
+        MixtureOfAdapters(D, 4, 3)
+
+
+@LLMS
+@torch.no_grad()
+def test_fp32_adapters_beside_a_bf16_llm(build, sites):
+    """A dtype clash inside the hook, or an LLM whose residual stream silently turns fp32."""
+    llm = build().bfloat16()
+    adapters = attach_adapters(llm, D, 4, 1)
+    randomise(adapters)
+    assert adapters[0].adapters[0].scale.dtype == torch.float32
+    assert logits(llm).dtype == torch.bfloat16

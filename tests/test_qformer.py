@@ -1,0 +1,196 @@
+"""Q-Former: against transformers, and the ways a batch can go wrong."""
+
+import pytest
+import torch
+
+from lion_min import BadInput
+from lion_min.qformer import Attention, QFormer, QFormerSettings
+
+SETTINGS = QFormerSettings(width=24, layers=4, heads=4, ffn=40, queries=5, vision_width=16,
+                           vocab=50, max_text=12)
+
+
+def randomise(module: torch.nn.Module, std: float = 0.3) -> torch.nn.Module:
+    """Every parameter away from its start: zero biases and unit norms hide mistakes."""
+    with torch.no_grad():
+        for p in module.parameters():
+            p.normal_(0, std)
+    return module.eval()
+
+
+@pytest.fixture
+def qformer() -> QFormer:
+    torch.manual_seed(0)
+    return randomise(QFormer(SETTINGS))
+
+
+def batch(images: int = 2, samples: int = 2, text: int = 7) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randn(images, 9, SETTINGS.vision_width, generator=generator)
+    ids = torch.randint(0, SETTINGS.vocab, (samples, text), generator=generator)
+    mask = torch.ones(samples, text)
+    mask[-1, text - 3:] = 0
+    return image, ids, mask
+
+
+def to_transformers(ours: QFormer):
+    """transformers' InstructBlipQFormerModel carrying our weights, eager attention."""
+    from transformers import InstructBlipQFormerConfig, InstructBlipQFormerModel
+    s = ours.settings
+    theirs = InstructBlipQFormerModel._from_config(InstructBlipQFormerConfig(
+        vocab_size=s.vocab, hidden_size=s.width, num_hidden_layers=s.layers,
+        num_attention_heads=s.heads, intermediate_size=s.ffn, max_position_embeddings=s.max_text,
+        layer_norm_eps=s.ln_eps, cross_attention_frequency=s.cross_every,
+        encoder_hidden_size=s.vision_width), attn_implementation="eager")
+    names = [("words.", "embeddings.word_embeddings."), ("norm.", "embeddings.layernorm."),
+             ("positions.", "embeddings.position_embeddings.")]
+    inside = [(".cross.", ".crossattention."), ("layers.", "encoder.layer."),
+              ("query_ffn.up", "intermediate_query.dense"), ("text_ffn.up", "intermediate.dense"),
+              ("query_ffn.out", "output_query.dense"), ("text_ffn.out", "output.dense"),
+              ("query_ffn.norm", "output_query.LayerNorm"), ("text_ffn.norm", "output.LayerNorm"),
+              ("attention.out", "attention.output.dense"),
+              ("attention.norm", "attention.output.LayerNorm"),
+              ("attention.query", "attention.attention.query"),
+              ("attention.key", "attention.attention.key"),
+              ("attention.value", "attention.attention.value")]
+    state = {}
+    for key, value in ours.state_dict().items():
+        for old, new in names:
+            key = new + key.removeprefix(old) if key.startswith(old) else key
+        for old, new in inside * key.startswith("layers."):
+            key = key.replace(old, new)
+        state[key] = value
+    state.pop("query_tokens")
+    theirs.load_state_dict(state, strict=True)
+    return theirs.eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("asked", [True, False])
+def test_equals_transformers(qformer, asked):
+    """Pre-norm for post-norm, text reading the image, positions on queries, one shared FFN."""
+    image, ids, mask = batch()
+    if not asked:
+        ids = mask = None
+    queries = qformer.query_tokens.expand(2, -1, -1)
+    full = torch.cat([torch.ones(2, SETTINGS.queries), mask], 1) if asked else None
+    theirs = to_transformers(qformer)(
+        input_ids=ids, attention_mask=full, query_embeds=queries, encoder_hidden_states=image,
+        output_attentions=True)
+    ours, maps = qformer(image, ids, mask, return_attention=True)
+    expected = theirs.last_hidden_state[:, :SETTINGS.queries]
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(qformer(image, ids, mask), expected, atol=1e-5, rtol=1e-5)
+    assert len(maps) == len(theirs.cross_attentions) == 2
+    for mine, other in zip(maps, theirs.cross_attentions):
+        torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_shared_images_equal_expanded_images(qformer):
+    """Sample s looking at image s % B, or at a mixture of the images of its fold."""
+    image, ids, mask = batch(images=2, samples=6)
+    expanded = image.repeat_interleave(3, 0)
+    ours, maps = qformer(image, ids, mask, return_attention=True)
+    theirs, their_maps = qformer(expanded, ids, mask, return_attention=True)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    for mine, other in zip(maps, their_maps):
+        assert mine.shape == (6, SETTINGS.heads, SETTINGS.queries, 9)
+        torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5)
+    alone = torch.cat([qformer(image[s // 3: s // 3 + 1], ids[s: s + 1], mask[s: s + 1])
+                       for s in range(6)])
+    torch.testing.assert_close(ours, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_keys_of_an_image_are_projected_once(qformer):
+    """Copying an image for each of its questions before the projection: n times the work."""
+    image, ids, mask = batch(images=2, samples=6)
+    rows = []
+    qformer.layers[0].cross.key.register_forward_hook(lambda m, i, out: rows.append(len(out)))
+    qformer(image, ids, mask)
+    assert rows == [2]
+
+
+@torch.no_grad()
+def test_padding_is_not_read(qformer):
+    """A mask dropped or inverted: what stands under padding, or how much, changes the answer."""
+    image, ids, mask = batch()
+    base = qformer(image, ids, mask)
+    other = ids.clone()
+    other[-1, -3:] = (other[-1, -3:] + 1) % SETTINGS.vocab
+    torch.testing.assert_close(qformer(image, other, mask), base, atol=1e-6, rtol=1e-6)
+    short = qformer(image[-1:], ids[-1:, :-3])
+    torch.testing.assert_close(short[0], base[-1], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(qformer(image, other), base, atol=1e-3)           # no mask: differs
+    torch.testing.assert_close(qformer(image, ids, mask.bool()), base)
+
+
+@torch.no_grad()
+def test_question_and_image_change_the_queries(qformer):
+    """A Q-Former deaf to its question, or blind."""
+    image, ids, mask = batch()
+    base = qformer(image, ids, mask)
+    assert (qformer(image, ids.flip(1), None) - base).abs().max() > 1e-2
+    assert (qformer(image.flip(1) * 2, ids, mask) - base).abs().max() > 1e-2
+
+
+def test_maps_are_probabilities_and_cost_nothing_else(qformer):
+    """Maps taken before the softmax, or another answer when one asks for them in training."""
+    image, ids, mask = batch()
+    plain = qformer.train()(image, ids, mask)
+    shown, maps = qformer(image, ids, mask, return_attention=True)
+    torch.testing.assert_close(plain, shown, atol=1e-5, rtol=1e-5)
+    for seen in maps:
+        torch.testing.assert_close(seen.sum(-1), torch.ones(seen.shape[:-1]))
+
+
+def test_attention_with_and_without_maps_agree_under_a_mask():
+    """The written-out softmax hiding what the fused kernel shows (an inverted mask)."""
+    torch.manual_seed(0)
+    attention, x = Attention(8, 2), torch.randn(3, 5, 8)
+    mask = torch.rand(3, 1, 1, 5) > 0.4
+    mask[..., 0] = True
+    shown, weights = attention(x, x, mask, return_attention=True)
+    torch.testing.assert_close(shown, attention(x, x, mask))
+    assert (weights[~mask.expand_as(weights)] == 0).all() and not mask.all()
+
+
+def test_every_used_parameter_learns():
+    """A detached branch. Only the text FFN of the last layer has no reader, hence no gradient."""
+    torch.manual_seed(0)
+    qformer = QFormer(SETTINGS)
+    qformer(*batch()).pow(3).sum().backward()
+    idle = {name for name, p in qformer.named_parameters() if p.grad is None}
+    last = f"layers.{SETTINGS.layers - 1}.text_ffn."
+    assert idle == {last + n for n, _ in qformer.layers[-1].text_ffn.named_parameters()}
+
+
+def test_start_is_berts():
+    """torch's default uniform start, five times too wide, or non-zero biases."""
+    torch.manual_seed(0)
+    qformer = QFormer(QFormerSettings(width=96, layers=2, heads=4, ffn=192, queries=32,
+                                      vision_width=64, vocab=100, max_text=32))
+    for name in ("query_tokens", "words.weight", "layers.0.cross.key.weight"):
+        assert abs(qformer.get_parameter(name).std().item() - 0.02) < 0.002, name
+    assert qformer.layers[0].cross.key.bias.abs().max() == 0
+    assert qformer.layers[1].cross is None
+
+
+def test_dropout_acts_only_in_training():
+    """Dropout left on at inference (answers change from run to run), or never on."""
+    torch.manual_seed(0)
+    settings = QFormerSettings(**{**vars(SETTINGS), "dropout": 0.5})
+    qformer, inputs = QFormer(settings), batch()
+    assert not torch.equal(qformer(*inputs), qformer(*inputs))
+    assert torch.equal(qformer.eval()(*inputs), qformer(*inputs))
+
+
+def test_wrong_sizes_are_told(qformer):
+    """An over-long question that dies as a bare index error, samples that split unevenly."""
+    image, ids, _ = batch(text=SETTINGS.max_text + 1)
+    with pytest.raises(BadInput, match="13 tokens.*at most 12"):
+        qformer(image, ids)
+    with pytest.raises(ValueError, match="3 samples cannot share 2 images"):
+        qformer(image, torch.zeros(3, 4, dtype=torch.long))
+    with pytest.raises(ValueError, match="multiple of heads"):
+        Attention(10, 4)

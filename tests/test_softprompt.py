@@ -1,0 +1,55 @@
+"""Soft prompt: the sentence of tags and the rows the hint overwrites."""
+
+import pytest
+import torch
+
+from lion_min.lion.softprompt import TAG_PROMPT, SoftPrompt, with_tags
+
+
+def test_sentence_is_the_official_one():
+    """A changed word or space: the published weights were trained on exactly this prefix."""
+    assert with_tags("What is it?", ["airport", "beagle"]) == (
+        "According to <extra_id_0>, you are allowed to use or partially use the following tags: "
+        "[airport, beagle]. What is it?")
+    assert with_tags("q", ["a"]) == TAG_PROMPT.format("a") + "q"
+    assert with_tags("q", [], "<hint>").startswith("According to <hint>, you")
+    assert "extra_id" not in with_tags("q", ["a"], "<hint>")
+    assert "[]. q" in with_tags("q", [])
+
+
+@pytest.mark.parametrize("question", ["{}", "{0} {name} }{", "{{}}", "100 %s \\1 \n", "\U0001f600"])
+def test_question_is_only_text(question):
+    """A brace in the question breaks str.format, or swallows the tags."""
+    assert with_tags(question, ["cat"]).endswith("tags: [cat]. " + question)
+    assert with_tags("q", [question]).endswith(f"tags: [{question}]. q")
+
+
+def test_exactly_the_hint_rows_are_overwritten():
+    """Exactly one hint a sample assumed (official fault): none or three shift or crash."""
+    torch.manual_seed(0)
+    soft, embeds = SoftPrompt(6), torch.randn(3, 5, 6)
+    ids = torch.tensor([[9, 1, 2, 3, 4], [1, 9, 9, 2, 9], [1, 2, 3, 4, 5]])
+    before = embeds.clone()
+    out = soft(embeds, ids, hint_id=9)
+    here = ids == 9
+    assert torch.equal(out[here], soft.hint.expand(4, 6))
+    assert torch.equal(out[~here], before[~here])
+    assert torch.equal(embeds, before)  # the LLM's embedding output is not edited in place
+
+
+def test_gradient_reaches_hint_and_other_rows():
+    """An in-place write that cuts the graph: the hint never learns, or the bridge stops to."""
+    soft, embeds = SoftPrompt(4), torch.randn(2, 3, 4, requires_grad=True)
+    ids = torch.tensor([[9, 1, 9], [1, 2, 9]])
+    soft(embeds, ids, hint_id=9).sum().backward()
+    assert torch.equal(soft.hint.grad, torch.full((4,), 3.0))
+    assert torch.equal(embeds.grad[..., 0], (ids != 9).float())
+
+
+def test_hint_starts_at_t5s_spread_and_keeps_the_llms_dtype():
+    """A hint of BERT's 0.02, lost beside embeddings of spread 1; fp32 rows in a bf16 prompt."""
+    torch.manual_seed(0)
+    soft = SoftPrompt(4096)
+    assert abs(soft.hint.std().item() - 1) < 0.05
+    embeds = torch.zeros(1, 2, 4096, dtype=torch.bfloat16)
+    assert soft(embeds, torch.tensor([[9, 1]]), 9).dtype == torch.bfloat16
