@@ -142,15 +142,20 @@ def router_mix(adapters: nn.Module | Iterable[nn.Module], task: int) -> Tensor:
     return torch.stack(rows)
 
 
-def merge_stage_adapters(stage2_region: nn.ModuleList, stage1_image: nn.ModuleList,
-                         mixture: nn.ModuleList) -> None:
-    """Fill fresh two-adapter mixtures with two trained lists of single adapters (LION stage 3).
+def merge_stage_adapters(region: dict[str, Tensor], image: dict[str, Tensor]
+                         ) -> dict[str, Tensor]:
+    """The mixtures of LION stage 3 out of the trained tensors of stages 2 and 1.
 
-    The router is set to the identity, so at step 0 the region route is exactly the stage-2 model
-    and the image route the stage-1 model (not in the official code; follows from its router init).
+    Both hold single adapters under 'adapters.LAYER.adapters.0.*'. The router starts as the
+    identity, so at step 0 the region route is exactly the stage-2 adapter and the image route
+    the stage-1 adapter (not in the official code; follows from its router init).
     """
-    for region, image, both in zip(stage2_region, stage1_image, mixture, strict=True):
-        both.adapters[REGION].load_state_dict(region.adapters[0].state_dict())
-        both.adapters[IMAGE].load_state_dict(image.adapters[0].state_dict())
-        with torch.no_grad():
-            both.router.copy_(torch.eye(2)[:, :, None])
+    merged = {}
+    for place, tensors in ((REGION, region), (IMAGE, image)):
+        for name, tensor in tensors.items():
+            if name.startswith("adapters."):
+                layer, rest = name.split(".adapters.0.")
+                merged[f"{layer}.adapters.{place}.{rest}"] = tensor
+                width = region["adapters.0.adapters.0.up.bias"].shape
+                merged[f"{layer}.router"] = torch.eye(2)[:, :, None].expand(2, 2, *width).clone()
+    return merged

@@ -3,11 +3,12 @@
 Boxes are xyxy fractions of the picture, as everywhere, so a picture may be enlarged first.
 """
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from lion_min import BadInput
@@ -67,7 +68,9 @@ def _label(pen: ImageDraw.ImageDraw, size: tuple[int, int], place: list[int], la
     """Write one label on a patch of its colour; returns the patch's corners."""
     font = _font(max(15, min(size) // 24))
     text = _fit(label, font, size[0] - 8)
-    wide, high = int(font.getlength(text)) + 8, sum(font.getmetrics()) + 2
+    wide, high = math.ceil(font.getlength(text)) + 8, sum(font.getmetrics()) + 2
+    if wide > size[0] or high > size[1]:  # a sliver of a picture has no room for words
+        return [0, 0, 0, 0]
     left = max(0, min(place[0], size[0] - wide))
     # Above the box, inside its top, inside its bottom, below: the first that hides no label.
     tops = [place[1] - high, place[1], place[3] - high, place[3]]
@@ -75,7 +78,7 @@ def _label(pen: ImageDraw.ImageDraw, size: tuple[int, int], place: list[int], la
     rooms = rooms or [[left, 0, left + wide, high]]
     room = next((r for r in rooms if not any(_meet(r, t) for t in taken)), rooms[0])
     pen.rectangle([room[0], room[1], room[2] - 1, room[3] - 1], fill=colour)
-    pen.text((room[0] + 4, room[1] + 1), text, font=font, fill=_contrast(pen, room))
+    pen.text((room[0] + 4, room[1] + 1), text, font=font, fill=_contrast(colour))
     return room
 
 
@@ -83,9 +86,9 @@ def _meet(a: list[int], b: list[int]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _contrast(pen: ImageDraw.ImageDraw, room: list[int]) -> str:
+def _contrast(colour: str) -> str:
     """Dark ink on a light patch, light ink on a dark one."""
-    red, green, blue = pen._image.getpixel((room[0], room[1]))
+    red, green, blue = ImageColor.getrgb(colour)[:3]
     return INK if 299 * red + 587 * green + 114 * blue > 128_000 else PAPER
 
 
@@ -155,16 +158,18 @@ def _bar_chart(bars: Sequence[tuple[float, float]], side: int) -> Image.Image:
     row = (side - 30) / len(bars)
     longest = max([1.0, *(abs(value) for pair in bars for value in pair)])
     thick = max(1, min(int(row * 0.36), 24))
-    font = _font(max(8, min(14, int(row * 0.45))))
+    font, every = _font(max(11, min(14, int(row * 0.45)))), math.ceil(13 / row)
     for layer, pair in enumerate(bars):
         middle = 30 + (layer + 0.5) * row
-        pen.text((4, middle), f"layer {layer + 1}", font=font, fill=INK, anchor="lm")
+        if layer % every == 0:  # many layers: name every second or third, so that all are read
+            pen.text((4, middle), f"layer {layer + 1}", font=font, fill=INK, anchor="lm")
         for i, value in enumerate(pair):
             top = middle - thick if i == 0 else middle + 1
             length = max(0.0, value) / longest * (side - 120)  # a negative share has no length
             pen.rectangle([60, top, 60 + length, top + thick - 1], fill=COLOURS[i])
-            pen.text((66 + length, top + thick / 2), f"{value:.2f}", font=font, fill=INK,
-                     anchor="lm")
+            if row >= 24:  # room for the two numbers
+                pen.text((66 + length, top + thick / 2), f"{value:.2f}", font=font, fill=INK,
+                         anchor="lm")
     pen.line([59, 30, 59, side], fill=RULE, width=1)
     return chart
 
@@ -201,9 +206,9 @@ def save_image(image: Image.Image, path: str | Path) -> None:
     try:
         image.convert("RGB").save(draft, format=kind)
         os.replace(draft, path)
-    except OSError as error:
-        raise BadInput(f"output {str(path)!r}: could not be written "
-                       f"({error.strerror or error}); free some space or choose another place"
-                       ) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error  # the path stands there already
+        raise BadInput(f"output {str(path)!r}: could not be written ({reason}); "
+                       "free some space or choose another place") from None
     finally:
         draft.unlink(missing_ok=True)

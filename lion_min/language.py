@@ -26,10 +26,15 @@ class LanguageSettings:
     family: str = "llama"                  # 'llama' or 't5'
     vocab: int = 420
     width: int = 128
-    layers: int = 4                        # T5: encoder layers and as many decoder layers
+    layers: int = 4                        # T5: encoder layers
+    decoder_layers: int | None = None      # T5; None: as many as encoder layers
     heads: int = 4
+    head_width: int | None = None          # None: width / heads
     ffn: int = 512
-    positions: int = 1024
+    positions: int = 1024                  # Llama
+    buckets: int = 32                      # T5: relative positions told apart,
+    distance: int = 128                    # and the one from which all are alike
+    tied: bool = True                      # the head is the embedding; FlanT5 has its own
     pad_id: int = 0
     eos_id: int = 1
 
@@ -53,7 +58,8 @@ def splice(embeds: Tensor, ids: Tensor, token: int, features: Tensor) -> Tensor:
     """
     where = ids == token                                              # [S, T]
     if int(where.sum()) != len(features):
-        raise ValueError(f"{int(where.sum())} placeholders in the text for {len(features)} features")
+        raise ValueError(f"{int(where.sum())} placeholders in the text for "
+                         f"{len(features)} features")
     out = embeds.clone()
     out[where] = features.to(out.dtype)                               # row-major: reading order
     return out
@@ -157,7 +163,8 @@ class LanguageModel(nn.Module):
     @torch.no_grad()
     def generate(self, embeds: Tensor, text: TextBatch, shared: Tensor | None = None,
                  own: Tensor | None = None, **options) -> Tensor:
-        """Answer ids [S, <= max_new_tokens] by transformers' generate, prompt not repeated."""
+        """Answer ids [S, <= max_new_tokens] by transformers' generate, prompt not repeated;
+        an encoder-decoder puts its start token before them."""
         x, mask = self._joined(embeds, text.mask, shared, own)
         options = {"max_new_tokens": 48, "do_sample": False, "num_beams": 1} | options
         return self.model.generate(inputs_embeds=x, attention_mask=mask.long(), **options)
@@ -175,16 +182,31 @@ def build(s: LanguageSettings) -> nn.Module:
     """A randomly initialised transformers model of these sizes, no network."""
     import transformers
     common = {"vocab_size": s.vocab, "pad_token_id": s.pad_id, "eos_token_id": s.eos_id}
+    head_width = s.head_width or s.width // s.heads
     if s.family == "t5":
-        config = transformers.T5Config(
-            **common, d_model=s.width, d_kv=s.width // s.heads, d_ff=s.ffn, num_layers=s.layers,
-            num_decoder_layers=s.layers, num_heads=s.heads, feed_forward_proj="gated-gelu",
-            dropout_rate=0.0, decoder_start_token_id=s.pad_id)
-        return transformers.T5ForConditionalGeneration(config)
+        return _build_t5(transformers.T5Config(
+            **common, d_model=s.width, d_kv=head_width, d_ff=s.ffn, num_layers=s.layers,
+            num_decoder_layers=s.decoder_layers or s.layers, num_heads=s.heads, dropout_rate=0.0,
+            relative_attention_num_buckets=s.buckets, relative_attention_max_distance=s.distance,
+            feed_forward_proj="gated-gelu", decoder_start_token_id=s.pad_id,
+            tie_word_embeddings=s.tied), s.tied)
     if s.family == "llama":
         config = transformers.LlamaConfig(
             **common, hidden_size=s.width, intermediate_size=s.ffn, num_hidden_layers=s.layers,
-            num_attention_heads=s.heads, num_key_value_heads=s.heads, bos_token_id=None,
-            max_position_embeddings=s.positions, tie_word_embeddings=False)
+            num_attention_heads=s.heads, num_key_value_heads=s.heads, head_dim=head_width,
+            bos_token_id=None, max_position_embeddings=s.positions, tie_word_embeddings=s.tied)
         return transformers.LlamaForCausalLM(config)
     raise ValueError(f"unknown LLM family {s.family!r}: 'llama' or 't5'")
+
+
+def _build_t5(config, tied: bool) -> nn.Module:
+    import transformers
+    # BLIP-2 and LION run FlanT5 with the exact GELU; "gated-gelu" alone means the tanh form.
+    config.dense_act_fn = "gelu"
+    model = transformers.T5ForConditionalGeneration(config)
+    if not tied:
+        # transformers 5 ties every T5 built from a config: loading a head of its own would
+        # write over the embedding. Cut here, and kept cut in the config.
+        model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+        model.config.tie_word_embeddings = False
+    return model

@@ -82,7 +82,8 @@ def axis_weights(start: Tensor, end: Tensor, cells: int, bins: int, sampling_rat
     most = int(counts.max()) if len(counts) else 0  # G
     a = torch.arange(most, device=start.device, dtype=start.dtype)  # [G]
     s = torch.arange(bins, device=start.device, dtype=start.dtype)  # [S]
-    step = (a + 0.5) * width[:, None] / counts.clamp(min=1)[:, None]  # [R, G]
+    # torchvision's order of operations: b / g first. Another moves points by float32's last digit.
+    step = (a + 0.5) * (width / counts.clamp(min=1))[:, None]  # [R, G]
     points = (start[:, None] + s * width[:, None])[..., None] + step[:, None]  # [R, S, G]
     # Boxes with fewer than G samples leave the rest of their row unused.
     used = (a < counts[:, None])[:, None] & (points >= -1) & (points <= cells)  # [R, S, G]

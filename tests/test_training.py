@@ -1,75 +1,14 @@
-"""The training loop: schedule, groups, log, resume after every kind of end."""
+"""The training loop: schedule, groups, what trains, log, non-finite losses."""
 
 import copy
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from toy_run import CONFIG, log, toy, train, whole  # noqa: F401 (whole is a fixture)
 
 from lion_min import BadInput, checkpoints, training
 from lion_min.training import NonFinite, Plan, learning_rate
-
-ROOT = Path(__file__).resolve().parents[1]
-CONFIG = {"system": "lion", "stage": 2, "preset": "tiny"}
-
-
-def toy() -> nn.Module:
-    """Dropout, a frozen layer, and a part that only every second step uses."""
-    torch.manual_seed(7)
-    model = nn.ModuleDict({"frozen": nn.Linear(4, 8), "norm": nn.LayerNorm(8), "drop": nn.Dropout(),
-                           "head": nn.Linear(8, 1), "odd": nn.Linear(8, 1)})
-    training.freeze(model["frozen"])
-    return model
-
-
-def train(out: Path, stop_at: int | None = None, pause: float = 0.0, resume: bool = False,
-          poison: int | None = None, **changed) -> nn.Module:
-    """12 steps on data drawn from the step's number; Ctrl-C at `stop_at`, NaN at `poison`."""
-    plan = Plan(**{"steps": 12, "lr": 0.05, "warmup": 3, "save_every": 5} | changed)
-    model = toy()
-
-    def step_loss(step: int):
-        x = torch.randn(6, 4, generator=torch.Generator().manual_seed(step))  # [B, 4]
-        h = model["drop"](model["norm"](model["frozen"](x)))
-        y = model["head"](h) + (model["odd"](h) if step % 2 else 0)
-        fit = (y.squeeze(1) - x.sum(1)).square().mean() * (float("nan") if step == poison else 1)
-        if step == stop_at:
-            os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(pause)
-        return fit + 0.1, {"fit": fit, "constant": 0.1}
-
-    training.run(model, step_loss, plan, out, CONFIG, resume=resume, quiet=True)
-    return model
-
-
-def log(out: Path) -> list[dict]:
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    for line in lines:
-        del line["seconds"]
-    return lines
-
-
-def same_run(a: Path, b: Path) -> None:
-    """Weights, moments, RNG and log are equal bit for bit."""
-    for name in (checkpoints.MODEL, checkpoints.STATE):
-        one, two = checkpoints.load_tensors(a / name), checkpoints.load_tensors(b / name)
-        assert one.keys() == two.keys()
-        assert all(torch.equal(one[key], two[key]) for key in one)
-    assert log(a) == log(b) and [line["step"] for line in log(a)] == list(range(12))
-
-
-@pytest.fixture
-def whole(tmp_path) -> Path:
-    """An uninterrupted run."""
-    train(tmp_path / "whole")
-    return tmp_path / "whole"
 
 
 # ---- schedule and parameters ----------------------------------------------------------------
@@ -181,6 +120,17 @@ def test_a_run_learns_and_writes_its_folder(tmp_path):
     assert config["stage"] == 2 and config["plan"]["lr"] == 0.03
 
 
+@pytest.mark.parametrize("changed", [{"seed": 1}, {"clip": 1e-9}, {"betas": (0.5, 0.5)},
+                                     {"weight_decay": 0.9}, {"min_lr": 0.01}])
+def test_every_setting_of_the_plan_counts(tmp_path, whole, changed):
+    """A setting was accepted and ignored; or dropout depended on what ran before."""
+    torch.rand(5)
+    assert torch.equal(train(tmp_path / "again")["head"].weight,
+                       checkpoints.load_run(whole)[0]["head.weight"])
+    assert not torch.equal(train(tmp_path / "other", **changed)["head"].weight,
+                           checkpoints.load_run(whole)[0]["head.weight"])
+
+
 def test_bf16_autocasts_the_loss_and_keeps_fp32_weights(tmp_path):
     """--precision bf16 changed nothing, or stored the weights in bfloat16."""
     low, full = train(tmp_path / "low", precision="bf16"), train(tmp_path / "full")
@@ -214,148 +164,3 @@ def test_a_non_finite_gradient_stops_too(tmp_path):
         training.run(model, lambda step: ((model.weight * 0).abs().sum().sqrt(), {}),
                      Plan(steps=2, lr=0.1), tmp_path, CONFIG, quiet=True)
     assert torch.isfinite(model.weight).all()
-
-
-# ---- resume ---------------------------------------------------------------------------------
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_resume_equals_the_uninterrupted_run(tmp_path, precision):
-    """The resumed run drew other dropout masks, restarted the schedule or lost the moments."""
-    train(tmp_path / "whole", precision=precision)
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "cut", precision=precision, stop_at=6)
-    assert checkpoints.read_state(tmp_path / "cut")[0] == 7, "the step was finished and saved"
-    train(tmp_path / "cut", precision=precision, resume=True)
-    same_run(tmp_path / "whole", tmp_path / "cut")
-
-
-def test_log_lines_are_unique_after_a_resume(tmp_path, whole):
-    """Steps after the last checkpoint stood twice in the log, after half a line of the kill."""
-    with pytest.raises(NonFinite):
-        train(tmp_path / "cut", poison=8)  # the checkpoint is at 5, the log at 8
-    with open(tmp_path / "cut" / "log.jsonl", "a") as file:
-        file.write('{"step": 8, "lo')
-    train(tmp_path / "cut", resume=True)
-    same_run(whole, tmp_path / "cut")
-
-
-def test_killed_between_the_two_renames(tmp_path, whole, monkeypatch):
-    """state.safetensors of step 10 met model.safetensors of step 5: a mixed, wrong model."""
-    save_run, saves = checkpoints.save_run, []
-
-    def killed_on_second(*arguments):
-        saves.append(1)
-        if len(saves) == 2:
-            raise SystemError("killed")
-        save_run(*arguments)
-    monkeypatch.setattr(checkpoints, "save_run", killed_on_second)
-    with pytest.raises(SystemError):
-        train(tmp_path / "cut")
-    monkeypatch.undo()
-    train(tmp_path / "cut", resume=True)
-    same_run(whole, tmp_path / "cut")
-
-
-def test_killed_before_the_last_rename(tmp_path, whole):
-    """Resuming a finished state with no model file wrote no model file."""
-    before = checkpoints.load_run(whole)[0]
-    (whole / "model.safetensors").unlink()
-    train(whole, resume=True)
-    after = checkpoints.load_run(whole)[0]
-    assert all(torch.equal(after[name], before[name]) for name in before)
-
-
-@pytest.mark.parametrize("changed, told", [({"steps": 20}, "plan.steps is 20, was 12"),
-                                           ({"lr": 0.1}, "plan.lr"), ({"seed": 1}, "plan.seed")])
-def test_resume_with_other_settings_is_refused(whole, changed, told):
-    """A resumed run with another schedule or seed passed for the run it was not."""
-    before = {path.name: path.read_bytes() for path in whole.iterdir()}
-    with pytest.raises(BadInput, match=told):
-        train(whole, resume=True, **changed)
-    assert {path.name: path.read_bytes() for path in whole.iterdir()} == before
-    train(whole, resume=True, save_every=1)  # how often to save is no setting of the result
-
-
-def test_resume_of_another_stage_is_refused(whole, monkeypatch):
-    """Stage 3 resumed stage 2's state."""
-    monkeypatch.setitem(CONFIG, "stage", 3)
-    with pytest.raises(BadInput, match="stage is 3, was 2"):
-        train(whole, resume=True)
-
-
-@pytest.mark.parametrize("damage", ["missing", "half", "foreign", "other model"])
-def test_resume_from_a_bad_state_is_told(whole, damage):
-    """A damaged state.safetensors ended in a KeyError, or training began from nothing."""
-    path = whole / "state.safetensors"
-    if damage == "missing":
-        path.unlink()
-    elif damage == "half":
-        path.write_bytes(path.read_bytes()[:-100])
-    elif damage == "foreign":
-        checkpoints.save_tensors({"w": torch.ones(2)}, path)
-    else:
-        optimizer = torch.optim.AdamW([("else", nn.Parameter(torch.ones(2)))])
-        checkpoints.save_state(whole, optimizer, 3, checkpoints.read_state(whole)[1])
-    with pytest.raises(BadInput, match="state.safetensors"):
-        train(whole, resume=True)
-
-
-def test_a_fresh_run_keeps_the_earlier_log(whole):
-    """Training again in the same folder wiped the only record of the earlier curve."""
-    earlier = (whole / "log.jsonl").read_bytes()
-    with pytest.raises(NonFinite):
-        train(whole, poison=1)
-    assert (whole / "log.previous.jsonl").read_bytes() == earlier
-    assert [line["step"] for line in log(whole)] == [0]
-
-
-def test_an_unwritable_folder_is_told_before_training(tmp_path):
-    """An hour of training, and then the folder could not be written."""
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(BadInput, match="cannot be written"):
-        train(tmp_path / "file" / "run", poison=0)
-
-
-# ---- real processes -------------------------------------------------------------------------
-SCRIPT = """
-import sys
-from pathlib import Path
-import torch
-from test_training import train
-torch.set_num_threads({threads})
-try:
-    train(Path(sys.argv[1]), pause=0.05)
-except KeyboardInterrupt:
-    sys.exit(130)
-"""
-
-
-def end_by(number: int, out: Path, lines: int) -> int:
-    """Starts the toy run in a process, sends a signal after `lines` log lines; its exit code."""
-    script = out.parent / "script.py"
-    script.write_text(SCRIPT.format(threads=torch.get_num_threads()))
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    process = subprocess.Popen([sys.executable, script, out], env=env)
-    end = time.monotonic() + 60
-    while not (out / "log.jsonl").exists() or (out / "log.jsonl").read_bytes().count(b"\n") < lines:
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.01)
-    process.send_signal(number)
-    return process.wait(30)
-
-
-def test_resume_after_kill_9(tmp_path, whole):
-    """After kill -9 the folder held half a file, or the resumed run differed."""
-    assert end_by(signal.SIGKILL, tmp_path / "cut", lines=7) == -signal.SIGKILL
-    assert checkpoints.read_state(tmp_path / "cut")[0] >= 5
-    train(tmp_path / "cut", resume=True)
-    same_run(whole, tmp_path / "cut")
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_saves_and_exits_130(tmp_path, whole, number):
-    """Ctrl-C, or a scheduler's SIGTERM, threw away every step since the last checkpoint."""
-    assert end_by(number, tmp_path / "cut", lines=3) == 130
-    assert len(log(tmp_path / "cut")) == checkpoints.read_state(tmp_path / "cut")[0] < 12
-    checkpoints.load_run(tmp_path / "cut")
-    train(tmp_path / "cut", resume=True)
-    same_run(whole, tmp_path / "cut")

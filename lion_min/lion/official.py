@@ -61,9 +61,9 @@ def rename(weights: dict[str, Tensor],
 
 def official_names(weights: dict[str, Tensor], parts: tuple[str, ...] = PARTS) -> dict[str, Table]:
     """The key table of each part for a model as deep as `weights`: {part: {official: ours}}."""
-    encoder, decoder = (_count(weights, f"t5_model.{side}.block.") for side in _T5_FFN)
+    encoder, decoder = (count_layers(weights, f"t5_model.{side}.block.") for side in _T5_FFN)
     tables = {
-        "qformer": lambda: _qformer(_count(weights, "Qformer.bert.encoder.layer.")),
+        "qformer": lambda: _qformer(count_layers(weights, "Qformer.bert.encoder.layer.")),
         "aggregator": lambda: _aggregator(blocks=2),
         "adapters": lambda: _adapters(encoder, decoder),
         "soft_prompt": lambda: {"soft_prompt_hint": "hint"},
@@ -71,13 +71,13 @@ def official_names(weights: dict[str, Tensor], parts: tuple[str, ...] = PARTS) -
         "adapter_proj": lambda: _pair("adapter_proj.0", "0") | _pair("adapter_proj.2", "2"),
         "ln_vision": lambda: _pair("ln_vision", ""),
         "ln_adapter": lambda: _pair("ln_adapter", ""),
-        "vision": lambda: _vision(_count(weights, "visual_encoder.blocks.")),
+        "vision": lambda: _vision(count_layers(weights, "visual_encoder.blocks.")),
         "t5": lambda: _t5(encoder, decoder),
     }
     return {part: tables[part]() for part in parts}
 
 
-def _count(weights: dict[str, Tensor], prefix: str) -> int:
+def count_layers(weights: dict[str, Tensor], prefix: str) -> int:
     """1 + the largest index after `prefix`; at least 1, so that an absent stack is missed."""
     numbers = (re.match(re.escape(prefix) + r"(\d+)\.", key) for key in weights)
     return max((int(n[1]) + 1 for n in numbers if n), default=1)

@@ -21,9 +21,12 @@ from torch import Tensor
 from lion_min.language import LanguageModel, splice
 from lion_min.lion.softprompt import with_tags
 from lion_min.scenes import COLOURS, KINDS, Scene, World, make_scene
-from lion_min.tasks import IMAGE_LEVEL, REGION_LEVEL, Example, examples
+from lion_min.tasks import IMAGE_LEVEL, Example, examples, fits
 from lion_min.tokenizer import GRID, TinyTokenizer, box_words
 
+PLURALS = {kind + ("es" if kind == "cross" else "s"): kind for kind in KINDS} | {
+    "objects": "object"}
+ATTRIBUTES = {*COLOURS, *KINDS, "object", "striped", "small", "medium", "large"}
 LISTED = 12                                # slots of the list form
 # one scene's questions; several of the hard ones
 ROUND = IMAGE_LEVEL + ("count", "relation", "reg", "rec", "rec_relational", "rec_relational")
@@ -39,6 +42,7 @@ class TextScenes:
     answers: list[list[int]]
     regions: list[list[int]]               # word ids of each <region> slot, reading order
     asked: list[Example]
+    named: list[list[tuple[int, list[int]]]]   # [B*n] (token of the prompt, slots it names)
 
 
 def thing_ids(tokenizer: TinyTokenizer, thing, box: bool = True) -> list[int]:
@@ -92,7 +96,7 @@ def text_scenes(world: World, seed: int, step: int, batch: int, tokenizer: TinyT
     form = form or rng.choice(("grid", "list", "list", "both"))
     caption = len(tasks) > 1 and rng.random() < 0.12
     out = TextScenes([] if form != "list" else None, [] if form != "grid" else None,
-                     [], [], [], [])
+                     [], [], [], [], [])
     for i in range(batch):
         scene = make_scene(world, split, seed, step * batch + i, most=most)
         if out.grid is not None:
@@ -103,6 +107,8 @@ def text_scenes(world: World, seed: int, step: int, batch: int, tokenizer: TinyT
             region = asked.task == "reg" and rng.random() < 0.5
             tags = noisy_tags(tags_of(scene), world, rng, 0.1) if rng.random() < 0.06 else None
             out.prompts.append(prompt_ids(tokenizer, asked.prompt, tags, region))
+            slots = [s for part in (out.grid, out.listed) if part is not None for s in part[-1]]
+            out.named.append(groundings(tokenizer, out.prompts[-1], scene, slots))
             out.answers.append(tokenizer.encode(asked.answer))
             out.asked.append(asked)
             if region:
@@ -110,6 +116,31 @@ def text_scenes(world: World, seed: int, step: int, batch: int, tokenizer: TinyT
                              and all(str(w) in asked.prompt for w in _corner(t)))
                 out.regions.append(thing_ids(tokenizer, thing, box=rng.random() < 0.5))
     return out
+
+
+def groundings(tokenizer: TinyTokenizer, prompt: list[int], scene: Scene,
+               slots: list[list[int]]) -> list[tuple[int, list[int]]]:
+    """Where a prompt names objects: (index of the phrase's last token, the slots it fits).
+
+    A phrase is a run of attribute words up to a kind or 'object'; a box is named by its last
+    word. Phrases that fit nothing are left out.
+    """
+    boxes = {t: box_words(t.box) for t in scene.objects}
+    cells = {t: tokenizer.ids[words[0]] for t, words in boxes.items()}
+    found, run = [], []
+    for place, word in enumerate(tokenizer.words[i] for i in prompt):
+        word = PLURALS.get(word, word)
+        run = run + [word] if word in ATTRIBUTES else []
+        things = []
+        if word in KINDS or word == "object":
+            things, run = [t for t in scene.objects if fits(" ".join(run), t)], []
+        elif word.startswith("<b"):
+            five = [tokenizer.words[i] for i in prompt[place - 4:place + 1]]
+            things = [t for t in scene.objects if boxes[t] == five]
+        hits = [k for k, slot in enumerate(slots) if len(slot) > 1
+                and any(cells[t] in slot for t in things)]
+        found += [(place, hits)] if hits else []
+    return found
 
 
 def _corner(thing) -> list[str]:

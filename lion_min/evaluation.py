@@ -1,0 +1,128 @@
+"""Scores of any system on held-out scenes, one table for all systems.
+
+A system is anything with `see(images) -> features`, `select(features, rows) -> features` and
+`answer(features, prompts) -> texts` (one prompt an image). Every score is taken twice: with the
+right pictures and, under "shuffled", with each picture replaced by the next scene's, which is
+the floor that language alone reaches.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections import Counter, defaultdict
+
+import torch
+
+from lion_min.boxes import BoxText, iou
+from lion_min.scenes import Scene, World, make_scene
+from lion_min.tasks import MAKERS, TASKS, Example, reg
+
+VQA = ("existence", "colour", "kind", "count")
+
+
+def questions(scenes: list[Scene], seed: int) -> list[tuple[int, Example]]:
+    """One question of every task for every scene that can pose it: (scene row, example)."""
+    asked = []
+    for row, scene in enumerate(scenes):
+        rng = random.Random(f"questions/{seed}/{row}")
+        made = ((task, MAKERS[task](scene, rng)) for task in TASKS)
+        asked += [(row, example) for _, example in made if example is not None]
+    return asked
+
+
+def evaluate(system, world: World, count: int, seed: int, batch: int = 128,
+             shuffled: bool = True) -> dict:
+    """Every score of design section 5 on `count` held-out scenes of `seed`, plus floors."""
+    start = time.time()
+    scenes = [make_scene(world, "heldout", seed, i) for i in range(count)]
+    strange = [make_scene(world, "heldout", seed, i, "heldout") for i in range(max(1, count // 2))]
+    asked = questions(scenes, seed)
+    composed = [(row, reg(scene, random.Random(f"pairs/{seed}/{row}")))
+                for row, scene in enumerate(strange)]
+    seen, seen_strange = (see_all(system, s, batch) for s in (scenes, strange))
+    answers = answer_all(system, seen, asked, batch)
+    result = scores(asked, answers) | {
+        "reg_exact_heldout_pairs": _mean(a == e.answer for (_, e), a in zip(
+            composed, answer_all(system, seen_strange, composed, batch)))}
+    result["n"] |= {"reg_heldout_pairs": len(composed)}
+    if shuffled:
+        other = [((row + 1) % count, example) for row, example in asked]
+        result["shuffled"] = scores(asked, answer_all(system, seen, other, batch))
+        result["shuffled"].pop("n")
+    return result | {"world": world.name, "count": count, "seed": seed,
+                     "seconds": round(time.time() - start, 1)}
+
+
+def see_all(system, scenes: list[Scene], batch: int):
+    """The frozen encoder's features of every scene, in chunks."""
+    return [system.see([s.draw() for s in scenes[i:i + batch]])
+            for i in range(0, len(scenes), batch)]
+
+
+def answer_all(system, seen: list, asked: list[tuple[int, Example]], batch: int) -> list[str]:
+    """One answer a question. Questions are sorted by task, so that batches have like lengths."""
+    order = sorted(range(len(asked)), key=lambda i: (asked[i][1].task, len(asked[i][1].prompt)))
+    answers = [""] * len(asked)
+    for start in range(0, len(order), batch):
+        chunk = order[start:start + batch]
+        features = system.select(seen, [asked[i][0] for i in chunk])
+        for i, text in zip(chunk, system.answer(features, [asked[i][1].prompt for i in chunk])):
+            answers[i] = text
+    return answers
+
+
+def scores(asked: list[tuple[int, Example]], answers: list[str]) -> dict:
+    """Metrics from questions and answers; pure, no model."""
+    right, pairs = defaultdict(list), defaultdict(list)
+    for (_, example), text in zip(asked, answers):
+        right[example.task].append(text == example.answer)
+        pairs[example.task].append((text, example.answer))
+    overlap = {t: [box_overlap(a, b) for a, b in pairs[t]] for t in ("rec", "rec_relational")}
+    both = overlap["rec"] + overlap["rec_relational"]
+    found, wanted, given = (sum(v) for v in zip(*map(caption_matches, pairs["caption"])))
+    vqa = {task: _mean(right[task]) for task in VQA}
+    return {
+        "rec_acc50": _mean(v >= 0.5 for v in both),
+        "rec_acc50_relational": _mean(v >= 0.5 for v in overlap["rec_relational"]),
+        "rec_miou": _mean(both), "reg_exact": _mean(right["reg"]),
+        "reg_kind": _mean(a.split()[-1:] == b.split()[-1:] for a, b in pairs["reg"]),
+        "reg_colour": _mean(a.split()[2:3] == b.split()[2:3] for a, b in pairs["reg"]),
+        "vqa_acc": _mean(r for task in VQA for r in right[task]), "vqa_by_type": vqa,
+        "relation_acc": _mean(right["relation"]), "exist_acc": vqa["existence"],
+        "exist_yes_rate": _mean(a == "yes" for a, _ in pairs["existence"]),
+        "caption_object_f1": round(2 * found / max(1, wanted + given), 4),
+        "n": {task: len(right[task]) for task in TASKS}}
+
+
+def box_overlap(text: str, truth: str) -> float:
+    """IoU of the first box in an answer with the true one; 0 where there is none."""
+    parsed = BoxText().parse(text)
+    if not parsed:
+        return 0.0
+    return float(iou(torch.tensor(parsed[0]), torch.tensor(BoxText().parse(truth)[0])))
+
+
+def caption_matches(pair: tuple[str, str]) -> tuple[int, int, int]:
+    """(objects named rightly, objects there, objects named), every attribute right."""
+    named, there = (Counter(p.strip() for p in re.split(r", | and ", text.rstrip(". ")))
+                    for text in pair)
+    return sum((named & there).values()), sum(there.values()), sum(named.values())
+
+
+def table(before: dict, after: dict) -> str:
+    """The scores of two evaluations side by side, one line each."""
+    rows = [f"{'score':<24}{'before':>8}{'after':>8}"]
+    for name in ("vqa_acc", "relation_acc", "caption_object_f1", "reg_exact", "rec_acc50",
+                 "rec_acc50_relational"):
+        rows.append(f"{name:<24}{before[name]:>8.3f}{after[name]:>8.3f}")
+    rows += [f"{'  ' + task:<24}{before['vqa_by_type'][task]:>8.3f}"
+             f"{after['vqa_by_type'][task]:>8.3f}" for task in VQA]
+    return "\n".join(rows)
+
+
+def _mean(values) -> float:
+    values = [float(v) for v in values]
+    return round(sum(values) / len(values), 4) if values else 0.0
+

@@ -1,0 +1,112 @@
+"""A LION that is ready to be asked: model, tokenizer and tagger behind see / select / answer."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lion_min.adapters import IMAGE, REGION
+from lion_min.boxes import BoxText
+from lion_min.images import CLIP_MEAN, CLIP_STD, to_pixels
+from lion_min.lion.model import Lion, LionInputs
+from lion_min.lion.softprompt import with_tags
+from lion_min.tokenizer import TinyTokenizer
+from lion_min.vision import TagHead, VisionEncoder
+
+ASKS_FOR_A_BOX = re.compile(r"\b(where|find|locate|coordinates|box of|point to)\b", re.IGNORECASE)
+
+
+def route(prompt: str) -> int:
+    """LION's category of a prompt: REGION when it holds a box or asks for one, else IMAGE.
+
+    The official code wants the caller to say it and silently takes the image route when the
+    flag has the wrong type (spec 2.9); here the words decide, in training and in use.
+    """
+    return REGION if BoxText().parse(prompt) or ASKS_FOR_A_BOX.search(prompt) else IMAGE
+
+
+@torch.no_grad()
+def look(vision: VisionEncoder, images: list[Image.Image]) -> list[Tensor]:
+    """Every state of the frozen encoder, each [B, 1+N, Dv]."""
+    pixels = to_pixels(images, vision.settings.image, CLIP_MEAN, CLIP_STD)
+    return vision(pixels.to(next(vision.parameters()).device))
+
+
+def question_batch(tokenizer: TinyTokenizer, prompts: list[str], most: int,
+                   device) -> tuple[Tensor, Tensor]:
+    """The bare questions for the Q-Former: ids and mask [S, Lq], cut on the right at `most`."""
+    rows = [tokenizer.encode(p)[:most] or [tokenizer.unk_id] for p in prompts]
+    longest = max(map(len, rows))
+    ids = torch.tensor([r + [tokenizer.pad_id] * (longest - len(r)) for r in rows])
+    lengths = torch.tensor([len(r) for r in rows])
+    return ids.to(device), (torch.arange(longest) < lengths[:, None]).to(device)
+
+
+def make_inputs(model: Lion, tokenizer: TinyTokenizer, states: list[Tensor], prompts: list[str],
+                task: int, answers: list[str] | None = None,
+                tags: list[list[str]] | None = None) -> LionInputs:
+    """Text to ids, boxes to region rows. Samples of an image stand together: S = n*B.
+
+    tags: for each sample, the words of the preface behind the soft prompt (stage 4); None: none.
+    """
+    s, device = model.settings, states[0].device
+    n = len(prompts) // len(states[0])
+    region = s.region_tokens and s.mode != "qformer"
+    rows = [tokenizer.encode(p, region) for p in prompts]
+    if tags is not None:
+        rows = [tag_ids(tokenizer, t) + row for t, row in zip(tags, rows)]
+    boxes = [(i // n, box) for i, p in enumerate(prompts) for box in BoxText().parse(p)]
+    ids, mask = question_batch(tokenizer, prompts, s.qformer.max_text, device)
+    return LionInputs(
+        states, ids, mask, rows, task,
+        answers and [tokenizer.encode(a) for a in answers],
+        torch.tensor([b for _, b in boxes], device=device) if boxes and region else None,
+        torch.tensor([i for i, _ in boxes], device=device) if boxes and region else None)
+
+
+def tag_ids(tokenizer: TinyTokenizer, tags: list[str]) -> list[int]:
+    """The tag preface; only here does <extra_id_0> become the token that the vector replaces."""
+    before, after = with_tags("", tags).split("<extra_id_0>")
+    return [*tokenizer.encode(before), tokenizer.hint_id, *tokenizer.encode(after)]
+
+
+class LionSystem:
+    """What infer.py and evaluation.py talk to."""
+
+    def __init__(self, model: Lion, tokenizer: TinyTokenizer, tagger: TagHead, use_tags: bool):
+        self.model, self.tokenizer, self.tagger = model.eval(), tokenizer, tagger.eval()
+        self.use_tags = use_tags
+
+    def see(self, images: list[Image.Image]) -> dict:
+        """Frozen features and tags of images; computed once, asked often."""
+        states = look(self.model.vision, images)
+        return {"states": states, "tags": self.tagger.predict(states[-1])}
+
+    @staticmethod
+    def select(seen: list[dict], rows: list[int]) -> dict:
+        """Rows of several chunks of `see`, one image for each prompt to come."""
+        size = len(seen[0]["tags"])
+        picked = [(seen[r // size], r % size) for r in rows]
+        return {"states": [torch.stack([c["states"][d][r] for c, r in picked])
+                           for d in range(len(seen[0]["states"]))],
+                "tags": [c["tags"][r] for c, r in picked]}
+
+    def inputs(self, features: dict, prompts: list[str], task: int) -> LionInputs:
+        return make_inputs(self.model, self.tokenizer, features["states"], prompts, task,
+                           tags=features["tags"] if self.use_tags else None)
+
+    def answer(self, features: dict, prompts: list[str], **options) -> list[str]:
+        """One answer an image; prompts of both routes may be mixed, each takes its own."""
+        answers = [""] * len(prompts)
+        for task in (REGION, IMAGE):
+            rows = [i for i, p in enumerate(prompts) if route(p) == task]
+            if rows:
+                part = self.select([features], rows)
+                ids = self.model.generate(self.inputs(part, [prompts[i] for i in rows], task),
+                                          **options)
+                for i, row in zip(rows, ids.tolist()):
+                    answers[i] = self.tokenizer.decode(row)
+        return answers

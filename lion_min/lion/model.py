@@ -1,0 +1,161 @@
+"""LION (arXiv 2311.11860, CVPR 2024): an MLLM with dual-level visual knowledge.
+
+    pixels -> frozen ViT -> states of three depths
+        +- last ----------- ln_vision - Q-Former(question) - query_proj --------> Z_q [S, Q, D]
+        +- last, mid, low - vision aggregator - ln_adapter - mlp ---------------> Z_a [B, 1+N, D]
+        +- a box ---------- RoIAlign - region_proj -----------------------------> one token [R, D]
+    tags -> "According to <hint>, you are allowed to use ... tags: [..]. " + question
+    [Z_q | Z_a | text] -> frozen LLM, every feed-forward net beside two adapters and a router
+
+Symbols: B images, S samples (S = n*B), N patches, Q queries, R regions, L tokens, D LLM width.
+
+Deviations from the paper, all in the tiny preset; the published one has none of them:
+- the LLM is a Llama, read [Z_a | Z_q | text], so that an image is read once for its questions;
+- `region_tokens`: a box in the prompt is text and one pooled feature (PVIT's idea);
+- the encoder has 4 blocks and gives states 4, 2, 1 where LION's gives 39, 29, 19;
+- a box literal is five words of the tiny tokenizer, not digits;
+- answers are decoded greedily; the published settings (5 beams, repetition 1.5) hurt digits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from lion_min.adapters import attach_adapters, set_task
+from lion_min.language import LanguageModel, LanguageSettings, TextBatch, splice
+from lion_min.lion.aggregator import VisionAggregator
+from lion_min.lion.softprompt import SoftPrompt
+from lion_min.qformer import QFormer, QFormerSettings
+from lion_min.regions import pool_regions
+from lion_min.training import freeze
+from lion_min.vision import VisionEncoder, VisionSettings
+
+
+@dataclass
+class LionSettings:
+    """Everything that shapes the model. `mode` is LION's visual_input: what sees the image."""
+
+    vision: VisionSettings
+    language: LanguageSettings
+    qformer: QFormerSettings
+    mode: str = "all"                      # 'qformer' (stage 1), 'aggregator' (2), 'all' (3, 4)
+    depths: tuple[int, ...] = (4, 2, 1)    # aggregator: query state, then the key states
+    aggregator_heads: int = 4
+    aggregator_ffn: int = 512
+    mlp: int = 512
+    bottleneck: int = 32
+    region_tokens: bool = True
+    region_depths: tuple[int, ...] = (0, 4)
+    region_bins: int = 3
+    region_id: int = 4                     # the tokenizer's <region>
+    hint_id: int = 5                       # the tokenizer's <extra_id_0>
+    generate: dict = field(default_factory=dict)
+
+
+@dataclass
+class LionInputs:
+    """One batch. Each <region> id in the prompts, in reading order, has its row in `boxes`."""
+
+    states: list[Tensor]                   # every state of the ViT, each [B, 1+N, Dv]
+    question_ids: Tensor                   # [S, Lq] the bare question, for the Q-Former
+    question_mask: Tensor                  # [S, Lq]
+    prompts: list[list[int]]               # S prompts, with tags and placeholders
+    task: int                              # REGION or IMAGE: the router's row, one a batch
+    answers: list[list[int]] | None = None
+    boxes: Tensor | None = None            # [R, 4] xyxy fractions
+    box_image: Tensor | None = None        # [R] row of `states` each box lies in
+
+
+class Lion(nn.Module):
+    """The whole model. The ViT and the LLM are frozen; what else trains is the stage's choice."""
+
+    def __init__(self, settings: LionSettings, vision: VisionEncoder, llm: LanguageModel):
+        super().__init__()
+        s = self.settings = settings
+        if s.mode not in ("qformer", "aggregator", "all"):
+            raise ValueError(f"unknown mode {s.mode!r}: 'qformer', 'aggregator' or 'all'")
+        seen, width = s.vision.width, llm.width
+        self.vision, self.llm = freeze(vision), freeze(llm)
+        if s.mode != "aggregator":
+            self.ln_vision = nn.LayerNorm(seen)
+            self.qformer = QFormer(s.qformer)
+            self.query_proj = nn.Linear(s.qformer.width, width)
+        if s.mode != "qformer":
+            self.aggregator = VisionAggregator(seen, s.aggregator_heads, s.aggregator_ffn,
+                                               blocks=len(s.depths) - 1)
+            self.ln_adapter = nn.LayerNorm(seen)
+            self.mlp = nn.Sequential(nn.Linear(seen, s.mlp), nn.GELU(), nn.Linear(s.mlp, width))
+            if s.region_tokens:
+                pooled = s.region_bins ** 2 * len(s.region_depths) * seen
+                self.region_proj = nn.Sequential(nn.LayerNorm(pooled), nn.Linear(pooled, 128),
+                                                 nn.GELU(), nn.Linear(128, width))
+        self.adapters = attach_adapters(llm.model, width, s.bottleneck,
+                                        2 if s.mode == "all" else 1)
+        self.soft_prompt = SoftPrompt(width)
+
+    # ---- what the LLM is shown ---------------------------------------------------------------
+
+    def query_tokens(self, x: LionInputs, maps: bool = False):
+        """Z_q [S, Q, D]; with maps also the Q-Former's cross-attention, [S, H, Q, 1+N] a layer."""
+        image = self.ln_vision(x.states[self.settings.depths[0]])         # [B, 1+N, Dv]
+        out = self.qformer(image, x.question_ids, x.question_mask, return_attention=maps)
+        return (self.query_proj(out[0]), out[1]) if maps else self.query_proj(out)
+
+    def aggregated_tokens(self, x: LionInputs, maps: bool = False):
+        """Z_a [B, 1+N, D]; with maps also the aggregator's cross-attention a block."""
+        last, *keys = (x.states[d] for d in self.settings.depths)
+        out = self.aggregator(last, keys, return_attention=maps)
+        tokens = self.mlp(self.ln_adapter(out[0] if maps else out))
+        return (tokens, out[1]) if maps else tokens
+
+    def region_features(self, x: LionInputs) -> Tensor:
+        """One token a box: RoIAlign on two depths, flattened, projected. [R, D]."""
+        pooled = [pool_regions(x.states[d][:, 1:], x.boxes, x.box_image, self.settings.region_bins)
+                  for d in self.settings.region_depths]                   # each [R, bins^2, Dv]
+        return self.region_proj(torch.cat(pooled, -1).flatten(1))
+
+    def visual(self, x: LionInputs) -> tuple[Tensor | None, Tensor | None]:
+        """(shared Z_a, own Z_q); None where the mode has no such branch."""
+        mode = self.settings.mode
+        return (self.aggregated_tokens(x) if mode != "qformer" else None,
+                self.query_tokens(x) if mode != "aggregator" else None)
+
+    def words(self, x: LionInputs, text: TextBatch) -> Tensor:
+        """Embedded text with the soft prompt and the region tokens in their places."""
+        embeds = self.soft_prompt(self.llm.embed(text.ids), text.ids, self.settings.hint_id)
+        if x.boxes is not None and self.settings.region_tokens and hasattr(self, "region_proj"):
+            embeds = splice(embeds, text.ids, self.settings.region_id, self.region_features(x))
+        return embeds
+
+    # ---- train and answer --------------------------------------------------------------------
+
+    def forward(self, x: LionInputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """(loss, its named parts): the mean cross-entropy of the answer tokens."""
+        set_task(self.adapters, x.task)
+        shared, own = self.visual(x)
+        text = self.llm.pack(x.prompts, x.answers, images=len(x.states[0]),
+                             own=0 if own is None else own.shape[1])
+        loss = self.llm.loss(self.words(x, text), text, shared, own)
+        return loss, {"region" if x.task == 0 else "image": loss.detach()}
+
+    @torch.no_grad()
+    def generate(self, x: LionInputs, **options) -> Tensor:
+        """Answer ids [S, <= max_new_tokens]."""
+        set_task(self.adapters, x.task)
+        text = self.llm.pack(x.prompts)
+        return self.llm.generate(self.words(x, text), text, *self.visual(x),
+                                 **self.settings.generate | options)
+
+
+def tiny(world, vocab: int, mode: str = "all", llm: str = "llama") -> LionSettings:
+    """The bundled preset: about 1 M parameters a part, everything made here."""
+    layers = 4 if llm == "llama" else 3
+    return LionSettings(
+        vision=VisionSettings(image=world.image, patch=world.image // 8),
+        language=LanguageSettings(family=llm, vocab=vocab, layers=layers),
+        qformer=QFormerSettings(width=128, layers=3, heads=4, ffn=256, queries=12,
+                                vision_width=128, vocab=vocab, max_text=64, cross_every=1),
+        mode=mode)

@@ -1,0 +1,18 @@
+"""LION stage 1: image-level knowledge.
+
+Starts from nothing but the frozen parts. The Q-Former reads the last ViT state under the
+question; its queries, projected, are all the LLM sees of the image. One adapter a feed-forward
+net learns the image-level tasks. Paper: captioning and VQA sets; Q-Former from BLIP-2.
+"""
+
+from lion_min.lion.stages import Stage
+from lion_min.training import Plan
+
+STAGE = Stage(
+    number=1,
+    mode="qformer",
+    trains=("ln_vision", "qformer", "query_proj", "adapters"),
+    rounds=("vqa", "vqa", "caption"),
+    plan=Plan(steps=600, lr=1e-3, warmup=60, clip=1.0, decay="linear_tail"),
+    start=lambda earlier: {},
+)

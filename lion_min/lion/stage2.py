@@ -1,0 +1,18 @@
+"""LION stage 2: region-level knowledge, apart from stage 1 so that the two do not fight.
+
+Starts from nothing but the frozen parts; the Q-Former is absent. The vision aggregator reads
+three depths of the ViT, a box in the prompt brings its pooled feature, and one adapter a
+feed-forward net learns to describe regions (REG) and to find them (REC).
+"""
+
+from lion_min.lion.stages import Stage
+from lion_min.training import Plan
+
+STAGE = Stage(
+    number=2,
+    mode="aggregator",
+    trains=("aggregator", "ln_adapter", "mlp", "region_proj", "adapters"),
+    rounds=("region",),
+    plan=Plan(steps=600, lr=2e-3, warmup=60, clip=1.0, decay="linear_tail"),
+    start=lambda earlier: {},
+)

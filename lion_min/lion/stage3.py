@@ -1,0 +1,30 @@
+"""LION stage 3: both kinds of knowledge in one model, through the mixture of adapters.
+
+Starts from stage 1 (Q-Former, image adapter) and stage 2 (aggregator, region adapter). The
+router starts as the identity, so at step 0 an image batch passes the stage-1 adapter alone and a
+region batch the stage-2 adapter alone. Batches of the two levels alternate (spec 3.2).
+"""
+
+from torch import Tensor
+
+from lion_min.adapters import merge_stage_adapters
+from lion_min.lion.stages import Stage
+from lion_min.training import Plan
+
+
+def start(earlier) -> dict[str, Tensor]:
+    """Stage 1 and stage 2 side by side, their adapters merged. The merge is not in the official
+    code; it follows from the router's start (spec 3.1)."""
+    image, region = earlier(1), earlier(2)
+    return image | region | merge_stage_adapters(region, image)
+
+
+STAGE = Stage(
+    number=3,
+    mode="all",
+    trains=("ln_vision", "qformer", "query_proj", "aggregator", "ln_adapter", "mlp",
+            "region_proj", "adapters"),
+    rounds=("vqa", "region", "caption", "region", "vqa", "region"),
+    plan=Plan(steps=600, lr=1e-3, warmup=60, clip=1.0, decay="linear_tail"),
+    start=start,
+)

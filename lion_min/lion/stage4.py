@@ -1,0 +1,21 @@
+"""LION stage 4: image tags through the soft prompt (three stages in print, four in the code).
+
+Starts from stage 3. Every prompt gets the tagger's words behind a sentence whose <extra_id_0> is
+one learned vector: it may tell the LLM how far to trust tags that err. In training a tenth of
+the tags is made wrong on top of the tagger's own mistakes, which are rare in the drawn world.
+"""
+
+from lion_min.lion.stage3 import STAGE as STAGE3
+from lion_min.lion.stages import Stage
+from lion_min.training import Plan
+
+STAGE = Stage(
+    number=4,
+    mode="all",
+    trains=STAGE3.trains + ("soft_prompt",),
+    rounds=STAGE3.rounds,
+    plan=Plan(steps=400, lr=5e-4, warmup=40, clip=1.0, decay="linear_tail"),
+    start=lambda earlier: earlier(3),
+    tags=True,
+    tag_noise=0.1,
+)

@@ -1,0 +1,168 @@
+"""What stages 1-4 share: starting weights, cached frozen features, batches, scores, the run.
+
+A stage script says what is special about its stage in one `Stage`; this file carries it out with
+the one loop of training.py. Every batch is a pure function of (seed, stage, step).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lion_min import checkpoints, evaluation, training
+from lion_min.adapters import IMAGE, REGION
+from lion_min.language import LanguageModel
+from lion_min.lion.answering import LionSystem, look, make_inputs
+from lion_min.lion.model import Lion, tiny
+from lion_min.scenes import WORLDS, Scene, World, make_scene
+from lion_min.tasks import examples
+from lion_min.tokenizer import TinyTokenizer
+from lion_min.training import Plan
+from lion_min.vision import TagHead, VisionEncoder
+
+WEIGHTS = Path(__file__).parents[1] / "weights" / "lion"
+POOL = 4096                                # scenes whose frozen features are kept in memory
+BATCH = 16                                 # scenes a step
+
+# What one scene of a batch is asked. A batch is of one level: the router has one row a batch.
+VQA = ("existence", "colour", "kind", "count", "count", "relation", "relation", "relation")
+ROUNDS = {"vqa": (IMAGE, VQA), "caption": (IMAGE, ("caption",) * 2),
+          "region": (REGION, ("reg",) * 3 + ("rec",) * 3 + ("rec_relational",) * 4)}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of LION: what sees the image, what trains, on which rounds, how long."""
+
+    number: int
+    mode: str                              # LionSettings.mode
+    trains: tuple[str, ...]                # parameter-name prefixes; everything else is frozen
+    rounds: tuple[str, ...]                # one of ROUNDS a step, in turn
+    plan: Plan
+    start: Callable[[Callable[[int], dict[str, Tensor]]], dict[str, Tensor]]
+    tags: bool = False                     # the tag preface behind the soft prompt
+    tag_noise: float = 0.0                 # share of the tags made wrong in training
+
+
+def folder(out: Path, stage: int, part: str = "") -> Path:
+    """Where a stage lies: in --out when it was trained there, else among the bundled weights."""
+    own = Path(out) / "lion" / f"stage{stage}" / part
+    return own if (own / checkpoints.CONFIG).exists() else WEIGHTS / f"stage{stage}" / part
+
+
+def frozen_parts(world: World, out: Path, llm: str = "llama"):
+    """(vision, tagger, LLM, tokenizer) of stage 0."""
+    tokenizer = TinyTokenizer()
+    settings = tiny(world, len(tokenizer), llm=llm)
+    vision = VisionEncoder(settings.vision)
+    tagger = TagHead(settings.vision.width, (*world.colours, *world.kinds))
+    where = folder(out, 0, "vision")
+    tensors, config = checkpoints.load_run(where)
+    checkpoints.must_match(config, {"world": world.name}, where)
+    checkpoints.load_into(torch.nn.ModuleDict({"vision": vision, "tagger": tagger}), tensors, where)
+    language = LanguageModel(settings.language)
+    where = folder(out, 0, llm)
+    checkpoints.load_into(language.model, checkpoints.load_run(where)[0], where)
+    return vision, tagger, language, tokenizer
+
+
+def build(mode: str, world: World, out: Path, llm: str = "llama") -> tuple[Lion, TagHead,
+                                                                           TinyTokenizer]:
+    """An untrained LION of this mode around the frozen parts."""
+    vision, tagger, language, tokenizer = frozen_parts(world, out, llm)
+    return Lion(tiny(world, len(tokenizer), mode, llm), vision, language), tagger, tokenizer
+
+
+class Pool:
+    """Scenes with the frozen encoder's features, computed once and asked again and again."""
+
+    def __init__(self, model: Lion, tagger: TagHead, world: World, seed: int, size: int,
+                 split: str = "train"):
+        used = {model.settings.depths, model.settings.region_depths}
+        used = {d for depths in used for d in depths} | {model.settings.vision.blocks}
+        self.scenes = [make_scene(world, split, seed, i) for i in range(size)]
+        chunks, self.tags = [], []
+        for start in range(0, size, 128):
+            states = look(model.vision, [s.draw() for s in self.scenes[start:start + 128]])
+            self.tags += tagger.predict(states[-1])
+            chunks.append([s.half() if d in used else s[:, :0].half()
+                           for d, s in enumerate(states)])
+        self.states = [torch.cat(depth) for depth in zip(*chunks)]        # each [size, 1+N, Dv]
+
+    def take(self, rows: list[int]) -> list[Tensor]:
+        return [s[rows].float() for s in self.states]
+
+
+def step_loss(model: Lion, tokenizer: TinyTokenizer, pool: Pool, stage: Stage, seed: int,
+              batch: int = BATCH):
+    """step -> (loss, parts): scenes of the pool in a fresh order each epoch, fresh questions."""
+    per_epoch = len(pool.scenes) // batch
+
+    def loss(step: int):
+        level, tasks = ROUNDS[stage.rounds[step % len(stage.rounds)]]
+        epoch, place = divmod(step, per_epoch)
+        order = list(range(len(pool.scenes)))
+        random.Random(f"order/{seed}/{epoch}").shuffle(order)
+        rows = order[place * batch:(place + 1) * batch]
+        rng = random.Random(f"lion/{stage.number}/{seed}/{step}")
+        asked = [e for r in rows for e in examples(pool.scenes[r], rng, tasks)]
+        tags = None
+        if stage.tags:
+            tags = [noisy(pool.tags[r], pool.scenes[r], rng, stage.tag_noise)
+                    for r in rows for _ in tasks]
+        return model(make_inputs(model, tokenizer, pool.take(rows), [e.prompt for e in asked],
+                                 level, [e.answer for e in asked], tags))
+
+    return loss
+
+
+def noisy(tags: list[str], scene: Scene, rng: random.Random, noise: float) -> list[str]:
+    """Each tag lost with probability `noise`, a wrong one added as often: taggers err."""
+    kept = [t for t in tags if rng.random() >= noise]
+    words = (*scene.world.colours, *scene.world.kinds)
+    stray = [w for w in words if w not in tags and rng.random() < noise * len(tags) / len(words)]
+    return sorted(kept + stray, key=words.index)
+
+
+def train(stage: Stage, out: Path, world: str = "medium", seed: int = 0, resume: bool = False,
+          device="cpu", plan: Plan | None = None, batch: int = BATCH, pool: int = POOL,
+          checks: int = 64, quiet: bool = False) -> dict:
+    """Run one stage and write its folder; returns {'before', 'after', 'folder'}."""
+    torch.manual_seed(seed)
+    plan = plan or stage.plan
+    place = WORLDS[world]
+    model, tagger, tokenizer = build(stage.mode, place, out)
+    model.to(device), tagger.to(device)
+    names = training.only_trainable(model, stage.trains)
+    begin = stage.start(lambda number: earlier(out, number))
+    if begin:
+        checkpoints.load_into(model, begin, f"the weights stage {stage.number} starts from",
+                              names=[n for n in names if n in begin])
+    print(training.count_parameters(dict(model.named_children())))
+    system = LionSystem(model, tokenizer, tagger, stage.tags)
+    before = evaluation.evaluate(system, place, checks, 2**20 + seed, shuffled=False)
+    source = Pool(model, tagger, place, seed, pool)
+    where = Path(out) / "lion" / f"stage{stage.number}"
+    config = {"system": "lion", "stage": stage.number, "preset": "tiny", "world": world,
+              "seed": seed, "batch": batch, "pool": pool, "tags": stage.tags,
+              "settings": asdict(model.settings)}
+    training.run(model, step_loss(model, tokenizer, source, stage, seed, batch), plan, where,
+                 config, resume, device, quiet)
+    model.eval()
+    after = evaluation.evaluate(system, place, checks, 2**20 + seed, shuffled=False)
+    print(evaluation.table(before, after))
+    print(f"wrote {where}")
+    return {"before": before, "after": after, "folder": where}
+
+
+def earlier(out: Path, number: int) -> dict[str, Tensor]:
+    """The trained tensors of an earlier stage, said aloud when they are the bundled ones."""
+    where = folder(out, number)
+    if WEIGHTS in where.parents:
+        print(f"no stage {number} in {out}: starting from the bundled weights {where}")
+    return {k: v.float() for k, v in checkpoints.load_run(where)[0].items()}

@@ -1,0 +1,152 @@
+"""Box arithmetic, the door, and boxes as text."""
+
+import random
+
+import pytest
+import torch
+
+from lion_min import BadInput
+from lion_min.boxes import (MAX_PROMPT, BoxText, area, box_iou, check_box, check_prompt, iou,
+                            prompt_boxes)
+
+# What a user may type on a 200x100 picture -> a word of the one line that answers it.
+BAD = {
+    "three numbers": ("[0.1,0.2,0.3]", "3 numbers"),
+    "five numbers": ("[0.1,0.2,0.3,0.4,0.5]", "5 numbers"),
+    "one number": ("[7]", "1 numbers"),
+    "decimal commas": ("[0,1,0,2,0,3,0,4]", "8 numbers"),
+    "a gap": ("[0.1,,0.3,0.4]", "empty place"),
+    "a trailing comma": ("[0.1,0.2,0.3,0.4,]", "empty place"),
+    "nan": ("[nan,0.2,0.3,0.4]", "finite"),
+    "minus nan": ("[0.1,0.2,-NaN,0.4]", "finite"),
+    "infinity": ("[0,0,inf,1]", "finite"),
+    "overflow": ("[0,0,1e999,1]", "finite"),
+    "reversed x": ("[0.5,0.1,0.2,0.4]", "reversed"),
+    "reversed y": ("[0.1,0.9,0.2,0.4]", "reversed"),
+    "no width": ("[0.5,0.1,0.5,0.4]", "reversed"),
+    "outside, fractions": ("[-0.2,0,0.5,0.5]", "fractions 0 to 1"),
+    "outside, pixels": ("[10,10,250,50]", "200x100 pixels"),
+    "wholly outside": ("[300,300,400,400]", "leaves"),
+    "pixels of a taller picture": ("[10,10,50,150]", "leaves"),
+    "thinner than a pixel": ("[0.1,0.1,0.104,0.5]", "one pixel"),
+    "thinner than a pixel, pixels": ("[10,10,50,10.5]", "one pixel"),
+    "thinner than a pixel once clipped": ("[1.002,0.1,1.009,0.5]", "one pixel"),
+}
+
+
+@pytest.mark.parametrize("literal, word", BAD.values(), ids=BAD)
+def test_malformed_boxes_are_refused_in_one_line(literal, word):
+    """Guards: a bad box slips through and becomes a NaN or a wrong region without a word."""
+    with pytest.raises(BadInput) as caught:
+        prompt_boxes(f"describe box {literal} please", 200, 100)
+    message = str(caught.value)
+    assert word in message and "\n" not in message and message.startswith("prompt: box [")
+
+
+@pytest.mark.parametrize("numbers", [[None, 0, 1, 1], ["a", "b", "c", "d"], [10**400, 0, 1, 1]])
+def test_annotation_files_with_words_for_numbers_are_refused(numbers):
+    """Guards: a traceback on a data set's null box; the error must name the file."""
+    with pytest.raises(BadInput, match="photos.json line 7: box .* numbers"):
+        check_box(numbers, 200, 100, "photos.json line 7")
+
+
+def test_pixels_and_fractions_are_one_box():
+    """Guards: the wrong frame, the question users ask most; x divided by the height."""
+    fractions, _ = check_box([0.25, 0.5, 0.75, 1], 200, 100)
+    pixels, _ = check_box([50, 50, 150, 100], 200, 100)
+    assert fractions == pixels == (0.25, 0.5, 0.75, 1)
+    assert check_box([0, 0, 1, 1], 200, 100)[0] == (0, 0, 1, 1)  # all <= 1: fractions, not a dot
+
+
+def test_one_per_cent_is_clipped_and_said():
+    """Guards: clipping in silence, or refusing a box that a labelling tool rounded outwards."""
+    for numbers in ([-0.01, 0.2, 1.01, 1.005], [-2, 20, 202, 100.5]):
+        box, note = check_box(numbers, 200, 100)
+        assert box == pytest.approx((0, 0.2, 1, 1)) and "clipped" in note
+    assert check_box([0, 0, 200, 100], 200, 100) == ((0, 0, 1, 1), "")
+    with pytest.raises(BadInput):
+        check_box([0, 0, 203, 100], 200, 100)
+
+
+def test_one_pixel_is_a_box():
+    """Guards: an off-by-rounding that refuses the smallest allowed box, or a 1x1 picture's own."""
+    for width in (3, 7, 64, 640, 4001):
+        x = (width - 1) / width
+        assert check_box([x, 0, 1, 1], width, width)[0][0] == x
+    assert check_box([0, 0, 1, 1], 1, 1)[0] == (0, 0, 1, 1)
+
+
+def test_round_trip_to_the_printed_precision():
+    """Guards: formatter and parser drifting apart, "-0.000", a thin box printed as no box."""
+    text, rng = BoxText(), random.Random(3)
+    assert text.format((0.44, 0.06, 0.65, 0.367)) == "[0.440,0.060,0.650,0.367]"  # lion.md 3.3
+    boxes = [(0, 0, 1, 1), (-0.0, 0, 1e-4, 1), (0.9999, 0.5, 1.0, 0.5002), (0.1234, 0, 0.1236, 1)]
+    for _ in range(2000):
+        (x1, x2), (y1, y2) = (sorted((rng.random(), rng.random())) for _ in "xy")
+        boxes.append((x1, y1, x2, y2))
+    for box in boxes:
+        written = text.format(torch.tensor(box))
+        (read,) = text.parse(written)
+        wide = all(b - a > 2e-3 for a, b in ((box[0], box[2]), (box[1], box[3])))
+        assert read == pytest.approx(box, abs=0.5005e-3 if wide else 1.5e-3)
+        assert text.format(read) == written and "-" not in written
+
+
+@pytest.mark.parametrize("box", [(0.5, 0, 0.2, 1), (float("nan"), 0, 1, 1), (0, 0, 20, 10),
+                                 (0, 0, float("inf"), 1), (-0.1, 0, 1, 1)])
+def test_format_refuses_what_is_no_box(box):
+    """Guards: a reversed or pixel box written into training text, where nobody ever looks."""
+    with pytest.raises(BadInput):
+        BoxText().format(box)
+
+
+def test_parse_never_raises_and_mends_nothing():
+    """Guards: a crash on a model's babble, or its reversed corners scored as if it were right."""
+    text, rng = BoxText(), random.Random(5)
+    good = "[0.100,0.200,0.300,0.400]"
+    assert text.parse(f"a {good} b [0.5, 0.5, 1, 1]") == [(.1, .2, .3, .4), (.5, .5, 1., 1.)]
+    for bad in ("[0.3,0.2,0.1,0.4]", "[0.1,0.2,0.3]", "[1,2,3,4]", "[nan,0,1,1]", "[0,0,1e999,1]",
+                "[0.1.2,0,1,1]", "[0_1,0,1,1]", "[]", "[,,,]", "[0.1,0.2,0.3,0.4", "[-0.1,0,1,1]"):
+        assert text.parse(bad) == [], bad
+        assert text.parse(f"{bad}{good}") == [(.1, .2, .3, .4)], bad
+    for _ in range(3000):
+        for box in text.parse("".join(rng.choices("[]0123456789.,- einfa\n{}\ud800é٣", k=60))):
+            assert 0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1
+    assert text.parse("[" * 100_000 + " " * 100_000 + "," * 100_000) == []  # no quadratic search
+
+
+def test_prompt_is_rewritten_in_the_models_text():
+    """Guards: the model reading pixels, and str.replace rewriting the wrong one of two boxes."""
+    prompt = "is [ 20, 10 ,100,\n50] left of [0.5,.5,1.,1e0] or [20,10,100,50]?"
+    text, boxes, notes = prompt_boxes(prompt, 200, 100)
+    first, second = "[0.100,0.100,0.500,0.500]", "[0.500,0.500,1.000,1.000]"
+    assert text == f"is {first} left of {second} or {first}?"
+    assert boxes == [(.1, .1, .5, .5), (.5, .5, 1, 1), (.1, .1, .5, .5)] and notes == []
+    assert len(prompt_boxes("describe box [-1,0,100,50]", 200, 100)[2]) == 1
+
+
+@pytest.mark.parametrize("prompt", [
+    "what is [this thing]?", "array[i] and []", "{0} {name} {{", "a\nb", "what 🦁 is it [🦁]?",
+    "[0.1,0.2,about 0.3,0.4]", "[0.1,0.2"])
+def test_other_text_passes_untouched(prompt):
+    """Guards: a brace, a newline or words in brackets breaking the prompt (shikra's bug)."""
+    assert prompt_boxes(prompt, 200, 100) == (prompt, [], [])
+
+
+def test_empty_endless_and_undecodable_prompts():
+    """Guards: a traceback, or minutes of tokenizing, on a prompt that cannot mean anything."""
+    for prompt in ("", " \n\t", "a" * (MAX_PROMPT + 1), "caf\udce9"):
+        with pytest.raises(BadInput, match="^prompt: [^\n]*$"):
+            prompt_boxes(prompt, 200, 100)
+    assert check_prompt("a" * MAX_PROMPT) == "a" * MAX_PROMPT
+
+
+def test_iou_by_hand():
+    """Guards: a NaN from empty boxes, negative overlap of distant ones, N and M exchanged."""
+    a = torch.tensor([[0, 0, 2, 2], [0, 0, 1, 1], [.5, .5, .5, .5], [2, 2, 0, 0.]])
+    b = torch.tensor([[1, 1, 3, 3], [0, 0, 1, 1.]])
+    expected = torch.tensor([[1 / 7, 1 / 4], [0, 1], [0, 0], [0, 0]])
+    assert torch.allclose(box_iou(a, b), expected)
+    assert torch.allclose(iou(a[:2], b), torch.tensor([1 / 7, 1]))
+    assert iou(a[2], a[2]) == 0 and area(a).tolist() == [4, 1, 0, 0]
+    assert box_iou(a, b[:0]).shape == (4, 0)

@@ -1,0 +1,188 @@
+"""One language model interface over T5 and Llama: splicing, packing, losses, decoding."""
+
+import pytest
+import torch
+
+from lion_min.language import LanguageModel, LanguageSettings, TextBatch, build, splice
+
+FAMILIES = ["llama", "t5"]
+WIDTH, SHARED, OWN = 32, 5, 3
+PROMPTS = [[7, 8, 9], [10, 11], [12, 13, 14, 15, 16], [17], [18, 19], [20, 21, 22]]  # S = 6
+ANSWERS = [[30], [31, 32, 33], [34, 35], [36], [37, 38, 39, 30], [31]]
+
+
+@pytest.fixture(params=FAMILIES)
+def llm(request) -> LanguageModel:
+    return tiny(request.param)
+
+
+def tiny(family: str) -> LanguageModel:
+    torch.manual_seed(0)
+    llm = LanguageModel(LanguageSettings(family=family, vocab=40, width=WIDTH, layers=2, heads=4,
+                                         ffn=64, buckets=8, distance=16)).eval()
+    for parameter in llm.parameters():  # far from uniform answers, so that a slip changes them
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return llm
+
+
+def visual(images: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """Shared tokens [B, P, D] and own tokens [S, K, D] of the six samples."""
+    torch.manual_seed(1)
+    return torch.randn(images, SHARED, WIDTH), torch.randn(len(PROMPTS), OWN, WIDTH)
+
+
+def loss_of(llm, prompts, answers, shared, own) -> torch.Tensor:
+    text = llm.pack(prompts, answers, images=len(shared), own=OWN)
+    return llm.loss(llm.embed(text.ids), text, shared, own)
+
+
+def generated(llm, which: list[int], **options):
+    """Six new tokens for some samples, with both kinds of visual tokens."""
+    shared, own = visual()
+    text = llm.pack([PROMPTS[s] for s in which])
+    return llm.generate(llm.embed(text.ids), text, shared[[s // 3 for s in which]], own[which],
+                        **{"max_new_tokens": 6, "min_new_tokens": 6} | options)
+
+
+@pytest.mark.parametrize("rows", [0, 2, 4])
+def test_splice_counts_placeholders(rows):
+    """Features dropped, or placeholders left as plain words, when their numbers differ."""
+    ids = torch.tensor([[4, 1, 4], [2, 4, 3]])
+    with pytest.raises(ValueError, match=f"3 placeholders in the text for {rows} features"):
+        splice(torch.zeros(2, 3, 2), ids, 4, torch.ones(rows, 2))
+
+
+def test_splice_fills_in_reading_order_and_passes_gradients():
+    """Features in column order, the embeddings overwritten in place, or a detached copy."""
+    ids = torch.tensor([[4, 1, 4], [2, 4, 3]])
+    embeds, features = torch.zeros(2, 3, 1, requires_grad=True), torch.tensor([[1.], [2.], [3.]])
+    out = splice(embeds, ids, 4, features.requires_grad_())
+    assert out[..., 0].tolist() == [[1, 0, 2], [0, 3, 0]]
+    assert embeds.sum() == 0
+    (out[..., 0] * torch.tensor([[1., 2, 3], [4, 5, 6]])).sum().backward()
+    assert features.grad[:, 0].tolist() == [1, 3, 5]
+    assert embeds.grad[..., 0].tolist() == [[0, 2, 0], [4, 0, 6]]
+
+
+def test_batch_loss_is_that_of_rows_and_of_single_samples(llm):
+    """Packed samples that see each other, positions that run on, padding that is seen or scored,
+    own tokens given to another sample, shared tokens given to another image."""
+    shared, own = visual()
+    together = loss_of(llm, PROMPTS, ANSWERS, shared, own)            # Llama: 2 rows of 3 samples
+    rows = loss_of(llm, PROMPTS, ANSWERS, shared.repeat_interleave(3, 0), own)
+    alone = torch.stack([loss_of(llm, [q], [a], shared[s // 3:s // 3 + 1], own[s:s + 1])
+                         for s, (q, a) in enumerate(zip(PROMPTS, ANSWERS))])
+    tokens = torch.tensor([len(a) + 1. for a in ANSWERS])             # the EOS is learned too
+    torch.testing.assert_close(rows, together, atol=1e-5, rtol=0)
+    torch.testing.assert_close((alone * tokens).sum() / tokens.sum(), together, atol=1e-5, rtol=0)
+    assert alone.std() > 0.1                                          # no two alike by chance
+
+
+def test_packed_gradients_are_those_of_rows():
+    """Packing that is right forward but lets a sample's loss teach its neighbour's tokens."""
+    llm, (shared, own) = tiny("llama"), visual()
+    own.requires_grad_()
+    shared.requires_grad_()
+    packed = torch.autograd.grad(loss_of(llm, PROMPTS, ANSWERS, shared, own), [shared, own])
+    rows = torch.autograd.grad(
+        loss_of(llm, PROMPTS, ANSWERS, shared.repeat_interleave(3, 0), own), [shared, own])
+    torch.testing.assert_close(packed, rows, atol=1e-5, rtol=0)
+
+
+def test_forward_logits_are_generate_logits():
+    """Training and answering that differ in token order, positions or mask (Llama, packed rows
+    in training, left-padded rows in generation)."""
+    llm, (shared, own) = tiny("llama"), visual()
+    out = generated(llm, list(range(6)), output_logits=True, return_dict_in_generate=True)
+    text = llm.pack(PROMPTS, out.sequences.tolist(), images=2, own=OWN)
+    with torch.no_grad():
+        forward = llm.logits(llm.embed(text.ids), text, shared, own)  # [B, L, V]
+    learned = (text.labels != -100).roll(-1, 1)                       # the token before foretells
+    forward = forward[learned].view(6, 7, -1)                         # six tokens and the EOS
+    torch.testing.assert_close(forward[:, :6], torch.stack(out.logits, 1), atol=1e-4, rtol=0)
+
+
+def test_cached_is_uncached_generation(llm):
+    """Positions counted anew after the first step when the keys come from the cache."""
+    cached, uncached = (generated(llm, list(range(6)), use_cache=c) for c in (True, False))
+    assert cached.tolist() == uncached.tolist()
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_batch_is_single_generation(llm, beams):
+    """Left padding that is seen or counted; visual tokens of the wrong sample; beams mixed."""
+    batch = generated(llm, list(range(6)), num_beams=beams)
+    for s in range(6):
+        assert generated(llm, [s], num_beams=beams).tolist() == batch[s:s + 1].tolist()
+    assert len({tuple(row) for row in batch.tolist()}) > 3            # they do not all agree
+
+
+def test_visual_tokens_change_the_answer(llm):
+    """Visual tokens dropped on the way: text alone would pass every equality above."""
+    text, (shared, own) = llm.pack(PROMPTS), visual()
+    options = {"max_new_tokens": 6, "min_new_tokens": 6}
+    embeds, seen = llm.embed(text.ids), []
+    for pair in ((None, None), (shared, None), (None, own), (shared, own)):
+        seen.append(llm.generate(embeds, text, *pair, **options).tolist())
+    assert len({str(ids) for ids in seen}) == 4
+
+
+def test_no_label_left_raises(llm):
+    """All labels -100: a NaN mean that poisons the optimiser's state."""
+    shared, own = visual()
+    text = llm.pack(PROMPTS, ANSWERS, images=2, own=OWN)
+    text.labels.fill_(-100)
+    with pytest.raises(ValueError, match="-100"):
+        llm.loss(llm.embed(text.ids), text, shared, own)
+
+
+def test_loss_ignores_padding(llm):
+    """A padded prompt that is attended to, or pads among the answers that are learned."""
+    shared, own = visual()
+    text = llm.pack(PROMPTS, ANSWERS, images=2, own=OWN)
+    assert int((text.labels != -100).sum()) == sum(len(a) + 1 for a in ANSWERS)
+    assert not bool(text.mask.all())                                  # there is padding
+    embeds = llm.embed(text.ids)
+    noise = torch.where(text.mask[..., None], embeds, torch.randn_like(embeds) * 10)
+    torch.testing.assert_close(llm.loss(noise, text, shared, own),
+                               llm.loss(embeds, text, shared, own), atol=1e-6, rtol=0)
+
+
+def test_pack_pads_by_purpose():
+    """A decoder-only LLM padded right for generation goes on after its padding."""
+    ids = [[7, 8], [9]]
+    left, right = tiny("llama").pack(ids), tiny("t5").pack(ids)
+    assert left.ids.tolist() == [[7, 8], [0, 9]] and left.mask.tolist() == [[1, 1], [0, 1]]
+    assert right.ids.tolist() == [[7, 8], [9, 0]] and right.mask.tolist() == [[1, 1], [1, 0]]
+    assert isinstance(left, TextBatch) and left.labels is None
+
+
+def test_pad_id_inside_a_prompt_is_a_token():
+    """Masks made by comparing with the pad id lose true tokens of that number."""
+    for family in FAMILIES:
+        assert tiny(family).pack([[0, 7], [0]]).mask.sum() == 3
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_head_is_tied_only_on_demand(tied):
+    """transformers 5 ties every T5 from a config: loading its head overwrote the embedding."""
+    for family in FAMILIES:
+        model = build(LanguageSettings(family=family, vocab=40, width=WIDTH, layers=1, tied=tied))
+        embedding = model.get_input_embeddings().weight
+        assert (model.lm_head.weight.data_ptr() == embedding.data_ptr()) == tied
+        model.tie_weights()                                           # transformers may call it
+        assert (model.lm_head.weight.data_ptr() == embedding.data_ptr()) == tied
+
+
+def test_t5_uses_the_exact_gelu():
+    """dense_act_fn set after the layers were built, or "gated-gelu", which is the tanh form."""
+    act = tiny("t5").model.encoder.block[0].layer[1].DenseReluDense.act
+    x = torch.linspace(-3, 3, 50)
+    torch.testing.assert_close(act(x), torch.nn.functional.gelu(x), atol=1e-7, rtol=0)
+
+
+def test_unknown_family_raises():
+    """A typing error that builds the other family."""
+    with pytest.raises(ValueError, match="'bert'"):
+        build(LanguageSettings(family="bert"))

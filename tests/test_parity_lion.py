@@ -1,0 +1,142 @@
+"""The Lion class that runs the tiny preset, with the official weights, gives the official values.
+
+Other seeds and sizes of the same layout: LION_MIN_REFERENCE=DIR (DIR/lion.safetensors).
+"""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lion_min.adapters import IMAGE, REGION
+from lion_min.language import LanguageModel
+from lion_min.lion.model import Lion, LionInputs
+from lion_min.lion.published import load_official, settings_of
+from lion_min.vision import VisionEncoder
+
+ROUTES = [("region", REGION), ("image", IMAGE)]
+
+
+@pytest.fixture(scope="module")
+def values(reference):
+    return reference("lion")
+
+
+@pytest.fixture(scope="module")
+def metadata(reference_metadata):
+    return reference_metadata("lion")
+
+
+@pytest.fixture(scope="module")
+def weights(values):
+    return {k.removeprefix("weights/"): v for k, v in values.items() if k.startswith("weights/")}
+
+
+@pytest.fixture(scope="module")
+def settings(weights, metadata):
+    sizes = {k: json.loads(v) for k, v in metadata.items() if v.startswith("{")}
+    return settings_of(weights, sizes["vit"]["heads"], sizes["qformer"]["heads"],
+                       sizes["aggregator"]["heads"], hint_id=int(metadata["soft_prompt_token_id"]),
+                       distance=sizes["t5"]["relative_attention_max_distance"])
+
+
+@pytest.fixture(scope="module")
+def model(settings, weights):
+    model = Lion(settings, VisionEncoder(settings.vision), LanguageModel(settings.language))
+    load_official(model, weights)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def states(model, values):
+    with torch.no_grad():
+        return model.vision(values["in/image"])
+
+
+def lists(ids, mask) -> list[list[int]]:
+    return [row[m.bool()].tolist() for row, m in zip(ids, mask)]
+
+
+def inputs(values, states, task: int) -> LionInputs:
+    answers = lists(values["in/answer_ids"], values["in/answer_mask"])
+    assert all(a[-1] == 1 for a in answers)                          # pack puts its own EOS
+    return LionInputs(states, values["in/question_ids"], values["in/question_mask"],
+                      lists(values["in/prompt_ids"], values["in/prompt_mask"]), task,
+                      [a[:-1] for a in answers])
+
+
+def test_parity_settings_are_the_references(settings, metadata):
+    """A size read off the wrong shape or axis, that happens to load for these weights only."""
+    t5, q, vit = (json.loads(metadata[k]) for k in ("t5", "qformer", "vit"))
+    s = settings.language
+    assert (s.vocab, s.width, s.ffn, s.heads, s.head_width, s.layers, s.decoder_layers, s.buckets,
+            s.distance, s.tied) == (
+        t5["vocab_size"], t5["d_model"], t5["d_ff"], t5["num_heads"], t5["d_kv"],
+        t5["num_layers"], t5["num_decoder_layers"], t5["relative_attention_num_buckets"],
+        t5["relative_attention_max_distance"], t5["tie_word_embeddings"])
+    assert (settings.vision.image, settings.vision.patch, settings.vision.ln_eps) == (
+        vit["image"], vit["patch"], vit["ln_eps"])
+    assert settings.depths == tuple(b + 1 for b in sorted(vit["used_blocks"], reverse=True))
+    assert (settings.qformer.max_text, settings.qformer.ffn, settings.qformer.cross_every) == (
+        q["max_positions"], q["ffn"], q["cross_attention_every"])
+    assert settings.bottleneck == json.loads(metadata["adapters"])["bottleneck"]
+
+
+def test_parity_vit_states(states, values, metadata):
+    """States counted from the wrong end, a final norm, tanh GELU or eps 1e-5 in the ViT."""
+    for block in json.loads(metadata["vit"])["used_blocks"]:  # 0-based; state 0 is the embedding
+        torch.testing.assert_close(states[block + 1], values[f"out/vit_block_{block}"],
+                                   atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_parity_lion_visual_tokens(model, states, values):
+    """The two branches swapped, another depth in the aggregator, a question mask ignored."""
+    shared, own = model.visual(inputs(values, states, IMAGE))
+    torch.testing.assert_close(torch.cat([own, shared], 1), values["out/visual_tokens"],
+                               atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name,task", ROUTES)
+@torch.no_grad()
+def test_parity_loss(model, states, values, name, task):
+    """The order [own | shared | text], the hint, the route, exact GELU in T5, a tied head, pads
+    in the mean: each moves the loss by far more than 1e-5."""
+    loss, parts = model(inputs(values, states, task))
+    torch.testing.assert_close(loss[None], values[f"out/loss_{name}"], atol=1e-5, rtol=0)
+    assert list(parts) == [name]
+
+
+@pytest.mark.parametrize("name,task", ROUTES)
+def test_parity_beams(model, states, values, metadata, name, task):
+    """An option of beam search lost, or a route that does not hold while decoding."""
+    options = {k: json.loads(v) for k, v in re.findall(r"(\w+)=([\d.]+)", metadata["generate"])}
+    assert model.settings.generate | options == model.settings.generate | {
+        "max_new_tokens": options["max_new_tokens"]}           # the rest is already our setting
+    x = replace(inputs(values, states, task), answers=None)
+    ours = model.generate(x, max_new_tokens=options["max_new_tokens"])
+    assert ours.tolist() == values[f"out/beam5_ids_{name}"].tolist()
+
+
+def test_parity_every_parameter_is_loaded(settings, weights, model):
+    """A parameter that the official file never fills and that stays at its random start."""
+    torch.manual_seed(1)
+    other = Lion(settings, VisionEncoder(settings.vision), LanguageModel(settings.language))
+    for parameter in other.parameters():
+        torch.nn.init.normal_(parameter)
+    load_official(other, weights)
+    loaded = dict(other.named_parameters())
+    assert [k for k, v in model.named_parameters() if not torch.equal(v, loaded[k])] == []
+
+
+def test_parity_head_stays_its_own(settings, weights, model):
+    """transformers 5 ties a T5 built from a config: the head would overwrite the embedding."""
+    t5 = model.llm.model
+    assert torch.equal(t5.shared.weight, weights["t5_model.shared.weight"])
+    assert torch.equal(t5.lm_head.weight, weights["t5_model.lm_head.weight"])
+    tied = replace(settings, language=replace(settings.language, tied=True))
+    wrong = Lion(tied, VisionEncoder(tied.vision), LanguageModel(tied.language))
+    with pytest.raises(ValueError, match="tied=False"):
+        load_official(wrong, weights)

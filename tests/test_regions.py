@@ -1,0 +1,159 @@
+"""RoIAlign by hand against a plain loop, against Detectron2's values, and by its gradient."""
+
+import doctest
+import math
+import random
+
+import pytest
+import torch
+
+from lion_min import regions
+from lion_min.regions import pool_regions, roi_align
+
+
+def slow_roi_align(features, rois, size, scale, sampling_ratio, aligned):
+    """The definition, one sample after the other; nothing shared with the module under test."""
+    _, C, H, W = features.shape
+    out = torch.zeros(len(rois), C, size, size, dtype=features.dtype)
+    for r, (b, *corners) in enumerate(rois.tolist()):
+        x1, y1, x2, y2 = (v * scale - (0.5 if aligned else 0) for v in corners)
+        w, h = x2 - x1, y2 - y1
+        if not aligned:
+            w, h = max(w, 1), max(h, 1)
+        gx = sampling_ratio or math.ceil(w / size)
+        gy = sampling_ratio or math.ceil(h / size)
+        for s in range(size):
+            for t in range(size):
+                for i in range(gy):
+                    for j in range(gx):
+                        y = y1 + s * h / size + (i + .5) * h / size / gy
+                        x = x1 + t * w / size + (j + .5) * w / size / gx
+                        out[r, :, s, t] += slow_bilinear(features[int(b)], y, x, H, W)
+        out[r] /= max(gy * gx, 1)
+    return out
+
+
+def slow_bilinear(image, y, x, H, W):
+    if y < -1 or y > H or x < -1 or x > W:
+        return torch.zeros(len(image), dtype=image.dtype)
+    y, x = min(max(y, 0), H - 1), min(max(x, 0), W - 1)
+    top, left = int(y), int(x)
+    low, right = min(top + 1, H - 1), min(left + 1, W - 1)
+    dy, dx = y - top, x - left
+    return ((1 - dy) * ((1 - dx) * image[:, top, left] + dx * image[:, top, right])
+            + dy * ((1 - dx) * image[:, low, left] + dx * image[:, low, right]))
+
+
+def odd_boxes(count, H, W, scale):
+    """Boxes of every kind, in units of 1/scale: inside, at the edge, outside, thin, empty."""
+    rng, rows = random.Random(11), []
+    for i in range(count):
+        (x1, x2), (y1, y2) = (sorted((rng.uniform(-.1, 1.1), rng.uniform(-.1, 1.1))) for _ in "xy")
+        kind = i % 8
+        if kind == 1:
+            x1, y1 = 0, 0  # touches the corner
+        if kind == 2:
+            x2, y2 = 1, 1
+        if kind == 3:
+            x1, x2, y1, y2 = x1 - 3, x2 + 3, y1 - 3, y2 + 3  # mostly outside
+        if kind == 4:
+            x1, x2 = x1 + 2, x2 + 2  # wholly outside
+        if kind == 5:
+            x2, y2 = x1 + 1 / W * scale, y1 + 1 / H * scale  # one pixel
+        if kind == 6:
+            x2 = x1  # no area
+        if kind == 7:
+            x1, y1, x2, y2 = (round(v * 8) / 8 for v in (x1, y1, x2, y2))  # on the grid
+        rows.append([rng.randrange(2), x1 * W / scale, y1 * H / scale, x2 * W / scale,
+                     y2 * H / scale])
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("sampling_ratio, aligned", [(0, True), (2, True), (0, False), (3, False)])
+def test_agrees_with_the_plain_loop(sampling_ratio, aligned, monkeypatch):
+    """Guards: any slip of sampling grid, edge rule, divisor or axis order, over 500 odd boxes."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(regions, "CHUNK_ELEMENTS", 20_000)  # many chunks: order must survive
+    features = torch.randn(2, 3, 8, 11, dtype=torch.float64)
+    rois = odd_boxes(125, 8, 11, 1 / 4)
+    ours = roi_align(features, rois, 3, 1 / 4, sampling_ratio, aligned)
+    slow = slow_roi_align(features, rois, 3, 1 / 4, sampling_ratio, aligned)
+    assert slow.abs().sum((1, 2, 3)).count_nonzero() > 60  # the table is not all zeros
+    torch.testing.assert_close(ours, slow, rtol=0, atol=1e-12)
+
+
+def test_empty_and_outside_boxes_are_zero():
+    """Guards: the 0/0 of a slice-and-mean, and edge cells smeared far outside the map."""
+    features = torch.ones(1, 2, 4, 4)
+    rois = torch.tensor([[0, 1, 1, 1, 3], [0, 2, 2, 2, 2], [0, 9, 9, 12, 12], [0, -9, 0, -6, 4.]])
+    assert roi_align(features, rois, 2).eq(0).all()
+    assert roi_align(features, torch.tensor([[0, 0, 0, 4, 4.]]), 3).eq(1).all()  # rows sum to 1
+
+
+def test_no_boxes_and_wrong_boxes():
+    """Guards: a sample without regions crashing the batch; a batch index of -1 wrapping round."""
+    features = torch.ones(2, 3, 4, 4, requires_grad=True)
+    assert roi_align(features, torch.zeros(0, 5), 2).shape == (0, 3, 2, 2)
+    for rois in (torch.zeros(1, 4), torch.tensor([[-1, 0, 0, 1, 1.]]),
+                 torch.tensor([[2, 0, 0, 1, 1.]])):
+        with pytest.raises(ValueError, match="rois"):
+            roi_align(features, rois, 2)
+
+
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+def test_gradcheck(sampling_ratio):
+    """Guards: a detached or wrongly weighted gradient; the region branch would train on noise."""
+    torch.manual_seed(1)
+    features = torch.randn(2, 2, 4, 5, dtype=torch.float64, requires_grad=True)
+    rois = torch.tensor([[0, .3, .7, 3.9, 3.1], [1, -1, -1, 6, 5], [1, 2, 2, 2, 3]]).double()
+    pool = lambda f: roi_align(f, rois, 3, sampling_ratio=sampling_ratio)
+    assert torch.autograd.gradcheck(pool, features)
+
+
+def test_half_precision_is_pooled_in_float32():
+    """Guards: autocast turning the two products into bfloat16 (torchvision forbids it, too)."""
+    torch.manual_seed(2)
+    features, rois = torch.randn(1, 4, 8, 8), torch.tensor([[0, .3, 1.2, 6.9, 7.7]])
+    exact = roi_align(features, rois, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(roi_align(features, rois, 3), exact)
+    half = roi_align(features.bfloat16(), rois, 3)
+    assert half.dtype == torch.bfloat16
+    assert torch.equal(half, roi_align(features.bfloat16().float(), rois, 3).bfloat16())
+
+
+def test_pool_regions_finds_its_box():
+    """Guards: x and y exchanged, the half-cell slide, states read in the wrong order or image."""
+    side, D = 8, 3
+    row, column = torch.meshgrid(torch.arange(side) + .5, torch.arange(side) + .5, indexing="ij")
+    place = torch.stack([column / side, row / side, torch.ones(side, side)], -1)  # [side, side, D]
+    states = torch.stack([place.view(-1, D), -place.view(-1, D)])  # [2, 64, D]: where each patch is
+    boxes = torch.tensor([[.25, .5, .75, .75], [.1, .2, .9, .5]])
+    pooled = pool_regions(states, boxes, torch.tensor([0, 1]), 2)  # [2, 4, D]
+    for (x1, y1, x2, y2), tokens, sign in zip(boxes.tolist(), pooled, (1, -1)):
+        bins = [(x1 + (x2 - x1) * u, y1 + (y2 - y1) * v) for v in (.25, .75) for u in (.25, .75)]
+        expected = sign * torch.tensor([[x, y, 1] for x, y in bins])  # bin centres, row by row
+        torch.testing.assert_close(tokens, expected, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="CLS"):
+        pool_regions(torch.zeros(1, 65, D), boxes[:1], torch.tensor([0]), 2)
+
+
+@pytest.mark.parametrize("size", [7, 18])
+def test_parity_roi_table(reference, size):
+    """Guards: a drift from torchvision's RoIAlign as PVIT uses it (pvit.md 7)."""
+    values = reference("pvit")
+    ours = roi_align(values["in/roi_table_features"], values["in/roi_table_rois"], size, 1 / 16)
+    torch.testing.assert_close(ours, values[f"out/roi_table_{size}"], rtol=0, atol=1e-6)
+
+
+def test_parity_roi_crops(reference):
+    """Guards: the batch index or the padded scale 1/16 read wrongly (map not divisible by 16)."""
+    values = reference("pvit")
+    ours = roi_align(values["out/res4"], values["in/rois_batch_xyxy"], 4, 1 / 16)
+    torch.testing.assert_close(ours, values["out/roi_crops_4x4"], rtol=0, atol=1e-6)
+
+
+def test_the_worked_example_is_true():
+    """Guards: the 4x4 example of the module's docstring going stale."""
+    results = doctest.testmod(regions)
+    assert results.attempted >= 5 and results.failed == 0
