@@ -20,6 +20,8 @@ from lion_min.scenes import Scene, World, make_scene
 from lion_min.tasks import MAKERS, TASKS, Example, reg
 
 VQA = ("existence", "colour", "kind", "count")
+ROWS = ("reg_exact", "reg_exact_heldout_pairs", "rec_acc50", "rec_acc50_relational", "rec_miou",
+        "relation_acc", "caption_object_f1", "vqa_acc")   # of a table; the VQA types follow
 
 
 def questions(scenes: list[Scene], seed: int) -> list[tuple[int, Example]]:
@@ -33,11 +35,20 @@ def questions(scenes: list[Scene], seed: int) -> list[tuple[int, Example]]:
 
 
 def evaluate(system, world: World, count: int, seed: int, batch: int = 128,
-             shuffled: bool = True) -> dict:
-    """Every score of design section 5 on `count` held-out scenes of `seed`, plus floors."""
+             shuffled: bool = True, scenes: list[Scene] | None = None) -> dict:
+    """Every score of design section 5 on `count` held-out scenes of `seed`, plus floors.
+
+    Given `scenes` (at least two) take their place; those of held-out pairs alone are then the
+    ones that score what is composed.
+    """
     start = time.time()
-    scenes = [make_scene(world, "heldout", seed, i) for i in range(count)]
-    strange = [make_scene(world, "heldout", seed, i, "heldout") for i in range(max(1, count // 2))]
+    if scenes is None:
+        scenes = [make_scene(world, "heldout", seed, i) for i in range(count)]
+        strange = [make_scene(world, "heldout", seed, i, "heldout")
+                   for i in range(max(1, count // 2))]
+    else:
+        count, held = len(scenes), world.heldout_pairs()
+        strange = [s for s in scenes if all((t.colour, t.kind) in held for t in s.objects)]
     asked = questions(scenes, seed)
     composed = [(row, reg(scene, random.Random(f"pairs/{seed}/{row}")))
                 for row, scene in enumerate(strange)]
@@ -111,15 +122,19 @@ def caption_matches(pair: tuple[str, str]) -> tuple[int, int, int]:
     return sum((named & there).values()), sum(there.values()), sum(named.values())
 
 
+def columns(scored: dict[str, dict]) -> str:
+    """The scores of any number of evaluations side by side, a column each under its name."""
+    width = max(10, *(len(name) + 2 for name in scored))
+    lines = [f"{'score':<26}" + "".join(f"{name:>{width}}" for name in scored)]
+    rows = [(name, [s[name] for s in scored.values() if name in s]) for name in ROWS]
+    rows += [("  " + task, [s["vqa_by_type"][task] for s in scored.values()]) for task in VQA]
+    return "\n".join(lines + [f"{name:<26}" + "".join(f"{v:>{width}.3f}" for v in values)
+                              for name, values in rows])
+
+
 def table(before: dict, after: dict) -> str:
     """The scores of two evaluations side by side, one line each."""
-    rows = [f"{'score':<24}{'before':>8}{'after':>8}"]
-    for name in ("vqa_acc", "relation_acc", "caption_object_f1", "reg_exact", "rec_acc50",
-                 "rec_acc50_relational"):
-        rows.append(f"{name:<24}{before[name]:>8.3f}{after[name]:>8.3f}")
-    rows += [f"{'  ' + task:<24}{before['vqa_by_type'][task]:>8.3f}"
-             f"{after['vqa_by_type'][task]:>8.3f}" for task in VQA]
-    return "\n".join(rows)
+    return columns({"before": before, "after": after})
 
 
 def _mean(values) -> float:

@@ -28,9 +28,8 @@ def route(prompt: str) -> int:
     return REGION if BoxText().parse(prompt) or ASKS_FOR_A_BOX.search(prompt) else IMAGE
 
 
-@torch.no_grad()
 def look(vision: VisionEncoder, images: list[Image.Image]) -> list[Tensor]:
-    """Every state of the frozen encoder, each [B, 1+N, Dv]."""
+    """Every state of the encoder, each [B, 1+N, Dv]; no gradient unless its parameters train."""
     pixels = to_pixels(images, vision.settings.image, CLIP_MEAN, CLIP_STD)
     return vision(pixels.to(next(vision.parameters()).device))
 
@@ -82,7 +81,8 @@ class LionSystem:
 
     def see(self, images: list[Image.Image]) -> dict:
         """Frozen features and tags of images; computed once, asked often."""
-        states = look(self.model.vision, images)
+        with torch.no_grad():
+            states = look(self.model.vision, images)
         return {"states": states, "tags": self.tagger.predict(states[-1])}
 
     @staticmethod

@@ -1,0 +1,149 @@
+"""Stage 0, for the drawn world only: the tiny frozen parts, each trained alone.
+
+vision  the ViT and its tag head, from pictures: `dense` labels a cell (fast, the default) or
+        `coarse` ones, an image's caption (contrast, as CLIP) and tags, as the papers' encoders
+llama   the LLM that LION reads with, from text alone: scenes told in slots (textworld.py)
+t5      LION's published family, the same way
+
+Published systems take these from CLIP, EVA and FlanT5. Symbols: B images, N patches, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lion_min import training
+from lion_min.images import CLIP_MEAN, CLIP_STD, to_pixels
+from lion_min.language import LanguageModel
+from lion_min.lion import textworld
+from lion_min.lion.model import tiny
+from lion_min.scenes import WORLDS, Scene, World, make_scene
+from lion_min.tokenizer import GRID, REACH, TinyTokenizer, box_words
+from lion_min.training import Plan
+from lion_min.vision import TagHead, VisionEncoder
+
+PARTS = ("vision", "llama", "t5")
+PLANS = {
+    "vision": Plan(steps=1500, lr=1e-3, warmup=100, decay="linear_tail", precision="bf16"),
+    "llama": Plan(steps=4000, lr=1.2e-3, warmup=100, decay="linear_tail", precision="bf16",
+                  betas=(0.9, 0.98)),
+    "t5": Plan(steps=2500, lr=1.2e-3, warmup=100, decay="linear_tail", precision="bf16",
+               betas=(0.9, 0.98)),
+}
+BATCH = {"vision": 64, "llama": 16, "t5": 16}
+
+
+class VisionTeacher(nn.Module):
+    """The encoder, its tag head, and the heads that teach it and are thrown away afterwards."""
+
+    def __init__(self, world: World, labels: str, vocab: int):
+        super().__init__()
+        settings = tiny(world, vocab).vision
+        width = settings.width
+        self.world, self.labels = world, labels
+        self.vision = VisionEncoder(settings)
+        self.tagger = TagHead(width, (*world.colours, *world.kinds))
+        reach = REACH[1] - REACH[0] + 1
+        self.sizes = [1, len(world.colours), len(world.kinds), len(world.sizes),
+                      len(world.textures), *[reach] * 4]
+        self.cells = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, sum(self.sizes)))
+        self.words = nn.Embedding(vocab, width)                      # the caption tower of
+        self.reader = nn.TransformerEncoderLayer(width, 4, 2 * width, 0.0, batch_first=True)
+        self.image_proj, self.text_proj = nn.Linear(width, 64), nn.Linear(width, 64)  # the contrast
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, scenes: list[Scene], captions: list[list[int]]) -> tuple[Tensor, dict]:
+        images = [s.draw() for s in scenes]
+        pixels = to_pixels(images, self.vision.settings.image, CLIP_MEAN, CLIP_STD)
+        state = self.vision(pixels.to(self.scale.device))[-1]        # [B, 1+N, D]
+        parts = {"tags": self.tag_loss(state, scenes), "contrast": self.contrast(state, captions)}
+        if self.labels == "dense":
+            parts |= self.dense(state, scenes)
+        weights = {"contrast": 0.1, "distances": 0.5} if self.labels == "dense" else {}
+        return sum(weights.get(k, 1.0) * v for k, v in parts.items()), parts
+
+    def tag_loss(self, state: Tensor, scenes: list[Scene]) -> Tensor:
+        truth = torch.tensor([[float(any(tag in (t.colour, t.kind) for t in s.objects))
+                               for tag in self.tagger.tags] for s in scenes])
+        return F.binary_cross_entropy_with_logits(self.tagger(state).float(),
+                                                  truth.to(state.device))
+
+    def contrast(self, state: Tensor, captions: list[list[int]]) -> Tensor:
+        """CLIP's symmetric loss between images and captions of the batch."""
+        longest = max(map(len, captions))
+        ids = torch.tensor([c + [0] * (longest - len(c)) for c in captions], device=state.device)
+        words = self.reader(self.words(ids), src_key_padding_mask=ids == 0)
+        text = (words * (ids != 0)[..., None]).sum(1) / (ids != 0).sum(1, keepdim=True)
+        image = F.normalize(self.image_proj(state[:, 1:].mean(1)).float(), dim=-1)     # [B, 64]
+        text = F.normalize(self.text_proj(text).float(), dim=-1)                       # [B, 64]
+        logits = image @ text.T * self.scale.exp()                                     # [B, B]
+        own = torch.arange(len(logits), device=logits.device)
+        return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+    def dense(self, state: Tensor, scenes: list[Scene]) -> dict[str, Tensor]:
+        """Per cell: is an object's centre here, and what and how far its sides are."""
+        there = torch.zeros(len(scenes), GRID * GRID)
+        rows, labels = [], []
+        for b, scene in enumerate(scenes):
+            for t in scene.objects:
+                cell, *reach = (int(w[2:-1]) for w in box_words(t.box))
+                there[b, cell] = 1
+                rows.append(b * GRID * GRID + cell)
+                labels.append([self.world.colours.index(t.colour), self.world.kinds.index(t.kind),
+                               list(self.world.sizes).index(t.size),
+                               self.world.textures.index(t.texture), *(r - REACH[0] for r in reach)])
+        told = self.cells(state[:, 1:]).flatten(0, 1).float()        # [B*N, sum(sizes)]
+        labels = torch.tensor(labels, device=told.device)
+        heads = told[rows].split(self.sizes, -1)[1:]
+        losses = [F.cross_entropy(h, labels[:, i]) for i, h in enumerate(heads)]
+        return {"centre": F.binary_cross_entropy_with_logits(
+                    told[:, 0], there.flatten().to(told.device)),
+                "attributes": sum(losses[:4]), "distances": sum(losses[4:])}
+
+
+class TextTeacher(nn.Module):
+    """The LLM and the grounding head that helps it to find what a phrase names."""
+
+    def __init__(self, llm: LanguageModel, tokenizer: TinyTokenizer):
+        super().__init__()
+        self.llm, self.tokenizer = llm, tokenizer
+        textworld.match_by_likeness(llm)
+        self.grounding = textworld.Grounding(llm)
+
+    def forward(self, told: textworld.TextScenes) -> tuple[Tensor, dict]:
+        embeds, text, shared = textworld.read(self.llm, told, self.tokenizer)
+        answer = self.llm.loss(embeds, text, shared)
+        grounding = self.grounding(told, shared.shape[1])
+        return answer + grounding, {"answer": answer.detach(), "grounding": grounding.detach()}
+
+
+def train(part: str, out: Path, world: str = "medium", seed: int = 0, resume: bool = False,
+          device="cpu", plan: Plan | None = None, labels: str = "dense",
+          batch: int | None = None, quiet: bool = False) -> Path:
+    """Train one frozen part and write its folder."""
+    torch.manual_seed(seed)
+    place, plan = WORLDS[world], plan or PLANS[part]
+    tokenizer, batch = TinyTokenizer(), batch or BATCH[part]
+    if part == "vision":
+        model = VisionTeacher(place, labels, len(tokenizer))
+
+        def step_loss(step: int):
+            scenes = [make_scene(place, "train", seed, step * batch + i) for i in range(batch)]
+            return model(scenes, [tokenizer.encode(s.caption()) for s in scenes])
+    else:
+        model = TextTeacher(LanguageModel(tiny(place, len(tokenizer), llm=part).language),
+                            tokenizer)
+
+        def step_loss(step: int):
+            return model(textworld.lesson(place, seed, step, plan.steps, batch, tokenizer, part))
+    where = Path(out) / "lion" / "stage0" / part
+    config = {"system": "lion", "stage": 0, "part": part, "preset": "tiny", "world": world,
+              "seed": seed, "batch": batch, "settings": asdict(tiny(place, len(tokenizer)))}
+    config |= {"labels": labels} if part == "vision" else {}
+    training.run(model, step_loss, plan, where, config, resume, device, quiet)
+    return where

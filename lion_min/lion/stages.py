@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -39,7 +39,7 @@ ROUNDS = {"vqa": (IMAGE, VQA), "caption": (IMAGE, ("caption",) * 2),
 class Stage:
     """One stage of LION: what sees the image, what trains, on which rounds, how long."""
 
-    number: int
+    number: int | str
     mode: str                              # LionSettings.mode
     trains: tuple[str, ...]                # parameter-name prefixes; everything else is frozen
     rounds: tuple[str, ...]                # one of ROUNDS a step, in turn
@@ -49,33 +49,40 @@ class Stage:
     tag_noise: float = 0.0                 # share of the tags made wrong in training
 
 
-def folder(out: Path, stage: int, part: str = "") -> Path:
+def folder(out: Path, stage: int | str, part: str = "") -> Path:
     """Where a stage lies: in --out when it was trained there, else among the bundled weights."""
-    own = Path(out) / "lion" / f"stage{stage}" / part
-    return own if (own / checkpoints.CONFIG).exists() else WEIGHTS / f"stage{stage}" / part
+    name = f"stage{stage}" if isinstance(stage, int) else stage
+    own = Path(out) / "lion" / name / part
+    return own if (own / checkpoints.CONFIG).exists() else WEIGHTS / name / part
 
 
-def frozen_parts(world: World, out: Path, llm: str = "llama"):
-    """(vision, tagger, LLM, tokenizer) of stage 0."""
+def frozen_parts(out: Path, llm: str = "llama"):
+    """(vision, tagger, LLM, tokenizer) of stage 0; the heads that taught them stay behind."""
     tokenizer = TinyTokenizer()
-    settings = tiny(world, len(tokenizer), llm=llm)
-    vision = VisionEncoder(settings.vision)
-    tagger = TagHead(settings.vision.width, (*world.colours, *world.kinds))
     where = folder(out, 0, "vision")
     tensors, config = checkpoints.load_run(where)
-    checkpoints.must_match(config, {"world": world.name}, where)
-    checkpoints.load_into(torch.nn.ModuleDict({"vision": vision, "tagger": tagger}), tensors, where)
+    world = WORLDS[config["world"]]                                   # the world it has seen
+    settings = tiny(world, len(tokenizer), llm=llm)
+    eyes = torch.nn.ModuleDict({
+        "vision": VisionEncoder(settings.vision),
+        "tagger": TagHead(settings.vision.width, (*world.colours, *world.kinds))})
+    checkpoints.load_into(eyes, _under(tensors, *(f"{name}." for name in eyes)), where)
     language = LanguageModel(settings.language)
     where = folder(out, 0, llm)
-    checkpoints.load_into(language.model, checkpoints.load_run(where)[0], where)
-    return vision, tagger, language, tokenizer
+    told = _under(checkpoints.load_run(where)[0], "llm.")
+    checkpoints.load_into(language, {k.removeprefix("llm."): v for k, v in told.items()}, where)
+    return eyes["vision"], eyes["tagger"], language, tokenizer
 
 
-def build(mode: str, world: World, out: Path, llm: str = "llama") -> tuple[Lion, TagHead,
-                                                                           TinyTokenizer]:
+def _under(tensors: dict[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
+    return {name: t for name, t in tensors.items() if name.startswith(prefixes)}
+
+
+def build(mode: str, out: Path, llm: str = "llama") -> tuple[Lion, TagHead, TinyTokenizer]:
     """An untrained LION of this mode around the frozen parts."""
-    vision, tagger, language, tokenizer = frozen_parts(world, out, llm)
-    return Lion(tiny(world, len(tokenizer), mode, llm), vision, language), tagger, tokenizer
+    vision, tagger, language, tokenizer = frozen_parts(out, llm)
+    settings = replace(tiny(WORLDS["medium"], len(tokenizer), mode, llm), vision=vision.settings)
+    return Lion(settings, vision, language), tagger, tokenizer
 
 
 class Pool:
@@ -96,6 +103,17 @@ class Pool:
 
     def take(self, rows: list[int]) -> list[Tensor]:
         return [s[rows].float() for s in self.states]
+
+
+class Live:
+    """A pool whose encoder is not frozen: every batch is drawn and looked at anew."""
+
+    def __init__(self, model: Lion, world: World, seed: int, size: int):
+        self.vision = model.vision
+        self.scenes = [make_scene(world, "train", seed, i) for i in range(size)]
+
+    def take(self, rows: list[int]) -> list[Tensor]:
+        return look(self.vision, [self.scenes[r].draw() for r in rows])
 
 
 def step_loss(model: Lion, tokenizer: TinyTokenizer, pool: Pool, stage: Stage, seed: int,
@@ -136,7 +154,7 @@ def train(stage: Stage, out: Path, world: str = "medium", seed: int = 0, resume:
     torch.manual_seed(seed)
     plan = plan or stage.plan
     place = WORLDS[world]
-    model, tagger, tokenizer = build(stage.mode, place, out)
+    model, tagger, tokenizer = build(stage.mode, out)
     model.to(device), tagger.to(device)
     names = training.only_trainable(model, stage.trains)
     begin = stage.start(lambda number: earlier(out, number))
@@ -146,8 +164,9 @@ def train(stage: Stage, out: Path, world: str = "medium", seed: int = 0, resume:
     print(training.count_parameters(dict(model.named_children())))
     system = LionSystem(model, tokenizer, tagger, stage.tags)
     before = evaluation.evaluate(system, place, checks, 2**20 + seed, shuffled=False)
-    source = Pool(model, tagger, place, seed, pool)
-    where = Path(out) / "lion" / f"stage{stage.number}"
+    live = any(name.startswith("vision.") for name in names)
+    source = Live(model, place, seed, 16 * pool) if live else Pool(model, tagger, place, seed, pool)
+    where = Path(out) / "lion" / (f"stage{n}" if isinstance(n := stage.number, int) else n)
     config = {"system": "lion", "stage": stage.number, "preset": "tiny", "world": world,
               "seed": seed, "batch": batch, "pool": pool, "tags": stage.tags,
               "settings": asdict(model.settings)}

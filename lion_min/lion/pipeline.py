@@ -1,0 +1,150 @@
+"""From the command line's words to runs: one stage, stage 0's parts, or everything from nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lion_min import BadInput, checkpoints, datasets, evaluation, training
+from lion_min.lion import stage0, stages
+from lion_min.lion.loading import stage_of
+from lion_min.scenes import WORLDS
+from lion_min.training import Plan
+
+
+@dataclass
+class Options:
+    """What a user may change; None takes the stage script's own value."""
+
+    out: Path
+    world: str = "medium"
+    seed: int = 0
+    resume: bool = False
+    device: str = "auto"
+    labels: str | None = None
+    steps: int | None = None
+    lr: float | None = None
+    precision: str | None = None
+    batch: int | None = None
+    data: Path | None = None
+
+    def plan(self, plan: Plan) -> Plan:
+        """A stage's plan with the user's changes."""
+        wanted = {"steps": self.steps, "lr": self.lr, "precision": self.precision}
+        return replace(plan, seed=self.seed, **{k: v for k, v in wanted.items() if v is not None})
+
+    def shared(self) -> dict:
+        """Keywords that every training function takes."""
+        batch = {} if self.batch is None else {"batch": self.batch}
+        return {"out": self.out, "world": self.world, "seed": self.seed, "resume": self.resume,
+                "device": training.device_of(self.device)} | batch
+
+    def scenes(self) -> dict:
+        """--data as a keyword of the training functions of stages 1-4; {} without it."""
+        if self.data is None:
+            return {}
+        scenes = datasets.read_scenes(self.data, WORLDS[self.world])
+        if len(scenes) < (self.batch or stages.BATCH):
+            raise BadInput(f"data {str(self.data)!r}: {len(scenes)} scenes do not fill a batch of "
+                           f"{self.batch or stages.BATCH}; add some or lower --batch-size")
+        return {"scenes": scenes}
+
+
+def lenient(o: Options, folder: Path) -> Options:
+    """Resume where there is something to resume: among many runs some have not begun."""
+    return replace(o, resume=o.resume and (folder / checkpoints.STATE).exists())
+
+
+def train_part(part: str, o: Options) -> None:
+    """One part of stage 0."""
+    labels = {"labels": o.labels} if part == "vision" and o.labels else {}
+    stage0.train(part, plan=o.plan(stage0.PLANS[part]), **labels, **o.shared())
+
+
+def train_parts(o: Options) -> None:
+    """Stage 0, one part after another."""
+    for part in stage0.PARTS:
+        train_part(part, lenient(o, o.out / "lion" / "stage0" / part))
+
+
+def train_stage(number: int | str, o: Options) -> dict:
+    """One of stages 1-4, or 'joint'; its scores before and after."""
+    stage = stage_of(number)
+    return stages.train(stage, plan=o.plan(stage.plan), **o.shared(), **o.scenes())
+
+
+def train_all(o: Options, script: Path) -> None:
+    """Every weight from nothing: stage 0 in two processes, then stages 1-4 in this one."""
+    o.scenes()                                     # a mistake in --data shows before stage 0
+    minutes, scores = {}, {}
+    with timed("0", minutes):
+        side_by_side([[part_command(script, part, o) for part in chain]
+                      for chain in (("vision", "t5"), ("llama",))])
+    for number in (1, 2, 3, 4):
+        print(f"---- stage {number}")
+        with timed(str(number), minutes):
+            done = train_stage(number, lenient(o, o.out / "lion" / f"stage{number}"))
+        scores[f"stage {number}"] = done["after"]
+    print("minutes: " + ", ".join(f"stage {k} {v:.1f}" for k, v in minutes.items())
+          + f", all {sum(minutes.values()):.1f}")
+    print(evaluation.columns(scores))
+
+
+@contextmanager
+def timed(name: str, minutes: dict[str, float]) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    minutes[name] = (time.perf_counter() - start) / 60
+
+
+def part_command(script: Path, part: str, o: Options) -> list[str]:
+    """The command that trains one part of stage 0 as these options say."""
+    o = lenient(o, o.out / "lion" / "stage0" / part)
+    words = {"part": part, "out": o.out, "world": o.world, "seed": o.seed, "device": o.device,
+             "steps": o.steps, "lr": o.lr, "precision": o.precision, "batch-size": o.batch,
+             "labels": o.labels if part == "vision" else None}
+    flags = [f"--{name}={value}" for name, value in words.items() if value is not None]
+    return [sys.executable, str(script), "--stage=0", *flags, *["--resume"] * o.resume]
+
+
+def side_by_side(chains: list[list[list[str]]]) -> None:
+    """Run chains of commands beside each other, one thread each.
+
+    Ends with the exit code of the first that fails, whose own line stands on stderr. Whatever
+    ends this early (Ctrl-C, SIGTERM, a failure) stops the others, which save before they go.
+    """
+    waiting, running = [deque(chain) for chain in chains], {}
+    old = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        while running or any(waiting):
+            for place, queue in enumerate(waiting):
+                if queue and place not in running:
+                    # tqdm reads its line from the environment: one bar under the other
+                    env = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_POSITION": str(place)}
+                    running[place] = subprocess.Popen(queue.popleft(), env=env)
+            for place, child in list(running.items()):
+                if child.poll() is not None:
+                    _ended(running.pop(place))
+            time.sleep(0.1)
+    finally:
+        for child in running.values():
+            child.terminate()
+        for child in running.values():
+            child.wait()
+        signal.signal(signal.SIGTERM, old)
+
+
+def _ended(child: subprocess.Popen) -> None:
+    if child.returncode < 0:                       # it had no chance to say so itself
+        raise BadInput(f"a training process was ended by signal {-child.returncode}; "
+                       "go on with --resume")
+    if child.returncode:
+        raise SystemExit(child.returncode)

@@ -1,0 +1,43 @@
+"""An untrained LION on disk: every folder of a run, filled with random weights in a second."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from lion_min import checkpoints, training
+from lion_min.language import LanguageModel
+from lion_min.lion import stages
+from lion_min.lion.loading import stage_of
+from lion_min.lion.model import tiny
+from lion_min.scenes import WORLDS
+from lion_min.tokenizer import TinyTokenizer
+from lion_min.vision import TagHead, VisionEncoder
+
+WORLD = "medium"
+
+
+def write_stage0(out: Path) -> None:
+    """OUT/lion/stage0/{vision,llama}, with the names their teachers save."""
+    torch.manual_seed(0)
+    world = WORLDS[WORLD]
+    settings = tiny(world, len(TinyTokenizer()))
+    eyes = torch.nn.ModuleDict({
+        "vision": VisionEncoder(settings.vision),
+        "tagger": TagHead(settings.vision.width, (*world.colours, *world.kinds))})
+    reader = torch.nn.ModuleDict({"llm": LanguageModel(settings.language)})
+    for part, module in (("vision", eyes), ("llama", reader)):
+        checkpoints.save_run(out / "lion" / "stage0" / part, checkpoints.trainable_state(module),
+                             {"system": "lion", "stage": 0, "part": part, "world": WORLD})
+
+
+def write_stage(out: Path, number: int) -> Path:
+    """OUT/lion/stageN, over the stage 0 beside it."""
+    stage = stage_of(number)
+    model, _, _ = stages.build(stage.mode, out)
+    training.only_trainable(model, stage.trains)
+    where = out / "lion" / f"stage{number}"
+    checkpoints.save_run(where, checkpoints.trainable_state(model), {
+        "system": "lion", "stage": number, "preset": "tiny", "world": WORLD, "tags": stage.tags,
+        "settings": asdict(model.settings)})
+    return where
