@@ -1,0 +1,145 @@
+"""train.py's road from the command line to the stages; no stage is trained here."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_cli import call, refused
+
+import train
+from lion_min import checkpoints
+from lion_min.lion import pipeline, stage0, stages
+from lion_min.lion.loading import stage_of
+from lion_min.scenes import write_scenes
+
+SCORES = {"reg_exact": 0.5, "reg_exact_heldout_pairs": 0.5, "rec_acc50": 0.5,
+          "rec_acc50_relational": 0.5, "rec_miou": 0.5, "relation_acc": 0.5,
+          "caption_object_f1": 0.5, "vqa_acc": 0.5,
+          "vqa_by_type": {"existence": 0.5, "colour": 0.5, "kind": 0.5, "count": 0.5}}
+
+
+@pytest.fixture
+def called(monkeypatch, tmp_path) -> list[tuple]:
+    """What the two training functions were called with, in order."""
+    calls = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stage0, "train", lambda part, **k: calls.append((part, k)))
+    monkeypatch.setattr(stages, "train", lambda stage, **k: (
+        calls.append((stage.number, k)), {"before": SCORES, "after": SCORES})[1])
+    return calls
+
+
+@pytest.mark.parametrize("argv, told", [
+    ("", "--stage"), ("--stage 5", "--stage"), ("--stage 1 --steps 0", "--steps"),
+    ("--stage 1 --steps many", "--steps"), ("--stage 1 --lr nan", "lr nan"),
+    ("--stage 1 --lr -1", "lr -1"), ("--stage 1 --batch-size 0", "--batch-size"),
+    ("--stage 1 --seed -1", "--seed"), ("--stage 1 --part vision", "only stage 0"),
+    ("--stage 0 --part t5 --labels coarse", "--labels"), ("--stage 2 --labels dense", "--labels"),
+    ("--stage 0 --data .", "--data"), ("--stage 1 --data .", "scenes.jsonl"),
+    ("--stage 1 --system lmeye", "own release"), ("--stage 1 --world huge", "--world")])
+def test_bad_command_lines(called, capsys, argv, told):
+    """Guards: a mistake that trains something else, or a traceback."""
+    refused(call(train.main, capsys, *argv.split()), told)
+    assert not called and not os.listdir()
+
+
+def test_a_stage_gets_what_was_asked(called, capsys):
+    """Guards: an option that is read and forgotten, or that overwrites the stage's own plan."""
+    assert call(train.main, capsys, "--stage", 2)[0] == 0
+    assert call(train.main, capsys, *("--stage 3 --steps 7 --lr 0.5 --batch-size 4 --seed 9 --out "
+                                      "x --precision bf16 --world small --resume").split())[0] == 0
+    (second, plain), (third, told) = called
+    own = stage_of(2).plan
+    assert second == 2 and plain["plan"] == own and "batch" not in plain and "scenes" not in plain
+    assert (plain["out"], plain["world"], plain["resume"]) == (Path("runs"), "medium", False)
+    plan = told["plan"]
+    assert (plan.steps, plan.lr, plan.precision, plan.seed) == (7, 0.5, "bf16", 9)
+    assert plan.warmup == stage_of(3).plan.warmup and third == 3
+    assert (told["batch"], told["seed"], told["world"]) == (4, 9, "small")
+    assert told["out"] == Path("x") and told["resume"] is True
+
+
+def test_stage_0_trains_its_parts_in_turn(called, capsys):
+    """Guards: labels handed to a language model; a part that was forgotten."""
+    assert call(train.main, capsys, "--stage", 0, "--labels", "coarse")[0] == 0
+    assert [part for part, _ in called] == ["vision", "llama", "t5"]
+    assert [k.get("labels") for _, k in called] == ["coarse", None, None]
+    assert [k["plan"] for _, k in called] == [stage0.PLANS[p] for p in stage0.PARTS]
+    called.clear()
+    assert call(train.main, capsys, "--stage", "joint", "--steps", 3)[0] == 0
+    assert called[0][0] == "joint" and called[0][1]["plan"].steps == 3
+
+
+def test_resume_of_many_runs_begins_those_not_begun(called, capsys, tmp_path):
+    """Guards: --stage 0 --resume that stops at the first part that has no checkpoint yet."""
+    (tmp_path / "runs/lion/stage0/llama").mkdir(parents=True)
+    (tmp_path / "runs/lion/stage0/llama" / checkpoints.STATE).touch()
+    assert call(train.main, capsys, "--stage", 0, "--resume")[0] == 0
+    assert [k["resume"] for _, k in called] == [False, True, False]
+    assert call(train.main, capsys, "--stage", 0, "--part", "t5", "--resume")[0] == 0
+    assert called[-1][1]["resume"] is True, "a part asked for by name must say what is missing"
+
+
+def test_data_reaches_the_stage(called, capsys, tmp_path):
+    """Guards: --data read, checked and not used; a batch larger than the data."""
+    write_scenes(tmp_path / "data", 6, 3, "small")
+    assert call(train.main, capsys, *"--stage 1 --data data --batch-size 4".split())[0] == 0
+    assert len(called[0][1]["scenes"]) == 6
+    refused(call(train.main, capsys, *"--stage 1 --data data".split()), "6 scenes")
+
+
+def test_all_runs_every_stage_in_order(called, capsys, monkeypatch):
+    """Guards: a stage left out or taken twice, options that do not reach the processes."""
+    begun = []
+    monkeypatch.setattr(pipeline, "side_by_side", begun.extend)
+    code, out, _ = call(train.main, capsys, *"--stage all --steps 5 --labels coarse".split())
+    assert code == 0 and [number for number, _ in called] == [1, 2, 3, 4]
+    assert [[c[4 - 1] for c in chain] for chain in begun] == [
+        ["--part=vision", "--part=t5"], ["--part=llama"]]
+    commands = [c for chain in begun for c in chain]
+    assert all(c[1].endswith("train.py") and "--steps=5" in c for c in commands)
+    assert ["--labels=coarse" in c for c in commands] == [True, False, False]
+    assert all(train.parser().parse_args(c[2:]).stage == "0" for c in commands)
+    assert "minutes: stage 0 0.0, stage 1" in out and "stage 4" in out and "rec_acc50" in out
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def test_a_failing_process_stops_the_others(tmp_path, monkeypatch):
+    """Guards: an hour of training behind an error; a child that goes on without its parent."""
+    monkeypatch.chdir(tmp_path)
+    wait = python("import time; open('begun', 'w'); time.sleep(60)")
+    fail = python("import os, time\nwhile not os.path.exists('begun'): time.sleep(.01)\nexit(7)")
+    start = time.time()
+    with pytest.raises(SystemExit) as end:
+        pipeline.side_by_side([[wait, python("open('never', 'w')")], [fail]])
+    assert end.value.code == 7 and time.time() - start < 20 and not Path("never").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_reaches_the_processes(tmp_path, monkeypatch, number):
+    """Guards: `kill PID` of the parent that leaves two processes training for ever."""
+    monkeypatch.chdir(tmp_path)
+    child = python("""
+import os, signal, time
+def leave(*_): open('saved', 'w'); exit(130)
+signal.signal(signal.SIGTERM, leave)
+os.kill(os.getppid(), %d)
+time.sleep(60)""" % number)
+    start = time.time()
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.side_by_side([[child], []])
+    assert Path("saved").exists() and time.time() - start < 20
+
+
+def test_processes_have_one_thread_each(tmp_path, monkeypatch):
+    """Guards: two processes of two threads on two cores, many times slower than one each."""
+    monkeypatch.chdir(tmp_path)
+    code = "import os; open(os.environ['TQDM_POSITION'], 'w').write(os.environ['OMP_NUM_THREADS'])"
+    pipeline.side_by_side([[python(code)], [python(code)]])
+    assert Path("0").read_text() == Path("1").read_text() == "1"
