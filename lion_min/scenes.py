@@ -178,6 +178,7 @@ def _stencil(kind: str, side: int) -> Image.Image:
             pen.ellipse((n * .27, n * .27, n * .73, n * .73), fill=0)
         if kind == "moon":
             pen.ellipse((n * .4, -n * .1, n * 1.4, n * .9), fill=0)
+            image = image.crop(image.getbbox())               # its horns end before the circle did
     return image.resize((side, side), Image.Resampling.BOX)
 
 
@@ -221,14 +222,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path, metavar="OUT_DIR")
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--world", choices=WORLDS, default="small")
+    parser.add_argument("--world", choices=WORLDS, default="medium", help="default: medium")
     parser.add_argument("--pairs", choices=("train", "heldout"), default="train",
                         help="heldout: only colour-kind pairs that no training scene shows")
     args = parser.parse_args(argv)
     return guarded(lambda: write_scenes(args.out, args.count, args.seed, args.world, args.pairs))
 
 
-def write_scenes(out: Path, count: int, seed: int, world: str = "small",
+def write_scenes(out: Path, count: int, seed: int, world: str = "medium",
                  pairs: str = "train") -> None:
     """PNG files scene_SEED_INDEX.png and scenes.jsonl, one JSON object a line."""
     out.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,6 @@ describe the object in a box (COCO region recognition, VG), REC = referring expr
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from lion_min.boxes import BoxText
@@ -19,6 +18,7 @@ BOX = BoxText()
 IMAGE_LEVEL = ("existence", "colour", "kind", "count", "relation")
 REGION_LEVEL = ("reg", "rec", "rec_relational")
 TASKS = IMAGE_LEVEL + ("caption",) + REGION_LEVEL
+AUXILIARY = ("side",)  # taught, not scored: without it true/false is a riddle with no first clue
 MARGIN = 0.08          # centres closer than this on an axis are neither left nor right, ...
 
 
@@ -48,18 +48,20 @@ TEMPLATES = {
     "count": ("How many {0} are there?", "How many {0} are in the image?", "Count the {0}."),
     "relation": ("{0} is {1} {2}. True or false?", "True or false: {0} is {1} {2}.",
                  "Is it true that {0} is {1} {2}? Answer true or false."),
+    "side": ("On which side of the {1} is the {0}?", "The {0}: on which side of the {1}?"),
     "reg": ("Describe box {0}", "What is in {0}?", "Describe the object in {0}.",
             "What does the region {0} show?"),
     "rec": ("Where is {0}?", "Find {0}.", "Locate {0} in the image.",
             "Can you locate {0} and let me know its coordinates?", "Give the box of {0}."),
 }
-RELATIONS: dict[str, Callable[[Thing, Thing], bool]] = {
-    "left of": lambda a, b: a.centre[0] < b.centre[0] - MARGIN,
-    "right of": lambda a, b: a.centre[0] > b.centre[0] + MARGIN,
-    "above": lambda a, b: a.centre[1] < b.centre[1] - MARGIN,
-    "below": lambda a, b: a.centre[1] > b.centre[1] + MARGIN,
-}
+SIDES = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+
+
+def stands(a: Thing, side: str, b: Thing, margin: float = MARGIN) -> bool:
+    """True when a's centre lies on that side of b's by more than `margin` of the image."""
+    axis, sign = SIDES[side]
+    return sign * _offset(a, b, axis) > margin
 
 
 def _ask(rng: random.Random, task: str, answer: str, *slots: str) -> Example:
@@ -159,7 +161,7 @@ def count(scene: Scene, rng: random.Random) -> Example:
 def relation(scene: Scene, rng: random.Random) -> Example | None:
     """VSR: a statement about two named objects, true every other time."""
     pairs = [(a, b, name) for a in scene.objects for b in scene.objects
-             for name, holds in RELATIONS.items() if a is not b and holds(a, b)]
+             for name in SIDES if a is not b and stands(a, name, b)]
     rng.shuffle(pairs)
     for a, b, name in pairs:
         first, second = _naming(rng, scene, a), _naming(rng, scene, b)
@@ -169,6 +171,23 @@ def relation(scene: Scene, rng: random.Random) -> Example | None:
             return _ask(rng, "relation", "true" if true else "false", f"the {first}", said,
                         f"the {second}")
     return None
+
+
+def side(scene: Scene, rng: random.Random) -> Example | None:
+    """left, right, above or below, whichever clearly says it best."""
+    pairs = [(a, b, name) for a in scene.objects for b in scene.objects for name in SIDES
+             if a is not b and stands(a, name, b)
+             and stands(a, name, b, MARGIN + abs(_offset(a, b, 1 - SIDES[name][0])))]
+    rng.shuffle(pairs)
+    for a, b, name in pairs:
+        first, second = _naming(rng, scene, a), _naming(rng, scene, b)
+        if first and second:
+            return _ask(rng, "side", name.split()[0], first, second)
+    return None
+
+
+def _offset(a: Thing, b: Thing, axis: int) -> float:
+    return a.centre[axis] - b.centre[axis]
 
 
 def reg(scene: Scene, rng: random.Random) -> Example:
@@ -191,8 +210,9 @@ def rec_relational(scene: Scene, rng: random.Random) -> Example | None:
         for phrase in _phrases(thing):
             rivals = [o for o in scene.objects if fits(phrase, o)]
             for other in scene.objects if len(rivals) > 1 else ():
-                for name, holds in RELATIONS.items():
-                    if other not in rivals and [o for o in rivals if holds(o, other)] == [thing]:
+                for name in SIDES if other not in rivals else ():
+                    near = [o for o in rivals if stands(o, name, other, 0)]
+                    if near == [thing] and stands(thing, name, other):  # no rival by a hair
                         chances.append((thing, phrase, name, other))
     rng.shuffle(chances)
     for thing, phrase, name, other in chances:
@@ -202,7 +222,7 @@ def rec_relational(scene: Scene, rng: random.Random) -> Example | None:
     return None
 
 
-MAKERS = {name: globals()[name] for name in TASKS}
+MAKERS = {name: globals()[name] for name in TASKS + AUXILIARY}
 
 
 def examples(scene: Scene, rng: random.Random, tasks: tuple[str, ...]) -> list[Example]:

@@ -1,9 +1,9 @@
-"""The tiny preset's tokenizer: a word per token, and a box in five tokens.
+"""The tiny preset's tokenizer: a word per token, and a box in six tokens.
 
 A box literal `[0.438,0.062,0.656,0.359]` is text everywhere in this package. Only here, on its
-way into a tiny LLM, it becomes five words that a 1 M-parameter model can learn: the cell of its
-centre on an 8x8 grid, then the distances from that cell's centre to its four sides in 1/64 of
-the image: `<c11> <l7> <t10> <r7> <b9>`. Decoding writes the literal again, so a box survives
+way into a tiny LLM, it becomes six words that a 1 M-parameter model can learn: column and row of
+the cell of an 8x8 grid that holds its centre, then the distances from that cell's centre to its
+four sides in 1/64 of the image: `<x4> <y1> <l8> <t8> <r6> <b11>`. Decoding writes the literal again, so a box survives
 the round trip to 1/128 of the image. (Shikra and LION write digits; measured on tiny models,
 absolute digits or bins are several times harder to learn than cell and offsets.)
 
@@ -19,33 +19,33 @@ from lion_min.boxes import BoxText
 
 GRID, UNIT, REACH = 8, 64, (-4, 40)       # cells a side; units an image; reach of a distance
 SPECIALS = ("<pad>", "<eos>", "<unk>", "<bos>", "<region>", "<extra_id_0>")
-SIDES = "ltrb"
+SIDES, WORDS = "ltrb", 6                  # words of a box
 LITERAL = re.compile(r"\[[-+0-9.,eE ]*\]")
 
 
 def box_words(box: tuple[float, float, float, float]) -> list[str]:
-    """xyxy fractions -> ['<c11>', '<l7>', '<t10>', '<r7>', '<b9>']."""
+    """xyxy fractions -> ['<x4>', '<y1>', '<l8>', '<t8>', '<r6>', '<b11>']."""
     x1, y1, x2, y2 = box
     col, row = (min(GRID - 1, int((a + b) / 2 * GRID)) for a, b in ((x1, x2), (y1, y2)))
     cx, cy = (col + 0.5) / GRID, (row + 0.5) / GRID
     reach = (round(min(max(d * UNIT, REACH[0]), REACH[1])) for d in (cx - x1, cy - y1,
                                                                     x2 - cx, y2 - cy))
-    return [f"<c{row * GRID + col}>"] + [f"<{s}{d}>" for s, d in zip(SIDES, reach)]
+    return [f"<x{col}>", f"<y{row}>"] + [f"<{s}{d}>" for s, d in zip(SIDES, reach)]
 
 
 def words_box(words: list[str]) -> tuple[float, float, float, float] | None:
-    """Back from five words; None when they are no box (wrong kinds, reversed sides)."""
-    if [w[1:2] for w in words] != ["c", *SIDES]:
+    """Back from six words; None when they are no box (wrong kinds, reversed sides)."""
+    if [w[1:2] for w in words] != ["x", "y", *SIDES]:
         return None
-    cell, *reach = (int(w[2:-1]) for w in words)
-    cx, cy = (cell % GRID + 0.5) / GRID, (cell // GRID + 0.5) / GRID
+    col, row, *reach = (int(w[2:-1]) for w in words)
+    cx, cy = (col + 0.5) / GRID, (row + 0.5) / GRID
     l, t, r, b = (d / UNIT for d in reach)
     box = tuple(min(1.0, max(0.0, v)) for v in (cx - l, cy - t, cx + r, cy + b))
     return box if box[0] < box[2] and box[1] < box[3] else None
 
 
 class TinyTokenizer:
-    """Words <-> ids on the `tokenizers` library; box literals <-> five ids.
+    """Words <-> ids on the `tokenizers` library; box literals <-> six ids.
 
     `encode` never lets text name a special token: '<eos>' in a prompt is three plain words.
     """
@@ -53,7 +53,7 @@ class TinyTokenizer:
     def __init__(self, vocab: Path = Path(__file__).with_name("vocab.txt")):
         from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
         words = vocab.read_text().split()
-        self.words = [*SPECIALS, *(f"<c{i}>" for i in range(GRID * GRID)),
+        self.words = [*SPECIALS, *(f"<{axis}{i}>" for axis in "xy" for i in range(GRID)),
                       *(f"<{s}{d}>" for s in SIDES for d in range(REACH[0], REACH[1] + 1)),
                       *words]
         self.ids = {word: i for i, word in enumerate(self.words)}
@@ -81,13 +81,13 @@ class TinyTokenizer:
         return ids + self._plain.encode(text[end:]).ids
 
     def decode(self, ids: list[int]) -> str:
-        """Ids -> text up to the first <eos>; five box ids become one literal again."""
+        """Ids -> text up to the first <eos>; six box ids become one literal again."""
         words = [self.words[i] for i in ids]
         words = words[:words.index("<eos>")] if "<eos>" in words else words
         out, i = [], 0
         while i < len(words):
-            box = words_box(words[i:i + 5]) if len(words[i:i + 5]) == 5 else None
+            box = words_box(words[i:i + WORDS])
             out.append(BoxText().format(box) if box else words[i])
-            i += 5 if box else 1
+            i += WORDS if box else 1
         text = " ".join(w for w in out if w not in ("<pad>", "<bos>", "<region>"))
         return re.sub(r" ([.,?!:;])", r"\1", text)

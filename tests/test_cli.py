@@ -1,72 +1,19 @@
-"""The commands, called as a user calls them: every bad input is one line and exit code 2."""
+"""infer.py, called as a user calls it: every bad input is one line and exit code 2."""
 
 import json
 import os
-import shutil
 import struct
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
 import pytest
+from commands import ASK, SCENE, call, ready, refused, runs, system  # noqa: F401 (fixtures)
 from PIL import Image
-from random_lion import write_stage, write_stage0
 
 import infer
-from lion_min import checkpoints, evaluate
 from lion_min.asking import BOX_LITERAL, unknown_words
-from lion_min.cli import guarded
 from lion_min.lion import loading
-from lion_min.scenes import WORLDS, make_scene, write_scenes
 from lion_min.tokenizer import TinyTokenizer
-from lion_min.training import NonFinite
-
-ROOT = Path(__file__).resolve().parents[1]
-SCENE = make_scene(WORLDS["medium"], "heldout", 5, 0).draw()
-ASK = "describe box [0.1,0.1,0.6,0.6]"
-
-
-@pytest.fixture(scope="session")
-def runs(tmp_path_factory) -> Path:
-    """OUT with an untrained stage 0 and stages 1 to 4."""
-    out = tmp_path_factory.mktemp("runs")
-    write_stage0(out)
-    for number in (1, 2, 3, 4):
-        write_stage(out, number)
-    return out
-
-
-@pytest.fixture(scope="session")
-def system(runs):
-    return loading.load_system(runs / "lion" / "stage4")
-
-
-@pytest.fixture
-def ready(system, monkeypatch, tmp_path):
-    """A folder to work in with scene.png; the system is loaded already."""
-    monkeypatch.setattr(loading, "load_system", lambda weights, device: system)
-    monkeypatch.chdir(tmp_path)
-    SCENE.save("scene.png")
-    return tmp_path
-
-
-def call(main, capsys, *argv) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of a command; an exception that leaves it fails the test."""
-    capsys.readouterr()
-    try:
-        code = main([str(word) for word in argv])
-    except SystemExit as end:
-        code = end.code
-    return code, *capsys.readouterr()
-
-
-def refused(result: tuple[int, str, str], *told: str) -> None:
-    code, out, err = result
-    assert code == 2 and out == "", result
-    assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
-    for words in told:
-        assert words in err, err
 
 
 # ---- pictures ----------------------------------------------------------------------------------
@@ -219,124 +166,3 @@ def test_full_disk_leaves_the_earlier_picture(ready, capsys, monkeypatch):
     refused(call(infer.main, capsys, "scene.png", ASK, "--save", "out.png"), "No space left")
     assert Path("out.png").read_bytes() == b"an earlier result"
     assert sorted(os.listdir()) == ["out.png", "scene.png"]
-
-
-# ---- weights -----------------------------------------------------------------------------------
-
-def cut(folder: Path) -> None:
-    model = folder / checkpoints.MODEL
-    model.write_bytes(model.read_bytes()[:-1000])
-
-
-def config(**changed):
-    def change(folder: Path) -> None:
-        old = checkpoints.load_json(folder / checkpoints.CONFIG)
-        checkpoints.save_run(folder, checkpoints.load_tensors(folder / checkpoints.MODEL),
-                             old | changed)
-    return change
-
-
-@pytest.mark.parametrize("damage, told", [
-    (lambda f: shutil.rmtree(f), "no such folder"),
-    (lambda f: (f / "config.json").unlink(), "no such file"),
-    (lambda f: (f / "config.json").write_text("{"), "JSON"),
-    (lambda f: (f / "config.json").write_text("[]"), "not a JSON object"),
-    (lambda f: (f / "model.safetensors").unlink(), "no such file"), (cut, "safetensors"),
-    (config(system="pvit"), "system is 'pvit'"), (config(stage=0), "stage is 0"),
-    (config(stage=1), "does not fit"), (config(world=["medium"]), "world is ['medium']"),
-    (config(settings=None), "family is None"),
-    (config(settings={"language": {"family": "llama"}}), "another version"),
-    (lambda f: (f.parent / "stage0" / "llama" / "model.safetensors").write_text(""),
-     "safetensors"),
-    (lambda f: f.parent.rename(f.parents[1] / "renamed"), "'lion'")])
-def test_weights_that_do_not_fit(runs, tmp_path, monkeypatch, capsys, damage, told):
-    """Guards: weights loaded in part and in silence, or around other frozen parts."""
-    monkeypatch.chdir(tmp_path)
-    SCENE.save("scene.png")
-    for stage in ("stage0", "stage4"):
-        shutil.copytree(runs / "lion" / stage, tmp_path / "lion" / stage)
-    damage(tmp_path / "lion" / "stage4")
-    where = next(tmp_path.glob("*/stage4"), tmp_path / "lion" / "stage4")
-    refused(call(infer.main, capsys, "scene.png", ASK, "--weights", where), told)
-
-
-@pytest.mark.parametrize("number", [1, 2, 3, 4])
-def test_every_stage_can_be_asked(runs, ready, capsys, monkeypatch, number):
-    """Guards: a stage whose own checkpoint its own command cannot read or explain."""
-    monkeypatch.undo()
-    where = runs / "lion" / f"stage{number}"
-    for prompt in (ASK, "How many circles are there?"):
-        code, out, _ = call(infer.main, capsys, ready / "scene.png", prompt, "--weights", where,
-                            "--show", ready / "panel.png")
-        assert code == 0 and (ready / "panel.png").exists()
-
-
-# ---- the other commands ------------------------------------------------------------------------
-
-def test_evaluate_prints_one_object(runs, ready, capsys, system):
-    """Guards: a score that the contract names and the report lacks; a shuffled floor left out."""
-    code, out, err = call(evaluate.main, capsys, "--weights", runs / "lion" / "stage4",
-                          "--count", 4, "--seed", 7, "--json")
-    result = json.loads(out)
-    assert code == 0 and err == "" and out.count("\n") == 1
-    assert result.keys() >= {
-        "rec_acc50", "rec_acc50_relational", "rec_miou", "reg_exact", "reg_exact_heldout_pairs",
-        "reg_kind", "reg_colour", "vqa_acc", "vqa_by_type", "relation_acc", "exist_acc",
-        "exist_yes_rate", "caption_object_f1", "shuffled", "n", "seed", "seconds", "system",
-        "weights", "world"}
-    assert result["world"] == "medium" and result["seed"] == 7 and result["n"]["reg"] == 4
-    assert "rec_acc50" in result["shuffled"]
-
-
-def test_evaluate_on_a_folder(runs, ready, capsys):
-    """Guards: --data that scores generated scenes all the same."""
-    write_scenes(ready / "data", 3, 1, "small")
-    words = ["--weights", runs / "lion" / "stage4", "--data", "data", "--no-shuffled"]
-    code, out, _ = call(evaluate.main, capsys, *words)
-    assert code == 0 and "\n3 scenes of the world medium" in out and "shuffled" not in out
-    (ready / "data" / "scene_1_0001.png").write_text("no picture")
-    refused(call(evaluate.main, capsys, *words), "scene_1_0001.png")
-    refused(call(evaluate.main, capsys, "--data", "data", "--format", "coco"), "photographs")
-    refused(call(evaluate.main, capsys, "--count", "1"), "--count")
-    refused(call(evaluate.main, capsys, "--weights", "nowhere"), "nowhere")
-
-
-@pytest.mark.parametrize("argv", [("scene.png",), ("scene.png", ASK, "--seed", "-1"),
-                                  ("scene.png", ASK, "--device", "tpu"),
-                                  ("scene.png", ASK, "--system", "lyrics")])
-def test_usage_is_one_line_too(ready, capsys, argv):
-    """Guards: argparse's own usage block in the place of one line."""
-    refused(call(infer.main, capsys, *argv))
-
-
-def test_guarded_tells_a_loss_that_is_not_finite(capsys):
-    """Guards: a traceback at the end of a night of training; other errors hidden as bad input."""
-    def fail(error):
-        raise error
-    assert guarded(lambda: fail(NonFinite("step 7: loss nan"))) == 2
-    assert capsys.readouterr().err == "error: step 7: loss nan\n"
-    assert guarded(lambda: fail(KeyboardInterrupt())) == 130
-    with pytest.raises(RuntimeError, match="a defect"):
-        guarded(lambda: fail(RuntimeError("a defect")))
-
-
-def test_help_is_instant():
-    """Guards: three seconds of imports before the first word of --help."""
-    code = """
-import sys, infer, train
-from lion_min import evaluate
-for main in (infer.main, train.main, evaluate.main):
-    try: main(["--help"])
-    except SystemExit as end: assert end.code == 0
-heavy = {"torch", "transformers", "numpy"} & set(sys.modules)
-assert not heavy, heavy"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "--show" in done.stdout and "--resume" in done.stdout
-
-
-def test_the_script_itself(tmp_path):
-    """Guards: an exit code lost between main() and the shell; a script that needs its folder."""
-    done = subprocess.run([sys.executable, str(ROOT / "infer.py"), "nothing.png", ASK],
-                          cwd=tmp_path, capture_output=True, text=True)
-    refused((done.returncode, done.stdout, done.stderr), "nothing.png")

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import importlib.util
 import io
+import itertools
 import re
 import runpy
 import shlex
@@ -20,7 +21,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 URL = re.compile(r"https?://\S+")
 FILE = re.compile(r"(?<![\w./*-])[\w.-]+(?:/[\w.-]+)*\.(?:py|md|txt|toml)\b")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-COMMAND = re.compile(r"(?:^|`)(?:[A-Z_]+=\S+ )*(python[ ][^`\n]+)", re.MULTILINE)
+COMMAND = re.compile(r"(?:^|`|&& |\$ )(?:[A-Z_]+=\S+ )*(python[ ][^`\n]+)", re.MULTILINE)
 FOLDERS = ("", "lion_min", "lion_min/lion", "tests")        # where a bare file name may stand
 
 
@@ -126,11 +127,18 @@ def understand(argv: list[str], monkeypatch) -> None:
 
 
 def commands(text: str) -> list[list[str]]:
-    """Every `python ...` line of shell blocks and inline code, as argv, comments dropped."""
+    """Every `python ...` of shell blocks and inline code, as argv."""
     shell = "\n".join(b.text for b in blocks(text) if b.language in ("", "sh", "bash", "console"))
     prose = FENCE.sub("", text)
     found = [m[1] for part in (shell.replace("\\\n", " "), prose) for m in COMMAND.finditer(part)]
-    return [shlex.split(line.split("  (")[0], comments=True) for line in found]
+    return [words(line) for line in found]
+
+
+def words(line: str) -> list[str]:
+    """A shell line as argv, up to a comment, pipe or redirection."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    return [*itertools.takewhile(lambda word: word.strip("();<>|&"), lexer)]
 
 
 @pytest.mark.parametrize("name", DOCS)
@@ -149,3 +157,11 @@ def test_command_check_sees_a_wrong_flag(monkeypatch):
         understand(["python", "-m", "lion_min.scenes", "OUT", "--cuont", "3"], monkeypatch)
     with pytest.raises(FileNotFoundError):
         understand(["python", "no_such_script.py"], monkeypatch)
+
+
+def test_commands_are_found():
+    """The finder itself: a command behind `$`, `&&` or a variable is overlooked, so unchecked."""
+    text = """Try `python a.py --x 1`.\n```sh\npip install b && python c.py "d e" > f.txt  # why
+$ python -m g \\\n  --h\nLION=1 python i.py | tee j\n```\n```python\npython = 1\n```\n"""
+    assert sorted(commands(text)) == [["python", "-m", "g", "--h"], ["python", "a.py", "--x", "1"],
+                                      ["python", "c.py", "d e"], ["python", "i.py"]]

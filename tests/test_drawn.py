@@ -10,7 +10,7 @@ from lion_min.drawn import is_drawn, unexplained
 from lion_min.scenes import WORLDS, make_scene
 
 
-@pytest.mark.parametrize("world", WORLDS.values(), ids=str)
+@pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
 def test_drawn_scenes_pass(world):
     """Guards: a warning about photographs on the very pictures the model was trained for."""
     for i in range(40):

@@ -36,8 +36,9 @@ def test_the_map_stands_upright(system, monkeypatch):
     """Guards: a heat map turned or mirrored against the picture, or led by the CLS token."""
     weights = torch.zeros(1, 4, 12, 65)
     weights[..., 0], weights[..., 1 + 2 * 8 + 5] = 0.9, 0.1       # CLS; row 2, column 5
+    asked = reply(system, "What is in the image?")
     monkeypatch.setattr(system.model, "query_tokens", lambda x, maps: (None, [weights] * 3))
-    (_, seen), _ = explain(system, reply(system, "What is in the image?"))[0]
+    (_, seen), _ = explain(system, asked)[0]
     assert seen.shape == (8, 8) and seen.argmax() == 2 * 8 + 5
     assert torch.isclose(seen.max(), torch.tensor(0.1))
 
@@ -47,11 +48,11 @@ def test_a_box_asks_what_its_own_patches_read(system, monkeypatch):
     weights = torch.zeros(1, 4, 65, 65)
     weights[:, :, :, 7] = 0.5                                     # all patches look at one,
     weights[:, :, 1, 7], weights[:, :, 1, 40] = 0.0, 1.0          # the box's patch at another
+    boxed, plain = reply(system, "describe box [0,0,8,8]"), reply(system, "What is there?")
+    boxed.boxes, plain.boxes = [], []                             # an untrained model says anything
     monkeypatch.setattr(system.model, "aggregated_tokens", lambda x, maps: (None, [weights] * 2))
-    asked = reply(system, "describe box [0,0,8,8]")
-    asked.boxes = []
-    assert explain(system, asked)[0][1][1].argmax() == 40 - 1
-    assert explain(system, reply(system, "What is there?"))[0][1][1].argmax() == 7 - 1
+    assert explain(system, boxed)[0][1][1].argmax() == 40 - 1
+    assert explain(system, plain)[0][1][1].argmax() == 7 - 1
 
 
 def test_real_maps_are_shares_and_the_router_is_that_of_the_route(system):

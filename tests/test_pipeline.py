@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_cli import call, refused
+from commands import call, refused
 
 import train
 from lion_min import checkpoints
@@ -97,7 +97,7 @@ def test_all_runs_every_stage_in_order(called, capsys, monkeypatch):
     monkeypatch.setattr(pipeline, "side_by_side", begun.extend)
     code, out, _ = call(train.main, capsys, *"--stage all --steps 5 --labels coarse".split())
     assert code == 0 and [number for number, _ in called] == [1, 2, 3, 4]
-    assert [[c[4 - 1] for c in chain] for chain in begun] == [
+    assert [[c[3] for c in chain] for chain in begun] == [
         ["--part=vision", "--part=t5"], ["--part=llama"]]
     commands = [c for chain in begun for c in chain]
     assert all(c[1].endswith("train.py") and "--steps=5" in c for c in commands)

@@ -13,7 +13,7 @@ Deviations from the paper, all in the tiny preset; the published one has none of
 - the LLM is a Llama, read [Z_a | Z_q | text], so that an image is read once for its questions;
 - `region_tokens`: a box in the prompt is text and one pooled feature (PVIT's idea);
 - the encoder has 4 blocks and gives states 4, 2, 1 where LION's gives 39, 29, 19;
-- a box literal is five words of the tiny tokenizer, not digits;
+- a box literal is six words of the tiny tokenizer, not digits;
 - answers are decoded greedily; the published settings (5 beams, repetition 1.5) hurt digits.
 """
 
@@ -152,10 +152,10 @@ class Lion(nn.Module):
 
 def tiny(world, vocab: int, mode: str = "all", llm: str = "llama") -> LionSettings:
     """The bundled preset: about 1 M parameters a part, everything made here."""
-    layers = 4 if llm == "llama" else 3
+    layers = 5 if llm == "llama" else 3
     return LionSettings(
         vision=VisionSettings(image=world.image, patch=world.image // 8),
-        language=LanguageSettings(family=llm, vocab=vocab, layers=layers),
+        language=LanguageSettings(family=llm, vocab=vocab, layers=layers, ffn=384),
         qformer=QFormerSettings(width=128, layers=3, heads=4, ffn=256, queries=12,
                                 vision_width=128, vocab=vocab, max_text=64, cross_every=1),
         mode=mode)

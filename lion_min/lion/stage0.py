@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from lion_min import training
 from lion_min.images import CLIP_MEAN, CLIP_STD, to_pixels
 from lion_min.language import LanguageModel
-from lion_min.lion import textworld
+from lion_min.lion import reading
 from lion_min.lion.model import tiny
+from lion_min.lion.textworld import TextScenes
 from lion_min.scenes import WORLDS, Scene, World, make_scene
 from lion_min.tokenizer import GRID, REACH, TinyTokenizer, box_words
 from lion_min.training import Plan
@@ -30,12 +31,12 @@ from lion_min.vision import TagHead, VisionEncoder
 PARTS = ("vision", "llama", "t5")
 PLANS = {
     "vision": Plan(steps=1500, lr=1e-3, warmup=100, decay="linear_tail", precision="bf16"),
-    "llama": Plan(steps=4000, lr=1.2e-3, warmup=100, decay="linear_tail", precision="bf16",
+    "llama": Plan(steps=3200, lr=1.2e-3, warmup=100, decay="linear_tail", precision="bf16",
                   betas=(0.9, 0.98)),
-    "t5": Plan(steps=2500, lr=1.2e-3, warmup=100, decay="linear_tail", precision="bf16",
+    "t5": Plan(steps=1500, lr=1.2e-3, warmup=100, decay="linear_tail", precision="bf16",
                betas=(0.9, 0.98)),
 }
-BATCH = {"vision": 64, "llama": 16, "t5": 16}
+BATCH = {"vision": 64, "llama": 16, "t5": 8}
 
 
 class VisionTeacher(nn.Module):
@@ -58,14 +59,16 @@ class VisionTeacher(nn.Module):
         self.scale = nn.Parameter(torch.tensor(2.0))
 
     def forward(self, scenes: list[Scene], captions: list[list[int]]) -> tuple[Tensor, dict]:
-        images = [s.draw() for s in scenes]
-        pixels = to_pixels(images, self.vision.settings.image, CLIP_MEAN, CLIP_STD)
-        state = self.vision(pixels.to(self.scale.device))[-1]        # [B, 1+N, D]
+        state = self.vision(self.pixels(scenes))[-1]                 # [B, 1+N, D]
         parts = {"tags": self.tag_loss(state, scenes), "contrast": self.contrast(state, captions)}
         if self.labels == "dense":
             parts |= self.dense(state, scenes)
         weights = {"contrast": 0.1, "distances": 0.5} if self.labels == "dense" else {}
         return sum(weights.get(k, 1.0) * v for k, v in parts.items()), parts
+
+    def pixels(self, scenes: list[Scene]) -> Tensor:
+        return to_pixels([s.draw() for s in scenes], self.vision.settings.image, CLIP_MEAN,
+                         CLIP_STD).to(self.scale.device)
 
     def tag_loss(self, state: Tensor, scenes: list[Scene]) -> Tensor:
         truth = torch.tensor([[float(any(tag in (t.colour, t.kind) for t in s.objects))
@@ -85,24 +88,28 @@ class VisionTeacher(nn.Module):
         own = torch.arange(len(logits), device=logits.device)
         return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
-    def dense(self, state: Tensor, scenes: list[Scene]) -> dict[str, Tensor]:
-        """Per cell: is an object's centre here, and what and how far its sides are."""
+    def truth(self, scenes: list[Scene]) -> tuple[Tensor, list[int], Tensor]:
+        """(a 1 where a centre is [B, N], the flat rows of the centres, their 8 labels)."""
         there = torch.zeros(len(scenes), GRID * GRID)
         rows, labels = [], []
         for b, scene in enumerate(scenes):
             for t in scene.objects:
-                cell, *reach = (int(w[2:-1]) for w in box_words(t.box))
-                there[b, cell] = 1
-                rows.append(b * GRID * GRID + cell)
+                col, row, *reach = (int(w[2:-1]) for w in box_words(t.box))
+                there[b, row * GRID + col] = 1
+                rows.append((b * GRID + row) * GRID + col)
                 labels.append([self.world.colours.index(t.colour), self.world.kinds.index(t.kind),
                                list(self.world.sizes).index(t.size),
-                               self.world.textures.index(t.texture), *(r - REACH[0] for r in reach)])
+                               self.world.textures.index(t.texture),
+                               *(r - REACH[0] for r in reach)])
+        return there.to(self.scale.device), rows, torch.tensor(labels, device=self.scale.device)
+
+    def dense(self, state: Tensor, scenes: list[Scene]) -> dict[str, Tensor]:
+        """Per cell: is an object's centre here, and what and how far its sides are."""
+        there, rows, labels = self.truth(scenes)
         told = self.cells(state[:, 1:]).flatten(0, 1).float()        # [B*N, sum(sizes)]
-        labels = torch.tensor(labels, device=told.device)
         heads = told[rows].split(self.sizes, -1)[1:]
         losses = [F.cross_entropy(h, labels[:, i]) for i, h in enumerate(heads)]
-        return {"centre": F.binary_cross_entropy_with_logits(
-                    told[:, 0], there.flatten().to(told.device)),
+        return {"centre": F.binary_cross_entropy_with_logits(told[:, 0], there.flatten()),
                 "attributes": sum(losses[:4]), "distances": sum(losses[4:])}
 
 
@@ -112,11 +119,11 @@ class TextTeacher(nn.Module):
     def __init__(self, llm: LanguageModel, tokenizer: TinyTokenizer):
         super().__init__()
         self.llm, self.tokenizer = llm, tokenizer
-        textworld.match_by_likeness(llm)
-        self.grounding = textworld.Grounding(llm)
+        reading.match_by_likeness(llm, tokenizer)
+        self.grounding = reading.Grounding(llm)
 
-    def forward(self, told: textworld.TextScenes) -> tuple[Tensor, dict]:
-        embeds, text, shared = textworld.read(self.llm, told, self.tokenizer)
+    def forward(self, told: TextScenes) -> tuple[Tensor, dict]:
+        embeds, text, shared = reading.read(self.llm, told, self.tokenizer)
         answer = self.llm.loss(embeds, text, shared)
         grounding = self.grounding(told, shared.shape[1])
         return answer + grounding, {"answer": answer.detach(), "grounding": grounding.detach()}
@@ -140,10 +147,32 @@ def train(part: str, out: Path, world: str = "medium", seed: int = 0, resume: bo
                             tokenizer)
 
         def step_loss(step: int):
-            return model(textworld.lesson(place, seed, step, plan.steps, batch, tokenizer, part))
+            return model(reading.lesson(place, seed, step, plan.steps, batch, tokenizer, part))
     where = Path(out) / "lion" / "stage0" / part
     config = {"system": "lion", "stage": 0, "part": part, "preset": "tiny", "world": world,
               "seed": seed, "batch": batch, "settings": asdict(tiny(place, len(tokenizer)))}
     config |= {"labels": labels} if part == "vision" else {}
     training.run(model, step_loss, plan, where, config, resume, device, quiet)
+    model.eval()
+    print(f"wrote {where}: " + ", ".join(f"{k} {v:.3f}" for k, v in report(model, place).items()))
     return where
+
+
+@torch.no_grad()
+def report(model: VisionTeacher | TextTeacher, world: World, count: int = 256) -> dict[str, float]:
+    """How well the trained part does its own work on held-out scenes."""
+    if isinstance(model, TextTeacher):
+        return reading.reading(model.llm, model.tokenizer, world, count)
+    scenes = [make_scene(world, "heldout", 0, i) for i in range(count)]
+    state = model.vision(model.pixels(scenes))[-1]
+    tags = model.tagger.predict(state)
+    scores = {"tags": sum(t == sorted({w for o in s.objects for w in (o.colour, o.kind)},
+                                      key=model.tagger.tags.index)
+                          for t, s in zip(tags, scenes)) / count}
+    if model.labels == "dense":
+        rows, labels = model.truth(scenes)[1:]
+        told = model.cells(state[:, 1:]).flatten(0, 1)[rows].split(model.sizes, -1)[1:]
+        names = ("colour", "kind", "size", "texture", "left", "top", "right", "bottom")
+        scores |= {n: float((h.argmax(-1) == labels[:, i]).float().mean())
+                   for i, (n, h) in enumerate(zip(names, told))}
+    return scores

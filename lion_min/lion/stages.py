@@ -19,6 +19,7 @@ from lion_min.adapters import IMAGE, REGION
 from lion_min.language import LanguageModel
 from lion_min.lion.answering import LionSystem, look, make_inputs
 from lion_min.lion.model import Lion, tiny
+from lion_min.lion.textworld import noisy_tags
 from lion_min.scenes import WORLDS, Scene, World, make_scene
 from lion_min.tasks import examples
 from lion_min.tokenizer import TinyTokenizer
@@ -30,7 +31,7 @@ POOL = 4096                                # scenes whose frozen features are ke
 BATCH = 16                                 # scenes a step
 
 # What one scene of a batch is asked. A batch is of one level: the router has one row a batch.
-VQA = ("existence", "colour", "kind", "count", "count", "relation", "relation", "relation")
+VQA = ("existence", "colour", "kind", "count", "count", "relation", "relation", "side")
 ROUNDS = {"vqa": (IMAGE, VQA), "caption": (IMAGE, ("caption",) * 2),
           "region": (REGION, ("reg",) * 3 + ("rec",) * 3 + ("rec_relational",) * 4)}
 
@@ -88,14 +89,12 @@ def build(mode: str, out: Path, llm: str = "llama") -> tuple[Lion, TagHead, Tiny
 class Pool:
     """Scenes with the frozen encoder's features, computed once and asked again and again."""
 
-    def __init__(self, model: Lion, tagger: TagHead, world: World, seed: int, size: int,
-                 split: str = "train"):
-        used = {model.settings.depths, model.settings.region_depths}
-        used = {d for depths in used for d in depths} | {model.settings.vision.blocks}
-        self.scenes = [make_scene(world, split, seed, i) for i in range(size)]
+    def __init__(self, model: Lion, tagger: TagHead, scenes: list[Scene]):
+        used = {*model.settings.depths, *model.settings.region_depths}
+        self.scenes = scenes
         chunks, self.tags = [], []
-        for start in range(0, size, 128):
-            states = look(model.vision, [s.draw() for s in self.scenes[start:start + 128]])
+        for start in range(0, len(scenes), 128):
+            states = look(model.vision, [s.draw() for s in scenes[start:start + 128]])
             self.tags += tagger.predict(states[-1])
             chunks.append([s.half() if d in used else s[:, :0].half()
                            for d, s in enumerate(states)])
@@ -106,11 +105,10 @@ class Pool:
 
 
 class Live:
-    """A pool whose encoder is not frozen: every batch is drawn and looked at anew."""
+    """A pool whose encoder is not frozen: every batch is looked at anew."""
 
-    def __init__(self, model: Lion, world: World, seed: int, size: int):
-        self.vision = model.vision
-        self.scenes = [make_scene(world, "train", seed, i) for i in range(size)]
+    def __init__(self, model: Lion, scenes: list[Scene]):
+        self.vision, self.scenes = model.vision, scenes
 
     def take(self, rows: list[int]) -> list[Tensor]:
         return look(self.vision, [self.scenes[r].draw() for r in rows])
@@ -131,7 +129,7 @@ def step_loss(model: Lion, tokenizer: TinyTokenizer, pool: Pool, stage: Stage, s
         asked = [e for r in rows for e in examples(pool.scenes[r], rng, tasks)]
         tags = None
         if stage.tags:
-            tags = [noisy(pool.tags[r], pool.scenes[r], rng, stage.tag_noise)
+            tags = [noisy_tags(pool.tags[r], pool.scenes[r].world, rng, stage.tag_noise)
                     for r in rows for _ in tasks]
         return model(make_inputs(model, tokenizer, pool.take(rows), [e.prompt for e in asked],
                                  level, [e.answer for e in asked], tags))
@@ -139,18 +137,13 @@ def step_loss(model: Lion, tokenizer: TinyTokenizer, pool: Pool, stage: Stage, s
     return loss
 
 
-def noisy(tags: list[str], scene: Scene, rng: random.Random, noise: float) -> list[str]:
-    """Each tag lost with probability `noise`, a wrong one added as often: taggers err."""
-    kept = [t for t in tags if rng.random() >= noise]
-    words = (*scene.world.colours, *scene.world.kinds)
-    stray = [w for w in words if w not in tags and rng.random() < noise * len(tags) / len(words)]
-    return sorted(kept + stray, key=words.index)
-
-
 def train(stage: Stage, out: Path, world: str = "medium", seed: int = 0, resume: bool = False,
           device="cpu", plan: Plan | None = None, batch: int = BATCH, pool: int = POOL,
-          checks: int = 64, quiet: bool = False) -> dict:
-    """Run one stage and write its folder; returns {'before', 'after', 'folder'}."""
+          checks: int = 64, quiet: bool = False, scenes: list[Scene] | None = None) -> dict:
+    """Run one stage and write its folder; returns {'before', 'after', 'folder'}.
+
+    scenes: those of a folder (datasets.read_scenes) instead of `pool` new ones.
+    """
     torch.manual_seed(seed)
     plan = plan or stage.plan
     place = WORLDS[world]
@@ -165,10 +158,12 @@ def train(stage: Stage, out: Path, world: str = "medium", seed: int = 0, resume:
     system = LionSystem(model, tokenizer, tagger, stage.tags)
     before = evaluation.evaluate(system, place, checks, 2**20 + seed, shuffled=False)
     live = any(name.startswith("vision.") for name in names)
-    source = Live(model, place, seed, 16 * pool) if live else Pool(model, tagger, place, seed, pool)
+    scenes = scenes or [make_scene(place, "train", seed, i)
+                        for i in range(16 * pool if live else pool)]
+    source = Live(model, scenes) if live else Pool(model, tagger, scenes)
     where = Path(out) / "lion" / (f"stage{n}" if isinstance(n := stage.number, int) else n)
     config = {"system": "lion", "stage": stage.number, "preset": "tiny", "world": world,
-              "seed": seed, "batch": batch, "pool": pool, "tags": stage.tags,
+              "seed": seed, "batch": batch, "pool": len(scenes), "tags": stage.tags,
               "settings": asdict(model.settings)}
     training.run(model, step_loss(model, tokenizer, source, stage, seed, batch), plan, where,
                  config, resume, device, quiet)

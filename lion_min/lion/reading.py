@@ -1,0 +1,150 @@
+"""How a tiny LLM learns to read: told scenes in, the curriculum, two helps, and its reading scores.
+
+Symbols: B scenes, P slots, S samples, L tokens, M phrases, D width.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lion_min.evaluation import box_overlap
+from lion_min.language import LanguageModel, splice
+from lion_min.lion.textworld import TextScenes, text_scenes
+from lion_min.scenes import World
+from lion_min.tokenizer import GRID, REACH, SIDES, TinyTokenizer
+
+
+def slot_sums(llm: LanguageModel, slots: list[list[int]]) -> Tensor:
+    """[N] lists of word ids -> [N, D], the sum of each list's embeddings (0 when empty)."""
+    weight = llm.model.get_input_embeddings().weight
+    flat = torch.tensor([i for s in slots for i in s], device=weight.device)
+    starts = torch.tensor([0, *map(len, slots)][:-1], device=weight.device).cumsum(0)
+    return F.embedding_bag(flat, weight, starts, mode="sum")
+
+
+def _rows(llm: LanguageModel, scenes: list[list[list[int]]] | None) -> Tensor | None:
+    if scenes is None:
+        return None
+    return slot_sums(llm, [s for scene in scenes for s in scene]).view(
+        len(scenes), len(scenes[0]), -1)                              # [B, P, D]
+
+
+def read(llm: LanguageModel, told: TextScenes, tokenizer: TinyTokenizer, train: bool = True):
+    """(embeds, text, shared) for llm.loss (train) or llm.generate."""
+    parts = [p for p in (_rows(llm, told.grid), _rows(llm, told.listed)) if p is not None]
+    shared = torch.cat(parts, 1)                                      # [B, P, D]
+    text = llm.pack(told.prompts, told.answers if train else None, len(shared))
+    embeds = llm.embed(text.ids)                                      # [rows, L, D]
+    if told.regions:
+        embeds = splice(embeds, text.ids, tokenizer.region_id, slot_sums(llm, told.regions))
+    return embeds, text, shared
+
+
+class Grounding(nn.Module):
+    """A teacher's loss: where a prompt names an object, an early hidden state points to its slot.
+
+    It is what reading takes first: find the slot that resembles the phrase. Thrown away after
+    stage 0.
+    """
+
+    def __init__(self, llm: LanguageModel, layer: int = 1, width: int = 64):
+        super().__init__()
+        self.norm = nn.LayerNorm(llm.width)
+        self.asks, self.offers = nn.Linear(llm.width, width), nn.Linear(llm.width, width)
+        with torch.no_grad():
+            self.offers.weight.copy_(self.asks.weight)                # likeness, see match_by_likeness
+        self.packed, self.seen = not llm.encoder_decoder, {}
+        inner = llm.model.model.layers if self.packed else llm.model.encoder.block
+        inner[layer].register_forward_hook(lambda module, args, out: self.seen.update(
+            state=out[0] if isinstance(out, tuple) else out))
+
+    def forward(self, told: TextScenes, slots: int) -> Tensor:
+        """Mean over phrases of -log p(a slot it fits); call right after the LLM's loss."""
+        state = self.norm(self.seen.pop("state").float())             # [rows, P+L, D]
+        n = len(told.prompts) // len(state)                           # 1 unless packed
+        rows, places, hits, offset = [], [], [], 0
+        for i, named in enumerate(told.named):
+            offset = offset if i % n else slots
+            for place, target in named:
+                rows.append(i // n)
+                places.append(offset + place)
+                hits.append(target)
+            offset += len(told.prompts[i]) + len(told.answers[i]) + 1
+        if not rows:
+            return state.sum() * 0
+        asked = self.asks(state[rows, places])                        # [M, d]
+        offered = self.offers(state[:, :slots])[rows]                 # [M, P, d]
+        scores = (offered @ asked[:, :, None])[..., 0] / asked.shape[1] ** 0.5
+        right = torch.zeros_like(scores, dtype=torch.bool)
+        for row, target in zip(right, hits):
+            row[target] = True
+        return -scores.log_softmax(-1).masked_fill(~right, -1e9).logsumexp(-1).mean()
+
+
+@torch.no_grad()
+def match_by_likeness(llm: LanguageModel, tokenizer: TinyTokenizer) -> None:
+    """A start for a tiny LLM whose whole work is looking things up.
+
+    Keys equal queries and outputs undo values, so that from the first step on attention goes to
+    what resembles the asking token and copies it; embeddings are large beside what the blocks
+    add, and those of numbers (columns, rows, distances) begin on a smooth curve, so that left
+    and right can be compared. Measured on text scenes, seed 0: VQA colour .77 after 250 steps
+    against .17 after 1000 from transformers' own start.
+    """
+    for name, parameter in llm.model.named_parameters():
+        if not llm.encoder_decoder and parameter.ndim == 2:
+            parameter.normal_(0, 0.5 if "embed" in name else llm.width ** -0.5)
+    if not llm.encoder_decoder:
+        llm.model.model.norm.weight.fill_(0.2)                        # modest first logits
+    words = llm.model.get_input_embeddings().weight
+    for axis, count in [(axis, GRID) for axis in "xy"] + [(s, REACH[1] - REACH[0] + 1)
+                                                          for s in SIDES]:
+        first = tokenizer.ids[f"<{axis}{0 if axis in 'xy' else REACH[0]}>"]
+        curve = torch.cos(torch.pi * torch.outer((torch.arange(count) + 0.5) / count,
+                                                 torch.arange(1, 5)))  # [count, 4]
+        curve = curve / torch.arange(1, 5) @ torch.randn(4, llm.width)
+        own = words[first:first + count]
+        own.copy_(0.8 * own + 0.6 * own.std() * curve / curve.std())
+    for module in llm.model.modules():
+        names = next((n for n in (("q_proj", "k_proj", "v_proj", "o_proj"), ("q", "k", "v", "o"))
+                      if all(hasattr(module, part) for part in n)), None)
+        if names:
+            q, k, v, o = (getattr(module, part).weight for part in names)
+            k.copy_(q)
+            o.copy_(v.T)
+
+
+def lesson(world: World, seed: int, step: int, steps: int, batch: int, tokenizer: TinyTokenizer,
+           part: str) -> TextScenes:
+    """The curriculum: two objects in lists first, then three, then all forms and numbers.
+
+    A T5 has no packed rows, so it reads short lists only.
+    """
+    done = step / steps
+    return text_scenes(world, seed, step, batch, tokenizer,
+                       most=2 if done < 0.08 else 3 if done < 0.18 else None,
+                       form="list" if done < 0.06 or part == "t5" else None)
+
+
+@torch.no_grad()
+def reading(llm: LanguageModel, tokenizer: TinyTokenizer, world: World, count: int = 128,
+            seed: int = 0) -> dict[str, float]:
+    """Share of right answers a task on held-out scenes told as perfect text; REC by IoU >= .5.
+
+    Nothing that sees can exceed it. `count` scenes, one question of each task.
+    """
+    right: dict[str, list[bool]] = defaultdict(list)
+    for step in range(max(1, count // 32)):
+        told = text_scenes(world, seed, step, 32, tokenizer, "heldout", form="list")
+        embeds, text, shared = read(llm, told, tokenizer, train=False)
+        answers = llm.generate(embeds, text, shared)
+        for asked, ids in zip(told.asked, answers.tolist()):
+            said = tokenizer.decode(ids)
+            hit = box_overlap(said, asked.answer) >= 0.5 if "rec" in asked.task \
+                else said == asked.answer
+            right[asked.task].append(hit)
+    return {task: round(sum(hits) / len(hits), 4) for task, hits in sorted(right.items())}
