@@ -46,6 +46,7 @@ class TextBatch:
     ids: Tensor                            # [rows, L]
     mask: Tensor                           # [rows, L] True = token, False = padding
     labels: Tensor | None = None           # -100 = no loss; [rows, L], encoder-decoder [S, A]
+    weight: Tensor | None = None           # beside labels: 1 / tokens of its answer, 0 elsewhere
     sample: Tensor | None = None           # packed: which sample of the row, [rows, L]
     position: Tensor | None = None         # packed: position within the sample, [rows, L]
     own: Tensor | None = None              # packed: True where an own visual token goes
@@ -65,7 +66,7 @@ def splice(embeds: Tensor, ids: Tensor, token: int, features: Tensor) -> Tensor:
     return out
 
 
-def _pad(rows: list[list[int]], value: int, left: bool = False) -> Tensor:
+def _pad(rows: list[list], value: float, left: bool = False) -> Tensor:
     longest = max(map(len, rows))
     return torch.tensor([[value] * (longest - len(r)) * left + r + [value] * (longest - len(r))
                          * (not left) for r in rows])
@@ -102,12 +103,15 @@ class LanguageModel(nn.Module):
         """
         s, device = self.settings, self.device
         if answers is None or self.encoder_decoder:
-            labels = answers and _pad([a + [s.eos_id] for a in answers], -100).to(device)
+            answers = answers and [a + [s.eos_id] for a in answers]
+            labels = answers and _pad(answers, -100).to(device)
+            weight = answers and _pad([[1 / len(a)] * len(a) for a in answers], 0.0).to(device)
             ids = _pad(prompts, -1, left=not self.encoder_decoder and answers is None).to(device)
-            return TextBatch(ids.clamp(min=0).masked_fill(ids < 0, s.pad_id), ids >= 0, labels)
+            return TextBatch(ids.clamp(min=0).masked_fill(ids < 0, s.pad_id), ids >= 0, labels,
+                             weight)
         n = len(prompts) // (images or len(prompts))
-        rows: dict[str, list[list[int]]] = {k: [] for k in ("ids", "labels", "sample", "position",
-                                                             "own")}
+        rows: dict[str, list[list[int]]] = {k: [] for k in ("ids", "labels", "weight", "sample",
+                                                             "position", "own")}
         for start in range(0, len(prompts), n):
             row = {k: [] for k in rows}
             for i, (q, a) in enumerate(zip(prompts[start:start + n], answers[start:start + n])):
@@ -115,28 +119,34 @@ class LanguageModel(nn.Module):
                 size = own + len(q) + len(a)
                 row["ids"] += [s.pad_id] * own + q + a
                 row["labels"] += [-100] * (own + len(q)) + a
+                row["weight"] += [0.0] * (own + len(q)) + [1 / len(a)] * len(a)
                 row["sample"] += [i] * size
                 row["position"] += range(size)
                 row["own"] += [1] * own + [0] * (size - own)
             for k in rows:
                 rows[k].append(row[k])
-        pads = {"ids": s.pad_id, "labels": -100, "sample": -1, "position": 0, "own": 0}
+        pads = {"ids": s.pad_id, "labels": -100, "weight": 0.0, "sample": -1, "position": 0, "own": 0}
         t = {k: _pad(v, pads[k]).to(device) for k, v in rows.items()}
-        return TextBatch(t["ids"], t["sample"] >= 0, t["labels"], t["sample"], t["position"],
-                         t["own"].bool())
+        return TextBatch(t["ids"], t["sample"] >= 0, t["labels"], t["weight"], t["sample"],
+                         t["position"], t["own"].bool())
 
     def loss(self, embeds: Tensor, text: TextBatch, shared: Tensor | None = None,
-             own: Tensor | None = None) -> Tensor:
+             own: Tensor | None = None, balanced: bool = False) -> Tensor:
         """Mean cross-entropy of the answer tokens; embeds [rows, L, D] are text.ids embedded and
-        spliced. ValueError when no label is left (the mean would be NaN)."""
+        spliced. `balanced`: every answer counts alike, not every token, so that a yes is not
+        drowned by a caption. ValueError when no label is left (the mean would be NaN)."""
         if not bool((text.labels != -100).any()):
             raise ValueError("no answer token to learn from: every label is -100")
+        labels, weight = text.labels, text.weight if balanced else (text.labels != -100).float()
         if self.encoder_decoder:
             x, mask = self._joined(embeds, text.mask, shared, own)
-            return self.model(inputs_embeds=x, attention_mask=mask.long(), labels=text.labels).loss
-        logits = self.logits(embeds, text, shared, own)               # [B, L, V]
-        return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), text.labels[:, 1:].flatten(),
+            logits = self.model(inputs_embeds=x, attention_mask=mask.long(), labels=labels).logits
+        else:
+            logits = self.logits(embeds, text, shared, own)[:, :-1]   # [B, L-1, V]
+            labels, weight = labels[:, 1:], weight[:, 1:]             # the token before predicts
+        each = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none",
                                ignore_index=-100)
+        return (each * weight.flatten()).sum() / weight.sum()
 
     def logits(self, embeds: Tensor, text: TextBatch, shared: Tensor | None = None,
                own: Tensor | None = None) -> Tensor:

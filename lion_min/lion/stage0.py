@@ -31,7 +31,7 @@ from lion_min.vision import TagHead, VisionEncoder
 PARTS = ("vision", "llama", "t5")
 PLANS = {
     "vision": Plan(steps=1500, lr=1e-3, warmup=100, decay="linear_tail", precision="bf16"),
-    "llama": Plan(steps=3200, lr=1.2e-3, warmup=100, decay="linear_tail", precision="bf16",
+    "llama": Plan(steps=3000, lr=1.2e-3, warmup=100, decay="linear_tail", precision="bf16",
                   betas=(0.9, 0.98)),
     "t5": Plan(steps=1500, lr=1.2e-3, warmup=100, decay="linear_tail", precision="bf16",
                betas=(0.9, 0.98)),
@@ -124,7 +124,7 @@ class TextTeacher(nn.Module):
 
     def forward(self, told: TextScenes) -> tuple[Tensor, dict]:
         embeds, text, shared = reading.read(self.llm, told, self.tokenizer)
-        answer = self.llm.loss(embeds, text, shared)
+        answer = self.llm.loss(embeds, text, shared, balanced=True)
         grounding = self.grounding(told, shared.shape[1])
         return answer + grounding, {"answer": answer.detach(), "grounding": grounding.detach()}
 

@@ -148,6 +148,8 @@ def train(stage: Stage, out: Path, world: str = "medium", seed: int = 0, resume:
     plan = plan or stage.plan
     place = WORLDS[world]
     model, tagger, tokenizer = build(stage.mode, out)
+    say_if_bundled(out, 0, "vision")
+    say_if_bundled(out, 0, "llama")
     model.to(device), tagger.to(device)
     names = training.only_trainable(model, stage.trains)
     begin = stage.start(lambda number: earlier(out, number))
@@ -176,7 +178,13 @@ def train(stage: Stage, out: Path, world: str = "medium", seed: int = 0, resume:
 
 def earlier(out: Path, number: int) -> dict[str, Tensor]:
     """The trained tensors of an earlier stage, said aloud when they are the bundled ones."""
-    where = folder(out, number)
+    say_if_bundled(out, number)
+    return {k: v.float() for k, v in checkpoints.load_run(folder(out, number))[0].items()}
+
+
+def say_if_bundled(out: Path, number: int, part: str = "") -> None:
+    """One line when what a stage starts from is not in --out (design section 5)."""
+    where = folder(out, number, part)
     if WEIGHTS in where.parents:
-        print(f"no stage {number} in {out}: starting from the bundled weights {where}")
-    return {k: v.float() for k, v in checkpoints.load_run(where)[0].items()}
+        print(f"no stage {number} {part and part + ' '}in {out}: starting from the bundled "
+              f"weights {where}")
