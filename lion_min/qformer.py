@@ -11,6 +11,7 @@ tokens, Q queries, T = Q + L, D width, Dv vision width, H heads, d = D / H.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -34,12 +35,13 @@ class QFormerSettings:
     cross_every: int = 2  # cross-attention in layers 0, cross_every, 2 * cross_every, ...
     ln_eps: float = 1e-12
     dropout: float = 0.0
+    init_std: float = 0.02  # BERT's, made for width 768; a width of 128 wants 1/sqrt(128)
 
 
-def init_bert(module: nn.Module) -> None:
-    """BERT's start, for `parent.apply(init_bert)`: matrices N(0, 0.02), biases 0."""
+def init_bert(module: nn.Module, std: float = 0.02) -> None:
+    """BERT's start, for `parent.apply(init_bert)`: matrices N(0, std), biases 0."""
     if isinstance(module, (nn.Linear, nn.Embedding)):
-        nn.init.normal_(module.weight, std=0.02)
+        nn.init.normal_(module.weight, std=std)
     if isinstance(module, nn.Linear):
         nn.init.zeros_(module.bias)
 
@@ -161,7 +163,7 @@ class QFormer(nn.Module):
         self.norm = nn.LayerNorm(s.width, eps=s.ln_eps)
         self.layers = nn.ModuleList(
             self.layer_type(s, cross=i % s.cross_every == 0) for i in range(s.layers))
-        self.apply(init_bert)
+        self.apply(partial(init_bert, std=s.init_std))
 
     def forward(self, image: Tensor, text_ids: Tensor | None = None,
                 text_mask: Tensor | None = None, return_attention: bool = False,

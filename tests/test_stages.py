@@ -234,15 +234,15 @@ def test_a_resumed_stage_is_the_uninterrupted_one(trained, copy, monkeypatch, nu
 
 
 @pytest.mark.parametrize("number, told", [(1, {0}), (3, {0, 1, 2}), (4, {0, 3})])
-def test_bundled_weights_are_said_aloud(trained, tmp_path, monkeypatch, capsys, number, told):
+def test_bundled_weights_are_said_aloud(copy, tmp_path, monkeypatch, capsys, number, told):
     """Guards: a stage in an empty folder that goes on from the bundled weights in silence."""
-    train(stage_of(number), trained[0], steps=1)
-    assert "bundled" not in capsys.readouterr().out, "its own earlier stages were there"
-    monkeypatch.setattr(stages, "WEIGHTS", trained[0] / "lion")
-    train(stage_of(number), tmp_path, steps=1)
-    lines = [line for line in capsys.readouterr().out.splitlines() if "bundled" in line]
-    assert {int(line.split("stage ")[1].split()[0]) for line in lines} == told
-    assert all(str(tmp_path) in line and str(trained[0]) in line for line in lines)
+    train(stage_of(number), copy, steps=1)
+    assert "bundled weights" not in capsys.readouterr().out, "its own earlier stages were there"
+    monkeypatch.setattr(stages, "WEIGHTS", copy / "lion")
+    train(stage_of(number), tmp_path / "new", steps=1)
+    lines = [s for s in capsys.readouterr().out.splitlines() if "bundled weights" in s]
+    assert {int(line[9]) for line in lines if line.startswith("no stage ")} == told
+    assert all(f"{tmp_path / 'new'}:" in line and str(copy) in line for line in lines)
 
 
 def test_a_stage_tells_scores_parameters_and_folder(trained, copy, capsys):

@@ -9,6 +9,8 @@ models/lion_adapters.py, `FusionAdapter` of stock BertLayers, that is post-norm 
 Shapes: B batch, N patches (and CLS), D width of the ViT, H heads.
 """
 
+from functools import partial
+
 from torch import Tensor, nn
 
 from ..qformer import Attention, FeedForward, init_bert
@@ -17,12 +19,13 @@ from ..qformer import Attention, FeedForward, init_bert
 class AggregatorBlock(nn.Module):
     """B(X; Y). Both attentions see every patch: nothing here is causal, nothing is masked."""
 
-    def __init__(self, width: int, heads: int, ffn: int, ln_eps: float, dropout: float):
+    def __init__(self, width: int, heads: int, ffn: int, ln_eps: float, dropout: float,
+                 init_std: float):
         super().__init__()
         self.attention = Attention(width, heads, ln_eps=ln_eps, dropout=dropout)
         self.cross = Attention(width, heads, ln_eps=ln_eps, dropout=dropout)
         self.ffn = FeedForward(width, ffn, ln_eps=ln_eps, dropout=dropout)
-        self.apply(init_bert)
+        self.apply(partial(init_bert, std=init_std))
         # With every way out of the residual at zero, the block only re-normalises its tokens:
         # the untrained branch hands on a standardised V_i, not noise.
         for part in (self.attention, self.cross, self.ffn):
@@ -42,10 +45,10 @@ class VisionAggregator(nn.Module):
     """A chain of blocks, one for each earlier ViT state. LION: 1408, 16 heads, ffn 3072, 2."""
 
     def __init__(self, width: int, heads: int, ffn: int, blocks: int = 2,
-                 ln_eps: float = 1e-12, dropout: float = 0.0):
+                 ln_eps: float = 1e-12, dropout: float = 0.0, init_std: float = 0.02):
         super().__init__()
         self.blocks = nn.ModuleList(
-            AggregatorBlock(width, heads, ffn, ln_eps, dropout) for _ in range(blocks))
+            AggregatorBlock(width, heads, ffn, ln_eps, dropout, init_std) for _ in range(blocks))
 
     def forward(self, query_state: Tensor, key_states: list[Tensor],
                 return_attention: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:

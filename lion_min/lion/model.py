@@ -85,7 +85,8 @@ class Lion(nn.Module):
             self.query_proj = nn.Linear(s.qformer.width, width)
         if s.mode != "qformer":
             self.aggregator = VisionAggregator(seen, s.aggregator_heads, s.aggregator_ffn,
-                                               blocks=len(s.depths) - 1)
+                                               blocks=len(s.depths) - 1,
+                                               init_std=s.qformer.init_std)
             self.ln_adapter = nn.LayerNorm(seen)
             self.mlp = nn.Sequential(nn.Linear(seen, s.mlp), nn.GELU(), nn.Linear(s.mlp, width))
             if s.region_tokens:
@@ -157,5 +158,6 @@ def tiny(world, vocab: int, mode: str = "all", llm: str = "llama") -> LionSettin
         vision=VisionSettings(image=world.image, patch=world.image // 8),
         language=LanguageSettings(family=llm, vocab=vocab, layers=layers, ffn=384),
         qformer=QFormerSettings(width=128, layers=3, heads=4, ffn=256, queries=12,
-                                vision_width=128, vocab=vocab, max_text=64, cross_every=1),
+                                vision_width=128, vocab=vocab, max_text=64, cross_every=1,
+                                init_std=128 ** -0.5),
         mode=mode)
