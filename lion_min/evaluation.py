@@ -117,8 +117,8 @@ def box_overlap(text: str, truth: str) -> float:
 
 def caption_matches(pair: tuple[str, str]) -> tuple[int, int, int]:
     """(objects named rightly, objects there, objects named), every attribute right."""
-    named, there = (Counter(p.strip() for p in re.split(r", | and ", text.rstrip(". ")))
-                    for text in pair)
+    named, there = (Counter(p.strip() for p in re.split(r", | and ", text.rstrip(". "))
+                            if p.strip()) for text in pair)
     return sum((named & there).values()), sum(there.values()), sum(named.values())
 
 

@@ -157,7 +157,7 @@ class LanguageModel(nn.Module):
         x = embeds if shared is None else torch.cat([shared.to(embeds.dtype), embeds], 1)
         first = torch.arange(seen, device=self.device).expand(len(x), -1)        # [B, P]
         hidden = self.model.model(
-            inputs_embeds=x, attention_mask=block_mask(text, seen)[:, None],
+            inputs_embeds=x, attention_mask=additive(block_mask(text, seen), x.dtype)[:, None],
             position_ids=torch.cat([first, text.position + seen], 1)).last_hidden_state
         return self.model.lm_head(hidden[:, seen:])
 
@@ -188,6 +188,11 @@ def block_mask(text: TextBatch, seen: int) -> Tensor:
     return (mine | image) & torch.ones_like(mine[0]).tril()
 
 
+def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask to add to attention scores: 0 where one may look, the lowest number elsewhere."""
+    return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+
+
 def build(s: LanguageSettings) -> nn.Module:
     """A randomly initialised transformers model of these sizes, no network."""
     import transformers
@@ -205,7 +210,10 @@ def build(s: LanguageSettings) -> nn.Module:
             **common, hidden_size=s.width, intermediate_size=s.ffn, num_hidden_layers=s.layers,
             num_attention_heads=s.heads, num_key_value_heads=s.heads, head_dim=head_width,
             bos_token_id=None, max_position_embeddings=s.positions, tie_word_embeddings=s.tied)
-        return transformers.LlamaForCausalLM(config)
+        model = transformers.LlamaForCausalLM(config)
+        # Plain matrix products: with a mask, the fused kernel is slower on a CPU at these sizes.
+        model.set_attn_implementation("eager")
+        return model
     raise ValueError(f"unknown LLM family {s.family!r}: 'llama' or 't5'")
 
 

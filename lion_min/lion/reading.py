@@ -45,44 +45,65 @@ def read(llm: LanguageModel, told: TextScenes, tokenizer: TinyTokenizer, train: 
 
 
 class Grounding(nn.Module):
-    """A teacher's loss: where a prompt names an object, an early hidden state points to its slot.
+    """A teacher's loss at the last token of every phrase that names objects.
 
-    It is what reading takes first: find the slot that resembles the phrase. Thrown away after
-    stage 0.
+    point  after the second block its state resembles the slots it fits: -log p(a fitting slot)
+    tell   after the third it knows where the object is: column and row, if it is one object
+    Reading takes these two steps before any answer; comparing two objects takes them twice, and
+    true/false alone gives no clue to either. Thrown away after stage 0.
     """
 
-    def __init__(self, llm: LanguageModel, layer: int = 1, width: int = 64):
+    def __init__(self, llm: LanguageModel, tokenizer: TinyTokenizer, width: int = 64):
         super().__init__()
-        self.norm = nn.LayerNorm(llm.width)
+        self.first = tokenizer.ids["<x0>"]                            # x0..x7, then y0..y7
+        self.norm, self.late_norm = nn.LayerNorm(llm.width), nn.LayerNorm(llm.width)
         self.asks, self.offers = nn.Linear(llm.width, width), nn.Linear(llm.width, width)
+        self.tells = nn.Linear(llm.width, 2 * GRID)
         with torch.no_grad():
-            self.offers.weight.copy_(self.asks.weight)                # likeness, see match_by_likeness
+            self.offers.weight.copy_(self.asks.weight)                # see match_by_likeness
         self.packed, self.seen = not llm.encoder_decoder, {}
-        inner = llm.model.model.layers if self.packed else llm.model.encoder.block
-        inner[layer].register_forward_hook(lambda module, args, out: self.seen.update(
-            state=out[0] if isinstance(out, tuple) else out))
+        blocks = llm.model.model.layers if self.packed else llm.model.encoder.block
+        for name, block in (("early", blocks[1]), ("late", blocks[2])):
+            block.register_forward_hook(lambda module, args, out, name=name: self.seen.update(
+                {name: out[0] if isinstance(out, tuple) else out}))
 
-    def forward(self, told: TextScenes, slots: int) -> Tensor:
-        """Mean over phrases of -log p(a slot it fits); call right after the LLM's loss."""
-        state = self.norm(self.seen.pop("state").float())             # [rows, P+L, D]
-        n = len(told.prompts) // len(state)                           # 1 unless packed
-        rows, places, hits, offset = [], [], [], 0
+    def forward(self, told: TextScenes, slots: int) -> dict[str, Tensor]:
+        """{'point', 'tell'}: means over phrases; call right after the LLM's loss."""
+        early = self.norm(self.seen.pop("early").float())             # [rows, P+L, D]
+        late = self.late_norm(self.seen.pop("late").float())
+        n = len(told.prompts) // len(early)                           # 1 unless packed
+        rows, places, hits, cells, offset = [], [], [], [], 0
         for i, named in enumerate(told.named):
             offset = offset if i % n else slots
             for place, target in named:
                 rows.append(i // n)
                 places.append(offset + place)
                 hits.append(target)
+                cells.append(self.cell(told, i, target))
             offset += len(told.prompts[i]) + len(told.answers[i]) + 1
         if not rows:
-            return state.sum() * 0
-        asked = self.asks(state[rows, places])                        # [M, d]
-        offered = self.offers(state[:, :slots])[rows]                 # [M, P, d]
+            return {"point": early.sum() * 0, "tell": late.sum() * 0}
+        asked = self.asks(early[rows, places])                        # [M, d]
+        offered = self.offers(early[:, :slots])[rows]                 # [M, P, d]
         scores = (offered @ asked[:, :, None])[..., 0] / asked.shape[1] ** 0.5
         right = torch.zeros_like(scores, dtype=torch.bool)
         for row, target in zip(right, hits):
             row[target] = True
-        return -scores.log_softmax(-1).masked_fill(~right, -1e9).logsumexp(-1).mean()
+        told_cells = self.tells(late[rows, places]).unflatten(-1, (2, GRID)).flatten(0, 1)
+        truth = torch.tensor(cells, device=early.device).flatten()    # [2M], -100: several objects
+        return {"point": -scores.log_softmax(-1).masked_fill(~right, -1e9).logsumexp(-1).mean(),
+                "tell": F.cross_entropy(told_cells, truth, ignore_index=-100)
+                if bool((truth >= 0).any()) else told_cells.sum() * 0}
+
+    def cell(self, told: TextScenes, sample: int, target: list[int]) -> tuple[int, int]:
+        """(column, row) of the one object in these slots, (-100, -100) if they are several."""
+        forms = [form for form in (told.grid, told.listed) if form is not None]
+        image = sample * len(forms[0]) // len(told.prompts)
+        slots = [slot for form in forms for slot in form[image]]
+        found = {tuple(i - self.first for i in slots[k] if 0 <= i - self.first < 2 * GRID)
+                 for k in target}
+        (col, row), = found if len(found) == 1 else {(-100, -100 + GRID)}
+        return col, row - GRID
 
 
 @torch.no_grad()

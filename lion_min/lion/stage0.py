@@ -31,7 +31,7 @@ from lion_min.vision import TagHead, VisionEncoder
 PARTS = ("vision", "llama", "t5")
 PLANS = {
     "vision": Plan(steps=1500, lr=1e-3, warmup=100, decay="linear_tail", precision="bf16"),
-    "llama": Plan(steps=3000, lr=1.2e-3, warmup=100, decay="linear_tail", precision="bf16",
+    "llama": Plan(steps=2400, lr=1.2e-3, warmup=100, decay="linear_tail", precision="bf16",
                   betas=(0.9, 0.98)),
     "t5": Plan(steps=1500, lr=1.2e-3, warmup=100, decay="linear_tail", precision="bf16",
                betas=(0.9, 0.98)),
@@ -120,13 +120,13 @@ class TextTeacher(nn.Module):
         super().__init__()
         self.llm, self.tokenizer = llm, tokenizer
         reading.match_by_likeness(llm, tokenizer)
-        self.grounding = reading.Grounding(llm)
+        self.grounding = reading.Grounding(llm, tokenizer)
 
     def forward(self, told: TextScenes) -> tuple[Tensor, dict]:
         embeds, text, shared = reading.read(self.llm, told, self.tokenizer)
         answer = self.llm.loss(embeds, text, shared, balanced=True)
-        grounding = self.grounding(told, shared.shape[1])
-        return answer + grounding, {"answer": answer.detach(), "grounding": grounding.detach()}
+        parts = {"answer": answer} | self.grounding(told, shared.shape[1])
+        return sum(parts.values()), {name: part.detach() for name, part in parts.items()}
 
 
 def train(part: str, out: Path, world: str = "medium", seed: int = 0, resume: bool = False,
@@ -150,8 +150,10 @@ def train(part: str, out: Path, world: str = "medium", seed: int = 0, resume: bo
             return model(reading.lesson(place, seed, step, plan.steps, batch, tokenizer, part))
     where = Path(out) / "lion" / "stage0" / part
     config = {"system": "lion", "stage": 0, "part": part, "preset": "tiny", "world": world,
-              "seed": seed, "batch": batch, "settings": asdict(tiny(place, len(tokenizer)))}
-    config |= {"labels": labels} if part == "vision" else {}
+              "seed": seed, "batch": batch}
+    settings = tiny(place, len(tokenizer), llm="t5" if part == "t5" else "llama")
+    config |= {"labels": labels, "settings": {"vision": asdict(settings.vision)}} \
+        if part == "vision" else {"settings": {"language": asdict(settings.language)}}
     training.run(model, step_loss, plan, where, config, resume, device, quiet)
     model.eval()
     print(f"wrote {where}: " + ", ".join(f"{k} {v:.3f}" for k, v in report(model, place).items()))

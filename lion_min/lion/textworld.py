@@ -73,7 +73,8 @@ def tags_of(scene: Scene) -> list[str]:
 
 
 def noisy_tags(tags: list[str], world: World, rng: random.Random, noise: float) -> list[str]:
-    """Each right tag lost, each wrong one added, with probability `noise` (RAM errs too)."""
+    """Each right tag lost with probability `noise`, each wrong one added with 0.3 of it, for there
+    are more of those (RAM errs too)."""
     words = (*world.colours, *world.kinds)
     return [w for w in words if (w in tags) != (rng.random() < noise * (1 if w in tags else .3))]
 

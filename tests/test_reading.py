@@ -1,0 +1,128 @@
+"""How the tiny LLM is taught to read: slots, packing, the grounding teacher, start, lessons."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from told import FORMS, SEED, TOKENIZER, WORLD, slots_of, told
+from torch import nn
+
+from lion_min.language import LanguageModel, LanguageSettings
+from lion_min.lion.reading import Grounding, lesson, match_by_likeness, read, slot_sums
+from lion_min.lion.textworld import LISTED
+from lion_min.tokenizer import GRID
+
+FAMILIES = pytest.mark.parametrize("family", ["llama", "t5"])
+
+
+def llm(family: str, width: int = 32) -> LanguageModel:
+    torch.manual_seed(0)
+    return LanguageModel(LanguageSettings(family, len(TOKENIZER), width, layers=2, ffn=64)).eval()
+
+
+def test_slots_are_sums_of_words():
+    """Guards: offsets of embedding_bag that shift by one behind an empty slot."""
+    model, slots = llm("llama"), [[], [7, 9, 7], [], [], [12], []]
+    weight = model.model.get_input_embeddings().weight
+    expected = torch.stack([sum((weight[i] for i in s), torch.zeros(32)) for s in slots])
+    torch.testing.assert_close(slot_sums(model, slots), expected)
+    x, _ = told("both", batch=3)
+    shared = read(model, x, TOKENIZER)[2]
+    assert shared.shape == (3, GRID * GRID + LISTED, 32)
+    for b, k in ((0, 5), (2, 63), (1, GRID * GRID), (2, GRID * GRID + LISTED - 1)):
+        slot = (x.grid[b] + x.listed[b])[k]
+        torch.testing.assert_close(shared[b, k], sum((weight[i] for i in slot), torch.zeros(32)))
+
+
+def hand_made(x, model: LanguageModel, shift: int) -> torch.Tensor:
+    """A state [rows, P+L, D] whose phrases resemble the slots that they name, `shift` words on."""
+    text = model.pack(x.prompts, x.answers, len(x.listed))
+    state = torch.zeros(len(text.ids), LISTED + text.ids.shape[1] + 1, model.width)
+    state[:, range(LISTED), range(LISTED)] = 1.0
+    n = len(x.prompts) // len(text.ids)
+    for i, named in enumerate(x.named):
+        row, first = i // n, 0
+        if text.sample is not None:                       # packed: where this sample begins
+            first = (text.sample[row] == i % n).nonzero()[0].item()
+        for place, hits in named:
+            state[row, LISTED + first + place + shift, hits[0]] = 1.0
+    return state
+
+
+@FAMILIES
+def test_grounding_is_nought_where_every_phrase_points_right(family):
+    """Guards: places counted wrongly in a packed row, so that another word is taught."""
+    x, model = told("list", batch=4)[0], llm(family)
+    teacher = Grounding(model, width=32)
+    for part in (teacher.asks, teacher.offers):
+        part.weight.data = 3 * torch.eye(32)
+        nn.init.zeros_(part.bias)
+    losses = []
+    for shift in (0, 1):
+        teacher.seen["state"] = hand_made(x, model, shift)
+        losses.append(teacher(x, LISTED).item())
+    assert losses[0] < 1e-4 and losses[1] > 2.0
+
+
+def apart(x):
+    """The same questions, each beside its own copy of its scene: nothing left to pack."""
+    n = len(x.prompts) // len(x.grid or x.listed)
+    grid, listed = ([s for s in part for _ in range(n)] if part is not None else None
+                    for part in (x.grid, x.listed))
+    return replace(x, grid=grid, listed=listed)
+
+
+@FORMS
+@FAMILIES
+def test_packed_reading_is_that_of_single_questions(family, form):
+    """Guards: a question that reads its neighbour's answer or another scene's slots."""
+    x, model = told(form, batch=3)[0], llm(family)
+    teacher, losses = Grounding(model), []
+    for y in (x, apart(x)):
+        embeds, text, shared = read(model, y, TOKENIZER)
+        losses.append((model.loss(embeds, text, shared), teacher(y, shared.shape[1])))
+    assert not model.encoder_decoder or text.sample is None
+    assert len(shared) == len(x.prompts) > 3
+    torch.testing.assert_close(losses[0], losses[1], atol=1e-5, rtol=1e-5)
+    # ... and the slots are read: without them the loss is another
+    blind = model.loss(embeds, text, torch.zeros_like(shared))
+    assert abs(blind - losses[1][0]) > 1e-4
+
+
+@FAMILIES
+def test_attention_starts_by_likeness(family):
+    """Guards: a start of which one family, or one attention of it, has no part."""
+    model = llm(family)
+    match_by_likeness(model, TOKENIZER)
+    found = 0
+    for module in model.model.modules():
+        for names in (("q_proj", "k_proj", "v_proj", "o_proj"), ("q", "k", "v", "o")):
+            if all(hasattr(module, name) for name in names):
+                q, k, v, o = (getattr(module, name).weight for name in names)
+                assert torch.equal(k, q) and torch.equal(o, v.T) and not torch.equal(q, v)
+                found += 1
+    assert found == (6 if family == "t5" else 2)
+
+
+@FAMILIES
+def test_near_numbers_start_alike(family):
+    """Guards: the curve laid over other words than a side's numbers, or over none."""
+    model = llm(family, width=128)
+    match_by_likeness(model, TOKENIZER)
+    weight = model.model.get_input_embeddings().weight.detach()
+    for side in "ltrb":
+        line = nn.functional.normalize(weight[[TOKENIZER.ids[f"<{side}{i}>"]
+                                               for i in range(-4, 41)]], dim=-1)
+        likeness = line @ line.T
+        assert likeness.diagonal(1).mean() > 0.2 + likeness.diagonal(22).mean()
+
+
+def test_the_curriculum_rises():
+    """Guards: a first lesson that is too hard, or a last one that is still the easy one."""
+    def most(step, part="llama"):
+        x = lesson(WORLD, SEED, step, 100, 40, TOKENIZER, part)
+        return max(sum(len(s) > 2 for s in slots_of(x, b)[0]) for b in range(40))
+    assert [most(step) for step in (0, 7, 8, 17, 18, 99)] == [2, 2, 3, 3, 4, 4]
+    forms = {part: [lesson(WORLD, SEED, step, 100, 1, TOKENIZER, part).grid is None
+                    for step in range(100)] for part in ("llama", "t5")}
+    assert all(forms["t5"]) and all(forms["llama"][:6]) and 20 < sum(forms["llama"][6:]) < 75
