@@ -48,7 +48,7 @@ TEMPLATES = {
     "count": ("How many {0} are there?", "How many {0} are in the image?", "Count the {0}."),
     "relation": ("{0} is {1} {2}. True or false?", "True or false: {0} is {1} {2}.",
                  "Is it true that {0} is {1} {2}? Answer true or false."),
-    "side": ("On which side of the {1} is the {0}?", "The {0}: on which side of the {1}?"),
+    "side": ("Is the {0} {2} or {3} of the {1}?", "The {0}: {2} or {3} of the {1}?"),
     "reg": ("Describe box {0}", "What is in {0}?", "Describe the object in {0}.",
             "What does the region {0} show?"),
     "rec": ("Where is {0}?", "Find {0}.", "Locate {0} in the image.",
@@ -158,32 +158,36 @@ def count(scene: Scene, rng: random.Random) -> Example:
     return _ask(rng, "count", str(number), plural)
 
 
-def relation(scene: Scene, rng: random.Random) -> Example | None:
-    """VSR: a statement about two named objects, true every other time."""
-    pairs = [(a, b, name) for a in scene.objects for b in scene.objects
-             for name in SIDES if a is not b and stands(a, name, b)]
+def _pair(scene: Scene, rng: random.Random) -> tuple[str, str, str] | None:
+    """(relation, name of the first, name of the second) of two objects that it clearly holds of."""
+    pairs = [(a, b, name) for a in scene.objects for b in scene.objects for name in SIDES
+             if a is not b and stands(a, name, b)]
     rng.shuffle(pairs)
     for a, b, name in pairs:
         first, second = _naming(rng, scene, a), _naming(rng, scene, b)
         if first and second:
-            true = rng.random() < 0.5
-            said = name if true else OPPOSITE[name]
-            return _ask(rng, "relation", "true" if true else "false", f"the {first}", said,
-                        f"the {second}")
+            return name, first, second
     return None
+
+
+def relation(scene: Scene, rng: random.Random) -> Example | None:
+    """VSR: a statement about two named objects, true every other time."""
+    if (pair := _pair(scene, rng)) is None:
+        return None
+    name, first, second = pair
+    true = rng.random() < 0.5
+    said = name if true else OPPOSITE[name]
+    return _ask(rng, "relation", "true" if true else "false", f"the {first}", said,
+                f"the {second}")
 
 
 def side(scene: Scene, rng: random.Random) -> Example | None:
-    """left, right, above or below, whichever clearly says it best."""
-    pairs = [(a, b, name) for a in scene.objects for b in scene.objects for name in SIDES
-             if a is not b and stands(a, name, b)
-             and stands(a, name, b, MARGIN + abs(_offset(a, b, 1 - SIDES[name][0])))]
-    rng.shuffle(pairs)
-    for a, b, name in pairs:
-        first, second = _naming(rng, scene, a), _naming(rng, scene, b)
-        if first and second:
-            return _ask(rng, "side", name.split()[0], first, second)
-    return None
+    """left or right, above or below: the relation itself, before any judgement of a claim."""
+    if (pair := _pair(scene, rng)) is None:
+        return None
+    name, first, second = pair
+    words = ("left", "right") if SIDES[name][0] == 0 else ("above", "below")
+    return _ask(rng, "side", name.split()[0], first, second, *words)
 
 
 def _offset(a: Thing, b: Thing, axis: int) -> float:
