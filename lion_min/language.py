@@ -125,7 +125,8 @@ class LanguageModel(nn.Module):
                 row["own"] += [1] * own + [0] * (size - own)
             for k in rows:
                 rows[k].append(row[k])
-        pads = {"ids": s.pad_id, "labels": -100, "weight": 0.0, "sample": -1, "position": 0, "own": 0}
+        pads = {"ids": s.pad_id, "labels": -100, "weight": 0.0, "sample": -1, "position": 0,
+                "own": 0}
         t = {k: _pad(v, pads[k]).to(device) for k, v in rows.items()}
         return TextBatch(t["ids"], t["sample"] >= 0, t["labels"], t["weight"], t["sample"],
                          t["position"], t["own"].bool())

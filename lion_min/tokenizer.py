@@ -1,11 +1,12 @@
 """The tiny preset's tokenizer: a word per token, and a box in six tokens.
 
 A box literal `[0.438,0.062,0.656,0.359]` is text everywhere in this package. Only here, on its
-way into a tiny LLM, it becomes six words that a 1 M-parameter model can learn: column and row of
-the cell of an 8x8 grid that holds its centre, then the distances from that cell's centre to its
-four sides in 1/64 of the image: `<x4> <y1> <l8> <t8> <r6> <b11>`. Decoding writes the literal again, so a box survives
-the round trip to 1/128 of the image. (Shikra and LION write digits; measured on tiny models,
-absolute digits or bins are several times harder to learn than cell and offsets.)
+way into a tiny LLM, it becomes six words that a 1 M-parameter model can learn: column and row
+of the cell of an 8x8 grid that holds its centre, then the distances from that cell's centre to
+its four sides in 1/64 of the image: `<x4> <y1> <l8> <t8> <r6> <b11>`. Decoding writes the
+literal again, so a box survives the round trip to 1/128 of the image. (Shikra and LION write
+digits; measured on tiny models, absolute digits or bins are several times harder to learn than
+a cell and offsets.)
 
 The words stand in `vocab.txt`, one a line; unknown words become `<unk>`.
 """

@@ -4,8 +4,8 @@ A text scene is a row of slots, each the SUM of the LLM's own word embeddings: a
 holds its words and the six words of its box, an empty slot a cell's two words or nothing. Visual
 tokens will look like that: a vector a place, several facts in each. Three forms are mixed, so
 that the LLM accepts whatever shape a bridge later gives:
-  grid   64 slots, one per cell of the 8x8 grid, each with its column and row word (the aggregator's form)
-  list   a few slots in random order, some empty                        (the Q-Former's form)
+  grid   64 slots, one a cell of the 8x8 grid, each with its column and row (the aggregator's)
+  list   a few slots in random order, some empty (the Q-Former's)
   both   a grid and a list together: seeing an object twice is not two objects
 """
 
