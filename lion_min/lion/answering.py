@@ -46,24 +46,28 @@ def question_batch(tokenizer: TinyTokenizer, prompts: list[str], most: int,
 
 def make_inputs(model: Lion, tokenizer: TinyTokenizer, states: list[Tensor], prompts: list[str],
                 task: int, answers: list[str] | None = None,
-                tags: list[list[str]] | None = None) -> LionInputs:
+                tags: list[list[str]] | None = None,
+                as_text: list[bool] | None = None) -> LionInputs:
     """Text to ids, boxes to region rows. Samples of an image stand together: S = n*B.
 
     tags: for each sample, the words of the preface behind the soft prompt (stage 4); None: none.
+    as_text: samples whose boxes stay text alone, without region tokens; None: none of them.
     """
     s, device = model.settings, states[0].device
     n = len(prompts) // len(states[0])
-    region = s.region_tokens and s.mode != "qformer"
-    rows = [tokenizer.encode(p, region) for p in prompts]
+    region = [s.region_tokens and s.mode != "qformer" and not text
+              for text in as_text or [False] * len(prompts)]
+    rows = [tokenizer.encode(p, r) for p, r in zip(prompts, region)]
     if tags is not None:
         rows = [tag_ids(tokenizer, t) + row for t, row in zip(tags, rows)]
-    boxes = [(i // n, box) for i, p in enumerate(prompts) for box in BoxText().parse(p)]
+    boxes = [(i // n, box) for i, p in enumerate(prompts) if region[i]
+             for box in BoxText().parse(p)]
     ids, mask = question_batch(tokenizer, prompts, s.qformer.max_text, device)
     return LionInputs(
         states, ids, mask, rows, task,
         answers and [tokenizer.encode(a) for a in answers],
-        torch.tensor([b for _, b in boxes], device=device) if boxes and region else None,
-        torch.tensor([i for i, _ in boxes], device=device) if boxes and region else None)
+        torch.tensor([b for _, b in boxes], device=device) if boxes else None,
+        torch.tensor([i for i, _ in boxes], device=device) if boxes else None)
 
 
 def tag_ids(tokenizer: TinyTokenizer, tags: list[str]) -> list[int]:

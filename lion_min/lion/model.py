@@ -12,6 +12,7 @@ Symbols: B images, S samples (S = n*B), N patches, Q queries, R regions, L token
 Deviations from the paper, all in the tiny preset; the published one has none of them:
 - the LLM is a Llama, read [Z_a | Z_q | text], so that an image is read once for its questions;
 - `region_tokens`: a box in the prompt is text and one pooled feature (PVIT's idea);
+- each patch of Z_a carries the LLM's words for its column and row, as told scenes do;
 - the encoder has 4 blocks and gives states 4, 2, 1 where LION's gives 39, 29, 19;
 - a box literal is six words of the tiny tokenizer, not digits;
 - answers are decoded greedily; the published settings (5 beams, repetition 1.5) hurt digits.
@@ -50,6 +51,7 @@ class LionSettings:
     region_tokens: bool = True
     region_depths: tuple[int, ...] = (0, 4)
     region_bins: int = 3
+    first_cell_id: int | None = None       # the tokenizer's first column word; rows follow
     region_id: int = 4                     # the tokenizer's <region>
     hint_id: int = 5                       # the tokenizer's <extra_id_0>
     generate: dict = field(default_factory=dict)
@@ -110,7 +112,16 @@ class Lion(nn.Module):
         last, *keys = (x.states[d] for d in self.settings.depths)
         out = self.aggregator(last, keys, return_attention=maps)
         tokens = self.mlp(self.ln_adapter(out[0] if maps else out))
+        if self.settings.first_cell_id is not None:
+            tokens = torch.cat([tokens[:, :1], tokens[:, 1:] + self.cell_words()], 1)
         return (tokens, out[1]) if maps else tokens
+
+    def cell_words(self) -> Tensor:
+        """The LLM's own words for each patch's column and row, summed: [N, D]."""
+        side, first = self.settings.vision.side, self.settings.first_cell_id
+        words = self.llm.embed(first + torch.arange(2 * side, device=self.llm.device))
+        columns, rows = words.split(side)                                 # each [side, D]
+        return (rows[:, None] + columns[None]).flatten(0, 1)
 
     def region_features(self, x: LionInputs) -> Tensor:
         """One token a box: RoIAlign on two depths, flattened, projected. [R, D]."""
@@ -160,4 +171,4 @@ def tiny(world, vocab: int, mode: str = "all", llm: str = "llama") -> LionSettin
         qformer=QFormerSettings(width=128, layers=3, heads=4, ffn=256, queries=12,
                                 vision_width=128, vocab=vocab, max_text=64, cross_every=1,
                                 init_std=128 ** -0.5),
-        mode=mode)
+        mode=mode, first_cell_id=6)

@@ -139,16 +139,15 @@ def match_by_likeness(llm: LanguageModel, tokenizer: TinyTokenizer) -> None:
             o.copy_(v.T)
 
 
-def lesson(world: World, seed: int, step: int, steps: int, batch: int, tokenizer: TinyTokenizer,
+def lesson(world: World, seed: int, step: int, batch: int, tokenizer: TinyTokenizer,
            part: str) -> TextScenes:
     """The curriculum: two objects in lists first, then three, then all forms and numbers.
 
     A T5 has no packed rows, so it reads short lists only.
     """
-    done = step / steps
     return text_scenes(world, seed, step, batch, tokenizer,
-                       most=2 if done < 0.08 else 3 if done < 0.18 else None,
-                       form="list" if done < 0.06 or part == "t5" else None)
+                       most=2 if step < 160 else 3 if step < 360 else None,
+                       form="list" if step < 120 or part == "t5" else None)
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ from lion_min.vision import TagHead, VisionEncoder
 PARTS = ("vision", "llama", "t5")
 PLANS = {
     "vision": Plan(steps=1500, lr=1e-3, warmup=100, decay="linear_tail", precision="bf16"),
-    "llama": Plan(steps=2000, lr=1.2e-3, warmup=100, decay="linear_tail", precision="bf16",
+    "llama": Plan(steps=3000, lr=1.2e-3, warmup=100, decay="linear_tail", precision="bf16",
                   betas=(0.9, 0.98)),
     "t5": Plan(steps=1500, lr=1.2e-3, warmup=100, decay="linear_tail", precision="bf16",
                betas=(0.9, 0.98)),
@@ -147,7 +147,7 @@ def train(part: str, out: Path, world: str = "medium", seed: int = 0, resume: bo
                             tokenizer)
 
         def step_loss(step: int):
-            return model(reading.lesson(place, seed, step, plan.steps, batch, tokenizer, part))
+            return model(reading.lesson(place, seed, step, batch, tokenizer, part))
     where = Path(out) / "lion" / "stage0" / part
     config = {"system": "lion", "stage": 0, "part": part, "preset": "tiny", "world": world,
               "seed": seed, "batch": batch}

@@ -1,8 +1,9 @@
 """LION stage 2: region-level knowledge, apart from stage 1 so that the two do not fight.
 
 Starts from nothing but the frozen parts; the Q-Former is absent. The vision aggregator reads
-three depths of the ViT, a box in the prompt brings its pooled feature, and one adapter a
-feed-forward net learns to describe regions (REG) and to find them (REC).
+three depths of the ViT, a box in the prompt brings its pooled feature (every other time: else the
+aggregator's tokens would have nothing to say), and one adapter a feed-forward net learns to
+describe regions (REG) and to find them (REC).
 """
 
 from lion_min.lion.stages import Stage
@@ -13,6 +14,7 @@ STAGE = Stage(
     mode="aggregator",
     trains=("aggregator", "ln_adapter", "mlp", "region_proj", "adapters"),
     rounds=("region",),
+    easy=150,
     plan=Plan(steps=600, lr=2e-3, warmup=60, clip=1.0, decay="linear_tail"),
     start=lambda earlier: {},
 )

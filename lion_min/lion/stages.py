@@ -33,7 +33,7 @@ BATCH = 16                                 # scenes a step
 # What one scene of a batch is asked. A batch is of one level: the router has one row a batch.
 VQA = ("existence", "colour", "kind", "count", "count", "relation", "relation", "side")
 ROUNDS = {"vqa": (IMAGE, VQA), "caption": (IMAGE, ("caption",) * 2),
-          "region": (REGION, ("reg",) * 3 + ("rec",) * 3 + ("rec_relational",) * 4)}
+          "region": (REGION, ("reg",) * 4 + ("rec",) * 4 + ("rec_relational",) * 3)}
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class Stage:
     rounds: tuple[str, ...]                # one of ROUNDS a step, in turn
     plan: Plan
     start: Callable[[Callable[[int], dict[str, Tensor]]], dict[str, Tensor]]
+    easy: int = 0                          # first steps on scenes of one or two objects
+    box_as_text: float = 0.5               # share of boxes without a region token, as in the paper
     tags: bool = False                     # the tag preface behind the soft prompt
     tag_noise: float = 0.0                 # share of the tags made wrong in training
 
@@ -119,6 +121,8 @@ def step_loss(model: Lion, tokenizer: TinyTokenizer, pool: Pool, stage: Stage, s
     """step -> (loss, parts): scenes of the pool in a fresh order each epoch, fresh questions."""
     per_epoch = len(pool.scenes) // batch
 
+    few = [i for i, scene in enumerate(pool.scenes) if len(scene.objects) <= 2]
+
     def loss(step: int):
         level, tasks = ROUNDS[stage.rounds[step % len(stage.rounds)]]
         epoch, place = divmod(step, per_epoch)
@@ -126,13 +130,16 @@ def step_loss(model: Lion, tokenizer: TinyTokenizer, pool: Pool, stage: Stage, s
         random.Random(f"order/{seed}/{epoch}").shuffle(order)
         rows = order[place * batch:(place + 1) * batch]
         rng = random.Random(f"lion/{stage.number}/{seed}/{step}")
+        if step < stage.easy and few:
+            rows = rng.choices(few, k=batch)
         asked = [e for r in rows for e in examples(pool.scenes[r], rng, tasks)]
         tags = None
         if stage.tags:
             tags = [noisy_tags(pool.tags[r], pool.scenes[r].world, rng, stage.tag_noise)
                     for r in rows for _ in tasks]
+        as_text = [rng.random() < stage.box_as_text for _ in asked]
         return model(make_inputs(model, tokenizer, pool.take(rows), [e.prompt for e in asked],
-                                 level, [e.answer for e in asked], tags))
+                                 level, [e.answer for e in asked], tags, as_text))
 
     return loss
 
