@@ -14,6 +14,6 @@ STAGE = Stage(
     trains=("ln_vision", "qformer", "query_proj", "adapters"),
     rounds=("vqa", "vqa", "caption"),
     easy=150,
-    plan=Plan(steps=600, lr=1e-3, warmup=60, clip=1.0, decay="linear_tail"),
+    plan=Plan(steps=600, lr=1e-3, warmup=60, decay="linear_tail", precision="bf16"),
     start=lambda earlier: {},
 )

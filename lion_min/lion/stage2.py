@@ -15,6 +15,6 @@ STAGE = Stage(
     trains=("aggregator", "ln_adapter", "mlp", "region_proj", "adapters"),
     rounds=("region",),
     easy=150,
-    plan=Plan(steps=600, lr=2e-3, warmup=60, clip=1.0, decay="linear_tail"),
+    plan=Plan(steps=600, lr=2e-3, warmup=60, decay="linear_tail", precision="bf16"),
     start=lambda earlier: {},
 )
