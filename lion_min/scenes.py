@@ -40,7 +40,10 @@ class World:
     objects: tuple[int, int] = (1, 4)
 
     def heldout_pairs(self) -> set[tuple[str, str]]:
-        """(colour, kind) pairs that no training scene of any world shows: one per kind."""
+        """(colour, kind) pairs that no training picture of any world shows: one per kind.
+
+        The LLM has read of them, as a real one has; the encoder and the bridge never see one.
+        """
         return {(tuple(COLOURS)[(i + 2) % 6], kind) for i, kind in enumerate(self.kinds)}
 
 
@@ -104,7 +107,7 @@ class Scene:
 
 def make_scene(world: World, split: str, seed: int, index: int, pairs: str = "train",
                most: int | None = None) -> Scene:
-    """One scene. `pairs`: 'train' (no held-out colour-kind pair) or 'heldout' (only those).
+    """One scene. `pairs`: 'train' (no held-out colour-kind pair), 'heldout' (only those), 'any'.
 
     `most` caps the number of objects (a curriculum). Nothing overlaps; two objects often share
     a colour, a kind or both, so that naming one takes attributes or a relation.
@@ -139,7 +142,7 @@ def _colour_and_kind(rng, world, pairs, held, things):
             other = rng.choice(things)
             colour = other.colour if echo < 0.45 else colour
             kind = other.kind if echo < 0.3 or echo >= 0.45 else kind
-        if (colour, kind) not in held:
+        if pairs == "any" or (colour, kind) not in held:
             return colour, kind
 
 

@@ -89,7 +89,7 @@ def text_scenes(world: World, seed: int, step: int, batch: int, tokenizer: TinyT
     out = TextScenes([] if form != "list" else None, [] if form != "grid" else None,
                      [], [], [], [], [])
     for i in range(batch):
-        scene = make_scene(world, split, seed, step * batch + i, most=most)
+        scene = make_scene(world, split, seed, step * batch + i, "any", most)
         if out.grid is not None:
             out.grid.append(grid_slots(scene, tokenizer))
         if out.listed is not None:
