@@ -121,7 +121,7 @@ def test_the_command_writes_what_it_promises(tmp_path, capsys):
     lines = [json.loads(s) for s in (tmp_path / "a/b/scenes.jsonl").read_text().splitlines()]
     assert len(lines) == 4 and "wrote 4 scenes" in capsys.readouterr().out
     for i, line in enumerate(lines):
-        scene = make_scene(WORLDS["small"], "heldout", 99001, i)
+        scene = make_scene(WORLDS["medium"], "heldout", 99001, i)
         assert set(line) == {"file", "width", "height", "objects", "caption"}
         assert line["caption"] == scene.caption() and line["width"] == line["height"] == 64
         assert [set(o) for o in line["objects"]] == [
