@@ -46,7 +46,6 @@ class Stage:
     rounds: tuple[str, ...]                # one of ROUNDS a step, in turn
     plan: Plan
     start: Callable[[Callable[[int], dict[str, Tensor]]], dict[str, Tensor]]
-    batch: int = BATCH                     # scenes a step
     easy: int = 0                          # first steps on scenes of one or two objects
     box_as_text: float = 0.5               # share of boxes without a region token, as in the paper
     tags: bool = False                     # the tag preface behind the soft prompt
@@ -146,14 +145,14 @@ def step_loss(model: Lion, tokenizer: TinyTokenizer, pool: Pool, stage: Stage, s
 
 
 def train(stage: Stage, out: Path, world: str = "medium", seed: int = 0, resume: bool = False,
-          device="cpu", plan: Plan | None = None, batch: int | None = None, pool: int = POOL,
+          device="cpu", plan: Plan | None = None, batch: int = BATCH, pool: int = POOL,
           checks: int = 64, quiet: bool = False, scenes: list[Scene] | None = None) -> dict:
     """Run one stage and write its folder; returns {'before', 'after', 'folder'}.
 
     scenes: those of a folder (datasets.read_scenes) instead of `pool` new ones.
     """
     torch.manual_seed(seed)
-    plan, batch = plan or stage.plan, batch or stage.batch
+    plan = plan or stage.plan
     place = WORLDS[world]
     model, tagger, tokenizer = build(stage.mode, out)
     say_if_bundled(out, 0, "vision")
