@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from lion_min.adapters import attach_adapters, set_task
+from lion_min.adapters import REGION, attach_adapters, set_task
 from lion_min.language import LanguageModel, LanguageSettings, TextBatch, splice
 from lion_min.lion.aggregator import VisionAggregator
 from lion_min.lion.softprompt import SoftPrompt
@@ -151,7 +151,7 @@ class Lion(nn.Module):
         text = self.llm.pack(x.prompts, x.answers, images=len(x.states[0]),
                              own=0 if own is None else own.shape[1])
         loss = self.llm.loss(self.words(x, text), text, shared, own)
-        return loss, {"region" if x.task == 0 else "image": loss.detach()}
+        return loss, {"region" if x.task == REGION else "image": loss.detach()}
 
     @torch.no_grad()
     def generate(self, x: LionInputs, **options) -> Tensor:

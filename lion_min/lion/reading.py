@@ -113,7 +113,8 @@ def match_by_likeness(llm: LanguageModel, tokenizer: TinyTokenizer) -> None:
     Keys equal queries and outputs undo values, so that from the first step on attention goes to
     what resembles the asking token and copies it; embeddings are large beside what the blocks
     add, and those of numbers (columns, rows, distances) begin on a smooth curve, so that left
-    and right can be compared. Measured on text scenes, seed 0: VQA colour .77 after 250 steps
+    and right can be compared. Measured on text scenes, seed 0, while
+    a box was still five words: VQA colour .77 after 250 steps
     against .17 after 1000 from transformers' own start.
     """
     for name, parameter in llm.model.named_parameters():

@@ -22,7 +22,7 @@ from lion_min.images import CLIP_MEAN, CLIP_STD, to_pixels
 from lion_min.language import LanguageModel
 from lion_min.lion import reading
 from lion_min.lion.model import tiny
-from lion_min.lion.textworld import TextScenes
+from lion_min.lion.textworld import TextScenes, tags_of
 from lion_min.scenes import WORLDS, Scene, World, make_scene
 from lion_min.tokenizer import GRID, REACH, TinyTokenizer, box_words
 from lion_min.training import Plan
@@ -168,9 +168,7 @@ def report(model: VisionTeacher | TextTeacher, world: World, count: int = 256) -
     scenes = [make_scene(world, "heldout", 0, i) for i in range(count)]
     state = model.vision(model.pixels(scenes))[-1]
     tags = model.tagger.predict(state)
-    scores = {"tags": sum(t == sorted({w for o in s.objects for w in (o.colour, o.kind)},
-                                      key=model.tagger.tags.index)
-                          for t, s in zip(tags, scenes)) / count}
+    scores = {"tags": sum(t == tags_of(s) for t, s in zip(tags, scenes)) / count}
     if model.labels == "dense":
         rows, labels = model.truth(scenes)[1:]
         told = model.cells(state[:, 1:]).flatten(0, 1)[rows].split(model.sizes, -1)[1:]
