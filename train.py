@@ -56,7 +56,8 @@ def train(args: argparse.Namespace) -> None:
     if args.data and args.stage == "0":
         raise BadInput("--data: stage 0 learns from scenes it makes; give it to stages 1 to 4")
     pipeline = room(args.system, "pipeline")
-    o = pipeline.Options(args.out, args.world, args.seed, args.resume, args.device, args.labels,
+    from lion_min.options import Options
+    o = Options(args.out, args.world, args.seed, args.resume, args.device, args.labels,
                          args.steps, args.lr, args.precision, args.batch_size, args.data)
     if args.stage == "all":
         pipeline.train_all(o, Path(__file__).resolve())

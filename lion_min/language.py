@@ -97,8 +97,8 @@ class LanguageModel(nn.Module):
              images: int | None = None, own: int = 0) -> TextBatch:
         """Token id lists of S samples -> TextBatch. With answers for `loss`, else `generate`.
 
-        Decoder-only training packs the samples of each of the `images` into one row and leaves
-        `own` slots before each text. Training pads right; a decoder-only LLM generates from
+        Decoder-only training packs the samples into `images` rows (or a multiple of the images,
+        see rows_an_image), and leaves `own` slots before each text. Training pads right; a decoder-only LLM generates from
         prompts padded left.
         """
         s, device = self.settings, self.device
@@ -151,10 +151,12 @@ class LanguageModel(nn.Module):
 
     def logits(self, embeds: Tensor, text: TextBatch, shared: Tensor | None = None,
                own: Tensor | None = None) -> Tensor:
-        """Packed decoder-only forward: logits [B, L, V] of the text positions."""
+        """Packed decoder-only forward: logits [rows, L, V] of the text positions."""
         if own is not None:
             embeds = splice(embeds, text.own.long(), 1, own.flatten(0, 1))
         seen = 0 if shared is None else shared.shape[1]
+        if shared is not None:                    # an image may have several rows
+            shared = shared.repeat_interleave(len(embeds) // len(shared), 0)  # [rows, P, D]
         x = embeds if shared is None else torch.cat([shared.to(embeds.dtype), embeds], 1)
         first = torch.arange(seen, device=self.device).expand(len(x), -1)        # [B, P]
         hidden = self.model.model(
@@ -179,6 +181,12 @@ class LanguageModel(nn.Module):
         x, mask = self._joined(embeds, text.mask, shared, own)
         options = {"max_new_tokens": 48, "do_sample": False, "num_beams": 1} | options
         return self.model.generate(inputs_embeds=x, attention_mask=mask.long(), **options)
+
+
+def rows_an_image(samples: int, most: int = 8) -> int:
+    """Into how many equal rows to pack an image's samples: attention costs the square of a row's
+    length, a row more costs the shared tokens once more. 1 where no even split is small enough."""
+    return next((g for g in (1, 2, 3, 4) if samples % g == 0 and samples // g <= most), 1)
 
 
 def block_mask(text: TextBatch, seen: int) -> Tensor:

@@ -110,7 +110,8 @@ def make_scene(world: World, split: str, seed: int, index: int, pairs: str = "tr
     """One scene. `pairs`: 'train' (no held-out colour-kind pair), 'heldout' (only those), 'any'.
 
     `most` caps the number of objects (a curriculum). Nothing overlaps; two objects often share
-    a colour, a kind or both, so that naming one takes attributes or a relation.
+    a colour, a kind or both, so that naming one takes attributes or a relation, but never all
+    their words.
     """
     key = f"{world.name}/{split}/{pairs}/{seed}/{index}"
     rng = random.Random(key)
@@ -126,8 +127,10 @@ def make_scene(world: World, split: str, seed: int, index: int, pairs: str = "tr
         side = rng.randint(*world.sizes[name])
         x, y = rng.randint(0, world.image - side), rng.randint(0, world.image - side)
         box = tuple(v / world.image for v in (x, y, x + side, y + side))
-        if all(_apart(box, other.box, 1 / world.image) for other in things):
-            things.append(Thing(kind, colour, name, rng.choice(world.textures), box))
+        new = Thing(kind, colour, name, rng.choice(world.textures), box)
+        if all(_apart(box, other.box, 1 / world.image) and new.words() != other.words()
+               for other in things):
+            things.append(new)
     things.sort(key=lambda t: (int(t.centre[1] * 8), int(t.centre[0] * 8)))
     return Scene(world, tuple(things), key)
 

@@ -28,6 +28,11 @@ class VisionSettings:
     stem: tuple[int, ...] = (48, 96)       # channels of the strided convolutions; () = one patch
     ln_eps: float = 1e-5
 
+    @classmethod
+    def of(cls, image: int) -> "VisionSettings":
+        """The tiny encoder of pictures `image` pixels wide: 8x8 patches, whatever the size."""
+        return cls(image=image, patch=image // 8)
+
     @property
     def side(self) -> int:
         """Patches along one side."""

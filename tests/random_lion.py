@@ -12,7 +12,7 @@ from lion_min.lion.loading import stage_of
 from lion_min.lion.model import tiny
 from lion_min.scenes import WORLDS
 from lion_min.tokenizer import TinyTokenizer
-from lion_min.vision import TagHead, VisionEncoder
+from lion_min.vision import TagHead, VisionEncoder, VisionSettings
 
 WORLD = "medium"
 
@@ -21,14 +21,16 @@ def write_stage0(out: Path) -> None:
     """OUT/lion/stage0/{vision,llama}, with the names their teachers save."""
     torch.manual_seed(0)
     world = WORLDS[WORLD]
-    settings = tiny(world, len(TinyTokenizer()))
+    settings = tiny(VisionSettings.of(world.image), len(TinyTokenizer()))
     eyes = torch.nn.ModuleDict({
         "vision": VisionEncoder(settings.vision),
         "tagger": TagHead(settings.vision.width, (*world.colours, *world.kinds))})
     reader = torch.nn.ModuleDict({"llm": LanguageModel(settings.language)})
     for part, module in (("vision", eyes), ("llama", reader)):
         checkpoints.save_run(out / "lion" / "stage0" / part, checkpoints.trainable_state(module),
-                             {"system": "lion", "stage": 0, "part": part, "world": WORLD})
+                             {"system": "lion", "stage": 0, "part": part, "world": WORLD,
+                              "settings": {"vision": asdict(settings.vision),
+                                           "language": asdict(settings.language)}})
 
 
 def write_stage(out: Path, number: int) -> Path:

@@ -29,7 +29,7 @@ class Moves:
         return {n for n, t in self.before.items() if not torch.equal(t, self.after[n])}
 
 
-def train(stage: stages.Stage, out: Path, resume: bool = False, **plan) -> Moves:
+def train(stage: stages.LionStage, out: Path, resume: bool = False, **plan) -> Moves:
     """stages.train with 32 scenes, batches of 4 and no scoring."""
     # Every round twice where it can be: behind an up-projection of zero, down learns a step late.
     steps = max(3, len(stage.rounds))

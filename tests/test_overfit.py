@@ -6,7 +6,8 @@ from torch import nn
 
 from lion_min.adapters import IMAGE, REGION
 from lion_min.language import LanguageModel, LanguageSettings
-from lion_min.lion.answering import look, make_inputs
+from lion_min.frozen import look
+from lion_min.lion.answering import make_inputs
 from lion_min.lion.model import Lion, LionSettings
 from lion_min.qformer import QFormerSettings
 from lion_min.scenes import WORLDS, Scene, Thing

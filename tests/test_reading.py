@@ -46,7 +46,7 @@ def hand_made(x, model: LanguageModel, shift: int, cell=None) -> torch.Tensor:
         if text.sample is not None:                       # packed: where this sample begins
             first = (text.sample[row] == i % n).nonzero()[0].item()
         for place, hits in named:
-            at = [hits[0]]
+            at = hits
             if cell is not None:
                 column, line = cell(x, i, hits)
                 at = [column, GRID + line] if column >= 0 else []
@@ -60,7 +60,7 @@ def test_grounding_is_nought_where_every_phrase_points_right(family):
     x, model = told("list", batch=4)[0], llm(family)
     teacher = Grounding(model, TOKENIZER, width=32)
     for part in (teacher.asks, teacher.offers):
-        part.weight.data = 3 * torch.eye(32)
+        part.weight.data = 6 * torch.eye(32)
         nn.init.zeros_(part.bias)
     teacher.tells.weight.data = 9 * torch.eye(2 * GRID, 32)
     losses = []

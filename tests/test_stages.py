@@ -9,10 +9,11 @@ import pytest
 import torch
 from stage_run import NUMBERS, copy, train, trained  # noqa: F401 (copy, trained are fixtures)
 
-from lion_min import checkpoints
+from lion_min import checkpoints, frozen, staging
 from lion_min.adapters import IMAGE, REGION, set_task
+from lion_min.frozen import look
 from lion_min.lion import stages
-from lion_min.lion.answering import look, make_inputs
+from lion_min.lion.answering import make_inputs
 from lion_min.lion.loading import load_system, stage_of
 from lion_min.lion.model import Lion
 from lion_min.scenes import WORLDS, make_scene
@@ -146,12 +147,12 @@ def test_a_resumed_stage_is_the_uninterrupted_one(copy, monkeypatch, number, end
     where, whole = copy / "lion" / f"stage{number}", copy / "whole"
     train(stage, copy, **plan)
     where.rename(whole)
-    make = stages.step_loss
+    make = staging.step_loss
 
     def ending(*arguments):
         loss = make(*arguments)
         return lambda step: (end() if step == 3 else None, loss(step))[1]
-    monkeypatch.setattr(stages, "step_loss", ending)
+    monkeypatch.setattr(staging, "step_loss", ending)
     with pytest.raises(error):
         train(stage, copy, **plan)
     assert checkpoints.read_state(where)[0] == kept
@@ -170,10 +171,10 @@ def test_bundled_weights_are_said_aloud(copy, tmp_path, monkeypatch, capsys, num
     """Guards: a stage in an empty folder that goes on from the bundled weights in silence."""
     train(stage_of(number), copy, steps=1)
     assert "bundled weights" not in capsys.readouterr().out, "its own earlier stages were there"
-    monkeypatch.setattr(stages, "WEIGHTS", copy / "lion")
+    monkeypatch.setattr(frozen, "WEIGHTS", copy)
     train(stage_of(number), tmp_path / "new", steps=1)
     lines = [s for s in capsys.readouterr().out.splitlines() if "bundled weights" in s]
-    starts = [f"no stage {part} in {tmp_path / 'new'}:" for part in ["0 vision", "0 llama", *told]]
+    starts = [f"no lion stage {part} in {tmp_path / 'new'}:" for part in ["0 vision", "0 llama", *told]]
     assert [line[:len(start)] for line, start in zip(lines, starts, strict=True)] == starts
     assert all(str(copy) in line for line in lines)
 

@@ -12,7 +12,7 @@ FORMS = pytest.mark.parametrize("form", ["grid", "list", "both"])
 
 def told(form: str | None = None, step: int = 0, batch: int = 6, **options):
     """(text scenes, the scenes they tell)."""
-    scenes = [make_scene(WORLD, "text", SEED, step * batch + i, "any") for i in range(batch)]
+    scenes = [make_scene(WORLD, "text", SEED, 2 * step * batch + i, "any") for i in range(batch)]
     return text_scenes(WORLD, SEED, step, batch, TOKENIZER, form=form, **options), scenes
 
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from lion_min.adapters import IMAGE, REGION
 from lion_min.boxes import BoxText
-from lion_min.images import CLIP_MEAN, CLIP_STD, to_pixels
+from lion_min.frozen import Seen
 from lion_min.lion.model import Lion, LionInputs
 from lion_min.lion.softprompt import with_tags
 from lion_min.tokenizer import TinyTokenizer
-from lion_min.vision import TagHead, VisionEncoder
+from lion_min.vision import TagHead
 
 ASKS_FOR_A_BOX = re.compile(r"\b(where|find|locate|coordinates|box of|point to)\b", re.IGNORECASE)
 
@@ -26,12 +25,6 @@ def route(prompt: str) -> int:
     flag has the wrong type (spec 2.9); here the words decide, in training and in use.
     """
     return REGION if BoxText().parse(prompt) or ASKS_FOR_A_BOX.search(prompt) else IMAGE
-
-
-def look(vision: VisionEncoder, images: list[Image.Image]) -> list[Tensor]:
-    """Every state of the encoder, each [B, 1+N, Dv]; no gradient unless its parameters train."""
-    pixels = to_pixels(images, vision.settings.image, CLIP_MEAN, CLIP_STD)
-    return vision(pixels.to(next(vision.parameters()).device))
 
 
 def question_batch(tokenizer: TinyTokenizer, prompts: list[str], most: int,
@@ -76,27 +69,12 @@ def tag_ids(tokenizer: TinyTokenizer, tags: list[str]) -> list[int]:
     return [*tokenizer.encode(before), tokenizer.hint_id, *tokenizer.encode(after)]
 
 
-class LionSystem:
+class LionSystem(Seen):
     """What infer.py and evaluation.py talk to."""
 
     def __init__(self, model: Lion, tokenizer: TinyTokenizer, tagger: TagHead, use_tags: bool):
         self.model, self.tokenizer, self.tagger = model.eval(), tokenizer, tagger.eval()
         self.use_tags = use_tags
-
-    def see(self, images: list[Image.Image]) -> dict:
-        """Frozen features and tags of images; computed once, asked often."""
-        with torch.no_grad():
-            states = look(self.model.vision, images)
-        return {"states": states, "tags": self.tagger.predict(states[-1])}
-
-    @staticmethod
-    def select(seen: list[dict], rows: list[int]) -> dict:
-        """Rows of several chunks of `see`, one image for each prompt to come."""
-        size = len(seen[0]["tags"])
-        picked = [(seen[r // size], r % size) for r in rows]
-        return {"states": [torch.stack([c["states"][d][r] for c, r in picked])
-                           for d in range(len(seen[0]["states"]))],
-                "tags": [c["tags"][r] for c, r in picked]}
 
     def inputs(self, features: dict, prompts: list[str], task: int) -> LionInputs:
         return make_inputs(self.model, self.tokenizer, features["states"], prompts, task,

@@ -5,15 +5,14 @@ is not frozen, so no features are cached and a step costs about three times as m
 """
 
 from lion_min.lion.stage3 import STAGE as STAGE3
-from lion_min.lion.stages import Stage
+from lion_min.lion.stages import LionStage
 from lion_min.training import Plan
 
-STAGE = Stage(
+STAGE = LionStage(
     number="joint",
     mode="all",
     trains=STAGE3.trains + ("vision", "llm"),
     rounds=STAGE3.rounds,
     plan=Plan(steps=1500, lr=1e-3, warmup=100, decay="linear_tail",
               lr_scale={"vision": 0.3, "llm": 0.3}),
-    start=lambda earlier: {},
 )

@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
-from lion_min import BadInput, checkpoints, training
+from lion_min import BadInput, checkpoints
+from lion_min.frozen import WEIGHTS
 from lion_min.lion import stages
 from lion_min.lion.answering import LionSystem
-from lion_min.scenes import WORLDS
+from lion_min.loading import checked_config, load_trained
 
 STAGES = {1: "stage1", 2: "stage2", 3: "stage3", 4: "stage4", "joint": "joint"}
-BUNDLED = stages.WEIGHTS / "stage4"
+BUNDLED = WEIGHTS / "lion" / "stage4"
 
 
-def stage_of(number: int | str) -> stages.Stage:
+def stage_of(number: int | str) -> stages.LionStage:
     """The Stage that a stage script declares."""
     return import_module(f"lion_min.lion.{STAGES[number]}").STAGE
 
 
 def read_config(weights: Path | None) -> dict:
-    """The settings of a run's folder (None: the bundled stage 4), checked.
-
-    Raises BadInput for a folder that is missing, damaged, or no stage of LION that can be asked.
-    """
-    where = Path(weights or BUNDLED)
-    if not where.is_dir():
-        raise BadInput(f"weights {str(where)!r}: no such folder; train it or leave --weights out")
-    config = checkpoints.load_json(where / checkpoints.CONFIG)
-    wanted = {"system": ("lion",), "stage": tuple(STAGES), "preset": ("tiny",),
-              "world": tuple(WORLDS)}
-    for name, values in wanted.items():
-        if config.get(name) not in values:
-            raise BadInput(f"{where / checkpoints.CONFIG}: {name} is {config.get(name)!r:.40}, "
-                           f"not one of {', '.join(map(str, values))}; give the folder of a "
-                           "LION stage 1 to 4 or joint")
-    return config
+    """The settings of a run's folder (None: the bundled stage 4), checked."""
+    return checked_config("lion", tuple(STAGES), Path(weights or BUNDLED))
 
 
 def load_system(weights: Path | None = None, device="cpu") -> LionSystem:
@@ -45,22 +31,11 @@ def load_system(weights: Path | None = None, device="cpu") -> LionSystem:
     The frozen parts come from OUT/lion/stage0 beside it, or from the bundled stage 0. Raises
     BadInput for a folder that is missing, damaged or foreign.
     """
-    where, config = Path(weights or BUNDLED).resolve(), read_config(weights)
-    stage, out = stage_of(config["stage"]), where.parents[1]
-    if where.parent.name != "lion" and (where.parent / "stage0").exists():
-        # The bundled stage 0 would load as well, and every answer would be nonsense.
-        raise BadInput(f"weights {str(where)!r}: the folder around it must be called 'lion', "
-                       "for its stage0 to be found; rename it")
-    family = _family(config, where)
-    model, tagger, tokenizer = stages.build(stage.mode, out, family)
-    now = checkpoints.as_json(asdict(model.settings))
-    if changed := checkpoints.differences(config["settings"], now):
-        raise BadInput(f"{where / checkpoints.CONFIG}: of another version of the tiny preset "
-                       f"({changed[0]}); train the stage again")
-    tensors, _ = checkpoints.load_run(where)
-    names = training.only_trainable(model, stage.trains)
-    checkpoints.load_into(model, tensors, where / checkpoints.MODEL, names)
-    model.requires_grad_(False)
+    where = Path(weights or BUNDLED).resolve()
+    config = read_config(where if weights else None)
+    stage = stage_of(config["stage"])
+    model, tagger, tokenizer = stages.build(stage.mode, where.parents[1], _family(config, where))
+    load_trained(model, stage.trains, where, config)
     return LionSystem(model.to(device), tokenizer, tagger.to(device), stage.tags)
 
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from lion_min.adapters import REGION, attach_adapters, set_task
-from lion_min.language import LanguageModel, LanguageSettings, TextBatch, splice
+from lion_min.language import LanguageModel, LanguageSettings, TextBatch, rows_an_image, splice
 from lion_min.lion.aggregator import VisionAggregator
 from lion_min.lion.softprompt import SoftPrompt
 from lion_min.qformer import QFormer, QFormerSettings
@@ -148,7 +148,8 @@ class Lion(nn.Module):
         """(loss, its named parts): the mean cross-entropy of the answer tokens."""
         set_task(self.adapters, x.task)
         shared, own = self.visual(x)
-        text = self.llm.pack(x.prompts, x.answers, images=len(x.states[0]),
+        images = len(x.states[0])
+        text = self.llm.pack(x.prompts, x.answers, images * rows_an_image(len(x.prompts) // images),
                              own=0 if own is None else own.shape[1])
         loss = self.llm.loss(self.words(x, text), text, shared, own)
         return loss, {"region" if x.task == REGION else "image": loss.detach()}
@@ -162,12 +163,12 @@ class Lion(nn.Module):
                                  **self.settings.generate | options)
 
 
-def tiny(world, vocab: int, mode: str = "all", llm: str = "llama") -> LionSettings:
+def tiny(vision: VisionSettings, vocab: int, mode: str = "all", llm: str = "llama") -> LionSettings:
     """The bundled preset: about 1 M parameters a part, everything made here."""
-    layers = 5 if llm == "llama" else 3
+    family, layers = ("t5", 3) if llm == "t5" else ("llama", 5)
     return LionSettings(
-        vision=VisionSettings(image=world.image, patch=world.image // 8),
-        language=LanguageSettings(family=llm, vocab=vocab, layers=layers, ffn=384),
+        vision=vision,
+        language=LanguageSettings(family=family, vocab=vocab, layers=layers, ffn=384),
         qformer=QFormerSettings(width=128, layers=3, heads=4, ffn=256, queries=12,
                                 vision_width=128, vocab=vocab, max_text=64, cross_every=1,
                                 init_std=128 ** -0.5),

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lion_min.evaluation import box_overlap
-from lion_min.language import LanguageModel, splice
-from lion_min.lion.textworld import TextScenes, text_scenes
+from lion_min.language import LanguageModel, rows_an_image, splice
+from lion_min.lion.textworld import ROUND, TextScenes, text_scenes
 from lion_min.scenes import World
 from lion_min.tokenizer import GRID, REACH, SIDES, TinyTokenizer
 
@@ -37,7 +37,8 @@ def read(llm: LanguageModel, told: TextScenes, tokenizer: TinyTokenizer, train: 
     """(embeds, text, shared) for llm.loss (train) or llm.generate."""
     parts = [p for p in (_rows(llm, told.grid), _rows(llm, told.listed)) if p is not None]
     shared = torch.cat(parts, 1)                                      # [B, P, D]
-    text = llm.pack(told.prompts, told.answers if train else None, len(shared))
+    rows = len(shared) * rows_an_image(len(told.prompts) // len(shared))
+    text = llm.pack(told.prompts, told.answers if train else None, rows)
     embeds = llm.embed(text.ids)                                      # [rows, L, D]
     if told.regions:
         embeds = splice(embeds, text.ids, tokenizer.region_id, slot_sums(llm, told.regions))
@@ -47,7 +48,7 @@ def read(llm: LanguageModel, told: TextScenes, tokenizer: TinyTokenizer, train: 
 class Grounding(nn.Module):
     """A teacher's loss at the last token of every phrase that names objects.
 
-    point  after the second block its state resembles the slots it fits: -log p(a fitting slot)
+    point  after the second block its state resembles the slots it fits, all of them alike
     tell   after the third it knows where the object is: column and row, if it is one object
     Reading takes these two steps before any answer; comparing two objects takes them twice, and
     true/false alone gives no clue to either. Thrown away after stage 0.
@@ -91,7 +92,8 @@ class Grounding(nn.Module):
             row[target] = True
         told_cells = self.tells(late[rows, places]).unflatten(-1, (2, GRID)).flatten(0, 1)
         truth = torch.tensor(cells, device=early.device).flatten()    # [2M], -100: several objects
-        return {"point": -scores.log_softmax(-1).masked_fill(~right, -1e9).logsumexp(-1).mean(),
+        target = right / right.sum(-1, keepdim=True)                  # to count, see every one
+        return {"point": F.kl_div(scores.log_softmax(-1), target, reduction="batchmean"),
                 "tell": F.cross_entropy(told_cells, truth, ignore_index=-100)
                 if bool((truth >= 0).any()) else told_cells.sum() * 0}
 
@@ -160,7 +162,8 @@ def reading(llm: LanguageModel, tokenizer: TinyTokenizer, world: World, count: i
     """
     right: dict[str, list[bool]] = defaultdict(list)
     for step in range(max(1, count // 32)):
-        told = text_scenes(world, seed, step, 32, tokenizer, "heldout", form="list")
+        told = text_scenes(world, seed, step, 32, tokenizer, "heldout",
+                           tasks=ROUND + ("caption",), form="list")
         embeds, text, shared = read(llm, told, tokenizer, train=False)
         answers = llm.generate(embeds, text, shared)
         for asked, ids in zip(told.asked, answers.tolist()):

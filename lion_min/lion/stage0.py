@@ -26,12 +26,12 @@ from lion_min.lion.textworld import TextScenes, tags_of
 from lion_min.scenes import WORLDS, Scene, World, make_scene
 from lion_min.tokenizer import GRID, REACH, TinyTokenizer, box_words
 from lion_min.training import Plan
-from lion_min.vision import TagHead, VisionEncoder
+from lion_min.vision import TagHead, VisionEncoder, VisionSettings
 
 PARTS = ("vision", "llama", "t5")
 PLANS = {
     "vision": Plan(steps=1500, lr=1e-3, warmup=100, decay="linear_tail", precision="bf16"),
-    "llama": Plan(steps=3400, lr=1.2e-3, warmup=100, decay="linear_tail", precision="bf16",
+    "llama": Plan(steps=5000, lr=1.2e-3, warmup=100, decay="linear_tail", precision="bf16",
                   betas=(0.9, 0.98)),
     "t5": Plan(steps=1000, lr=1.2e-3, warmup=100, decay="linear_tail", precision="bf16",
                betas=(0.9, 0.98)),
@@ -44,7 +44,7 @@ class VisionTeacher(nn.Module):
 
     def __init__(self, world: World, labels: str, vocab: int):
         super().__init__()
-        settings = tiny(world, vocab).vision
+        settings = VisionSettings.of(world.image)
         width = settings.width
         self.world, self.labels = world, labels
         self.vision = VisionEncoder(settings)
@@ -136,6 +136,7 @@ def train(part: str, out: Path, world: str = "medium", seed: int = 0, resume: bo
     torch.manual_seed(seed)
     place, plan = WORLDS[world], plan or PLANS[part]
     tokenizer, batch = TinyTokenizer(), batch or BATCH[part]
+    settings = tiny(VisionSettings.of(place.image), len(tokenizer), llm=part)
     if part == "vision":
         model = VisionTeacher(place, labels, len(tokenizer))
 
@@ -143,15 +144,13 @@ def train(part: str, out: Path, world: str = "medium", seed: int = 0, resume: bo
             scenes = [make_scene(place, "train", seed, step * batch + i) for i in range(batch)]
             return model(scenes, [tokenizer.encode(s.caption()) for s in scenes])
     else:
-        model = TextTeacher(LanguageModel(tiny(place, len(tokenizer), llm=part).language),
-                            tokenizer)
+        model = TextTeacher(LanguageModel(settings.language), tokenizer)
 
         def step_loss(step: int):
             return model(reading.lesson(place, seed, step, batch, tokenizer, part))
     where = Path(out) / "lion" / "stage0" / part
     config = {"system": "lion", "stage": 0, "part": part, "preset": "tiny", "world": world,
               "seed": seed, "batch": batch}
-    settings = tiny(place, len(tokenizer), llm="t5" if part == "t5" else "llama")
     config |= {"labels": labels, "settings": {"vision": asdict(settings.vision)}} \
         if part == "vision" else {"settings": {"language": asdict(settings.language)}}
     training.run(model, step_loss, plan, where, config, resume, device, quiet)

@@ -5,15 +5,14 @@ question; its queries, projected, are all the LLM sees of the image. One adapter
 net learns the image-level tasks. Paper: captioning and VQA sets; Q-Former from BLIP-2.
 """
 
-from lion_min.lion.stages import Stage
+from lion_min.lion.stages import LionStage
 from lion_min.training import Plan
 
-STAGE = Stage(
+STAGE = LionStage(
     number=1,
     mode="qformer",
     trains=("ln_vision", "qformer", "query_proj", "adapters"),
     rounds=("vqa", "vqa", "caption"),
     easy=150,
     plan=Plan(steps=600, lr=1e-3, warmup=60, decay="linear_tail", precision="bf16"),
-    start=lambda earlier: {},
 )

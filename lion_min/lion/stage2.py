@@ -6,15 +6,14 @@ aggregator's tokens would have nothing to say), and one adapter a feed-forward n
 describe regions (REG) and to find them (REC).
 """
 
-from lion_min.lion.stages import Stage
+from lion_min.lion.stages import LionStage
 from lion_min.training import Plan
 
-STAGE = Stage(
+STAGE = LionStage(
     number=2,
     mode="aggregator",
     trains=("aggregator", "ln_adapter", "mlp", "region_proj", "adapters"),
     rounds=("region",),
     easy=150,
     plan=Plan(steps=600, lr=2e-3, warmup=60, decay="linear_tail", precision="bf16"),
-    start=lambda earlier: {},
 )

@@ -8,7 +8,7 @@ region batch the stage-2 adapter alone. Batches of the two levels alternate (spe
 from torch import Tensor
 
 from lion_min.adapters import merge_stage_adapters
-from lion_min.lion.stages import Stage
+from lion_min.lion.stages import LionStage
 from lion_min.training import Plan
 
 
@@ -19,7 +19,7 @@ def start(earlier) -> dict[str, Tensor]:
     return image | region | merge_stage_adapters(region, image)
 
 
-STAGE = Stage(
+STAGE = LionStage(
     number=3,
     mode="all",
     trains=("ln_vision", "qformer", "query_proj", "aggregator", "ln_adapter", "mlp",

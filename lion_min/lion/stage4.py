@@ -7,10 +7,10 @@ are rare in the drawn world.
 """
 
 from lion_min.lion.stage3 import STAGE as STAGE3
-from lion_min.lion.stages import Stage
+from lion_min.lion.stages import LionStage
 from lion_min.training import Plan
 
-STAGE = Stage(
+STAGE = LionStage(
     number=4,
     mode="all",
     trains=STAGE3.trains + ("soft_prompt",),

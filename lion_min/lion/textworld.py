@@ -24,8 +24,8 @@ PLURALS = {kind + ("es" if kind == "cross" else "s"): kind for kind in KINDS} | 
 ATTRIBUTES = {*COLOURS, *KINDS, "object", "striped", "small", "medium", "large"}
 LISTED = 12                                # slots of the list form
 # one scene's questions; several of the hard ones
-ROUND = IMAGE_LEVEL + ("count", "relation", "side", "side", "reg", "rec", "rec_relational",
-                       "rec_relational")
+ROUND = IMAGE_LEVEL + ("count", "count", "relation", "side", "side", "reg", "rec",
+                       "rec_relational", "rec_relational")
 
 
 @dataclass
@@ -82,21 +82,26 @@ def noisy_tags(tags: list[str], world: World, rng: random.Random, noise: float) 
 def text_scenes(world: World, seed: int, step: int, batch: int, tokenizer: TinyTokenizer,
                 split: str = "text", most: int | None = None,
                 tasks: tuple[str, ...] = ROUND, form: str | None = None) -> TextScenes:
-    """Batch `step` of told scenes, a pure function of its arguments."""
+    """Batch `step` of told scenes, a pure function of its arguments.
+
+    A quarter of the batches of ROUND tell twice the scenes and ask each for its caption alone.
+    """
     rng = random.Random(f"text/{split}/{seed}/{step}")
     form = form or rng.choice(("grid", "list", "list", "both"))
-    caption = len(tasks) > 1 and rng.random() < 0.12
+    first = 2 * batch * step
+    if tasks == ROUND and rng.random() < 0.25:
+        tasks, batch = ("caption",), 2 * batch
     out = TextScenes([] if form != "list" else None, [] if form != "grid" else None,
                      [], [], [], [], [])
     for i in range(batch):
-        scene = make_scene(world, split, seed, step * batch + i, "any", most)
+        scene = make_scene(world, split, seed, first + i, "any", most)
         if out.grid is not None:
             out.grid.append(grid_slots(scene, tokenizer))
         if out.listed is not None:
             out.listed.append(listed_slots(scene, tokenizer, rng))
-        for asked in examples(scene, rng, ("caption",) * 4 if caption else tasks):
+        for asked in examples(scene, rng, tasks):
             region = asked.task == "reg" and rng.random() < 0.5
-            tags = noisy_tags(tags_of(scene), world, rng, 0.1) if rng.random() < 0.06 else None
+            tags = noisy_tags(tags_of(scene), world, rng, 0.1) if rng.random() < 0.12 else None
             out.prompts.append((tag_ids(tokenizer, tags) if tags is not None else [])
                                + tokenizer.encode(asked.prompt, region))
             slots = [s for part in (out.grid, out.listed) if part is not None for s in part[-1]]

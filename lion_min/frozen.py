@@ -1,0 +1,136 @@
+"""The tiny preset's frozen parts, and what they see: computed once, asked often.
+
+Stage 0 made an encoder with its tag head and an LLM that only ever read text (lion/stage0.py);
+every system starts from the same ones. Symbols: B images, N patches, Dv encoder width.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from lion_min import BadInput, checkpoints
+from lion_min.images import CLIP_MEAN, CLIP_STD, to_pixels
+from lion_min.language import LanguageModel, LanguageSettings
+from lion_min.scenes import WORLDS, Scene
+from lion_min.tokenizer import TinyTokenizer
+from lion_min.vision import TagHead, VisionEncoder, VisionSettings
+
+WEIGHTS = Path(__file__).with_name("weights")
+
+
+def folder(system: str, out: Path, stage: int | str, part: str = "") -> Path:
+    """Where a stage lies: in --out when it was trained there, else among the bundled weights."""
+    name = f"stage{stage}" if isinstance(stage, int) else stage
+    own = Path(out) / system / name / part
+    return own if (own / checkpoints.CONFIG).exists() else WEIGHTS / system / name / part
+
+
+def say_if_bundled(system: str, out: Path, stage: int, part: str = "") -> None:
+    """One line when what a stage starts from is not in --out (design section 5)."""
+    where = folder(system, out, stage, part)
+    if WEIGHTS in where.parents:
+        print(f"no {system} stage {stage} {part and part + ' '}in {out}: starting from the "
+              f"bundled weights {where}")
+
+
+def earlier(system: str, out: Path, number: int) -> dict[str, Tensor]:
+    """The trained tensors of an earlier stage, said aloud when they are the bundled ones."""
+    say_if_bundled(system, out, number)
+    return {k: v.float()
+            for k, v in checkpoints.load_run(folder(system, out, number))[0].items()}
+
+
+def frozen_parts(out: Path, llm: str = "llama"
+                 ) -> tuple[VisionEncoder, TagHead, LanguageModel, TinyTokenizer]:
+    """(vision, tagger, LLM, tokenizer) of stage 0; the heads that taught them stay behind."""
+    where = folder("lion", out, 0, "vision")
+    tensors, config = checkpoints.load_run(where)
+    settings = _settings(VisionSettings, config, "vision", where)
+    world = WORLDS[config["world"]]                                   # the world it has seen
+    eyes = nn.ModuleDict({
+        "vision": VisionEncoder(settings),
+        "tagger": TagHead(settings.width, (*world.colours, *world.kinds))})
+    checkpoints.load_into(eyes, _under(tensors, *(f"{name}." for name in eyes)), where)
+    where = folder("lion", out, 0, llm)
+    tensors, config = checkpoints.load_run(where)
+    language = LanguageModel(_settings(LanguageSettings, config, "language", where))
+    told = {k.removeprefix("llm."): v for k, v in _under(tensors, "llm.").items()}
+    checkpoints.load_into(language, told, where)
+    return eyes["vision"], eyes["tagger"], language, TinyTokenizer()
+
+
+def _settings(kind: type, config: dict, part: str, where: Path):
+    """A settings dataclass out of a run's config; BadInput where it is of another version."""
+    try:
+        found = config["settings"][part]
+        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"{where / checkpoints.CONFIG}: settings.{part} is of another version "
+                       f"({error}); train stage 0 again") from error
+
+
+def _under(tensors: dict[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
+    return {name: t for name, t in tensors.items() if name.startswith(prefixes)}
+
+
+# ---- what the encoder sees ------------------------------------------------------------------
+
+def look(vision: VisionEncoder, images: list[Image.Image]) -> list[Tensor]:
+    """Every state of the encoder, each [B, 1+N, Dv]; no gradient unless its parameters train."""
+    pixels = to_pixels(images, vision.settings.image, CLIP_MEAN, CLIP_STD)
+    return vision(pixels.to(next(vision.parameters()).device))
+
+
+class Pool:
+    """Scenes with the frozen encoder's features and tags, computed once."""
+
+    def __init__(self, vision: VisionEncoder, tagger: TagHead, scenes: list[Scene],
+                 depths: set[int]):
+        self.scenes, self.tags, chunks = scenes, [], []
+        for start in range(0, len(scenes), 128):
+            with torch.no_grad():
+                states = look(vision, [s.draw() for s in scenes[start:start + 128]])
+            self.tags += tagger.predict(states[-1])
+            chunks.append([s.half() if d in depths else s[:, :0].half()
+                           for d, s in enumerate(states)])
+        self.states = [torch.cat(depth) for depth in zip(*chunks)]        # each [size, 1+N, Dv]
+
+    def take(self, rows: list[int]) -> list[Tensor]:
+        """The states of some scenes, each [len(rows), 1+N, Dv]; empty at depths nobody reads."""
+        return [s[rows].float() for s in self.states]
+
+
+class Live:
+    """A pool whose encoder is not frozen: every batch is looked at anew."""
+
+    def __init__(self, vision: VisionEncoder, scenes: list[Scene]):
+        self.vision, self.scenes = vision, scenes
+
+    def take(self, rows: list[int]) -> list[Tensor]:
+        return look(self.vision, [self.scenes[r].draw() for r in rows])
+
+
+class Seen:
+    """`see` and `select` of evaluation.py for systems around the frozen encoder: a mixin.
+
+    Needs self.model.vision and self.tagger.
+    """
+
+    def see(self, images: list[Image.Image]) -> dict:
+        """Frozen features and tags of images; computed once, asked often."""
+        with torch.no_grad():
+            states = look(self.model.vision, images)
+        return {"states": states, "tags": self.tagger.predict(states[-1])}
+
+    @staticmethod
+    def select(seen: list[dict], rows: list[int]) -> dict:
+        """Rows of several chunks of `see`, one image for each prompt to come."""
+        size = len(seen[0]["tags"])
+        picked = [(seen[r // size], r % size) for r in rows]
+        return {"states": [torch.stack([c["states"][d][r] for c, r in picked])
+                           for d in range(len(seen[0]["states"]))],
+                "tags": [c["tags"][r] for c, r in picked]}

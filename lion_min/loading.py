@@ -1,0 +1,48 @@
+"""What every room's loading.py shares: a run's folder, checked, and its tensors into a model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from torch import nn
+
+from lion_min import BadInput, checkpoints, training
+from lion_min.frozen import WEIGHTS
+from lion_min.scenes import WORLDS
+
+
+def checked_config(name: str, stages: tuple, where: Path) -> dict:
+    """The settings of a run's folder of the system `name`.
+
+    Raises BadInput for a folder that is missing, damaged, or no stage that can be asked.
+    """
+    if not where.is_dir():
+        mend = "it is not bundled yet: train it" if WEIGHTS in where.resolve().parents \
+            else "train it or leave --weights out"
+        raise BadInput(f"weights {str(where)!r}: no such folder; {mend}")
+    config = checkpoints.load_json(where / checkpoints.CONFIG)
+    wanted = {"system": (name,), "stage": stages, "preset": ("tiny",), "world": tuple(WORLDS)}
+    for key, values in wanted.items():
+        if config.get(key) not in values:
+            raise BadInput(f"{where / checkpoints.CONFIG}: {key} is {config.get(key)!r:.40}, "
+                           f"not one of {', '.join(map(str, values))}; give the folder of a "
+                           f"{name} stage that was trained here")
+    if where.parent.name != name and (where.parent / "stage0").exists():
+        # The bundled stage 0 would load as well, and every answer would be nonsense.
+        raise BadInput(f"weights {str(where)!r}: the folder around it must be called {name!r}, "
+                       "for its stage0 to be found; rename it")
+    return config
+
+
+def load_trained(model: nn.Module, trains: tuple[str, ...], where: Path, config: dict) -> None:
+    """The run's tensors into the parameters its stage trained, every one accounted for; then
+    nothing trains any more."""
+    now = checkpoints.as_json(asdict(model.settings))
+    if changed := checkpoints.differences(config.get("settings", {}), now):
+        raise BadInput(f"{where / checkpoints.CONFIG}: of another version of the tiny preset "
+                       f"({changed[0]}); train the stage again")
+    tensors, _ = checkpoints.load_run(where)
+    names = training.only_trainable(model, trains)
+    checkpoints.load_into(model, tensors, where / checkpoints.MODEL, names)
+    model.requires_grad_(False)

@@ -1,0 +1,114 @@
+"""What the stages of every system share: rounds of questions, batches, scores, the run.
+
+A stage script says what is special about its stage in one `Stage`; a room's stages.py builds the
+model and turns questions into a loss; this file carries it out with the one loop of training.py.
+Every batch is a pure function of (system, stage, seed, step).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lion_min import checkpoints, evaluation, training
+from lion_min.frozen import Live, Pool, earlier, say_if_bundled
+from lion_min.scenes import WORLDS, Scene, make_scene
+from lion_min.training import Plan
+
+POOL = 4096                                # scenes whose frozen features are kept in memory
+BATCH = 16                                 # scenes a step
+
+
+@dataclass(frozen=True)
+class Round:
+    """What every scene of one step is asked, and how many times BATCH scenes there are."""
+
+    level: str                             # 'image' or 'region', for systems that tell them apart
+    tasks: tuple[str, ...]
+    scenes: int = 1
+
+
+ROUNDS = {
+    "vqa": Round("image", ("existence", "colour", "kind", "count", "count", "relation",
+                           "relation", "side")),
+    "caption": Round("image", ("caption",), 2),
+    "region": Round("region", ("reg",) * 4 + ("rec",) * 4 + ("rec_relational",) * 4),
+    "reg": Round("region", ("reg",) * 4),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of a system: what trains, on which rounds, how long, from what."""
+
+    number: int | str
+    trains: tuple[str, ...]                # parameter-name prefixes; everything else is frozen
+    rounds: tuple[str, ...]                # one of ROUNDS a step, in turn
+    plan: Plan
+    start: Callable[[Callable[[int], dict[str, Tensor]]], dict[str, Tensor]] = lambda earlier: {}
+    easy: int = 0                          # first steps on scenes of one or two objects
+
+    @property
+    def folder(self) -> str:
+        return f"stage{self.number}" if isinstance(self.number, int) else self.number
+
+
+# (round, rows of the pool, their states, rng) -> (loss, its named parts)
+Ask = Callable[[Round, list[int], list[Tensor], random.Random], tuple[Tensor, dict[str, Tensor]]]
+
+
+def step_loss(name: str, stage: Stage, pool: Pool | Live, seed: int, batch: int, ask: Ask):
+    """step -> (loss, parts): scenes drawn from the pool, asked the step's round."""
+    everything = range(len(pool.scenes))
+    few = [i for i in everything if len(pool.scenes[i].objects) <= 2] or everything
+
+    def loss(step: int):
+        turn = ROUNDS[stage.rounds[step % len(stage.rounds)]]
+        rng = random.Random(f"{name}/{stage.number}/{seed}/{step}")
+        rows = rng.choices(few if step < stage.easy else everything, k=batch * turn.scenes)
+        return ask(turn, rows, pool.take(rows), rng)
+
+    return loss
+
+
+def run_stage(name: str, stage: Stage, model: nn.Module, tagger: nn.Module, system, ask_of,
+              out: Path, world: str = "medium", seed: int = 0, resume: bool = False,
+              device="cpu", plan: Plan | None = None, batch: int = BATCH, pool: int = POOL,
+              checks: int = 64, quiet: bool = False, scenes: list[Scene] | None = None,
+              depths: set[int] = frozenset(), extra: dict | None = None) -> dict:
+    """Run one stage of the system `name` and write its folder: {'before', 'after', 'folder'}.
+
+    system: what evaluation.py scores. ask_of(pool) gives the `Ask` of step_loss. depths: the
+    encoder states that anything reads. scenes: those of a folder instead of `pool` new ones.
+    extra: more settings for config.json.
+    """
+    plan, place = plan or stage.plan, WORLDS[world]
+    say_if_bundled("lion", out, 0, "vision")
+    say_if_bundled("lion", out, 0, "llama")
+    model.to(device), tagger.to(device)
+    names = training.only_trainable(model, stage.trains)
+    begin = stage.start(lambda number: earlier(name, out, number))
+    checkpoints.load_into(model, begin, f"the weights stage {stage.number} starts from",
+                          names=[n for n, _ in model.named_parameters() if n in begin])
+    print(training.count_parameters(dict(model.named_children())))
+    before = evaluation.evaluate(system, place, checks, 2**20 + seed, shuffled=False)
+    live = any(n.startswith("vision.") for n in names)
+    scenes = scenes or [make_scene(place, "train", seed, i)
+                        for i in range(16 * pool if live else pool)]
+    source = Live(model.vision, scenes) if live else Pool(model.vision, tagger, scenes, depths)
+    where = Path(out) / name / stage.folder
+    config = {"system": name, "stage": stage.number, "preset": "tiny", "world": world,
+              "seed": seed, "batch": batch, "pool": len(scenes),
+              "settings": asdict(model.settings)} | (extra or {})
+    training.run(model, step_loss(name, stage, source, seed, batch, ask_of(source)), plan, where,
+                 config, resume, device, quiet)
+    model.eval()
+    after = evaluation.evaluate(system, place, checks, 2**20 + seed, shuffled=False)
+    print(evaluation.table(before, after))
+    print(f"wrote {where}")
+    return {"before": before, "after": after, "folder": where}
