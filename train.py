@@ -9,7 +9,8 @@ from lion_min import BadInput
 from lion_min.cli import ROOMS, Parser, guarded, prepare, room, whole
 from lion_min.scenes import WORLDS
 
-STAGES = ("0", "1", "2", "3", "4", "all", "joint")
+STAGES = {"lion": ("0", "1", "2", "3", "4", "all", "joint"), "pvit": ("1", "2", "all"),
+          "lyrics": ("1", "2", "all"), "lmeye": ("1", "2", "all")}
 
 
 def parser() -> Parser:
@@ -19,7 +20,7 @@ def parser() -> Parser:
   python train.py --stage all            every weight from nothing, stage 0 in two processes
   python train.py --stage 3 --resume     go on where a run was stopped
 A stage whose earlier stages are not in --out starts from the bundled ones and says so.""")
-    p.add_argument("--stage", choices=STAGES, required=True,
+    p.add_argument("--stage", choices=STAGES["lion"], required=True,
                    help="joint: everything trained together, nothing frozen (the bound)")
     p.add_argument("--part", choices=("vision", "llama", "t5"),
                    help="stage 0: one part alone; default: all three, one after another")
@@ -47,6 +48,14 @@ def main(argv: list[str] | None = None) -> int:
     return guarded(lambda: train(args))
 
 
+def check_stage(args: argparse.Namespace) -> None:
+    """BadInput for a stage that a system does not have."""
+    if args.stage not in STAGES[args.system]:
+        hint = "; stage 0 is shared: --system lion --stage 0" if args.stage == "0" else ""
+        raise BadInput(f"--stage {args.stage}: {args.system} has the stages "
+                       f"{', '.join(STAGES[args.system])}{hint}")
+
+
 def train(args: argparse.Namespace) -> None:
     """Hand the command line to the system's pipeline."""
     if args.part and args.stage != "0":
@@ -55,6 +64,7 @@ def train(args: argparse.Namespace) -> None:
         raise BadInput(f"--labels {args.labels}: only stage 0's vision part learns from labels")
     if args.data and args.stage == "0":
         raise BadInput("--data: stage 0 learns from scenes it makes; give it to stages 1 to 4")
+    check_stage(args)
     pipeline = room(args.system, "pipeline")
     from lion_min.options import Options
     o = Options(args.out, args.world, args.seed, args.resume, args.device, args.labels,

@@ -48,6 +48,8 @@ def run(args: argparse.Namespace) -> None:
     system = loading.load_system(args.weights, training.device_of(args.device))
     result = evaluation.evaluate(system, world, args.count, args.seed, shuffled=args.shuffled,
                                  scenes=scenes)
+    if hasattr(system, "report") and scenes is None:
+        result |= system.report(world, args.count, args.seed)
     result |= {"system": args.system, "weights": str(args.weights or loading.BUNDLED)}
     print(json.dumps(result) if args.json else readable(result))
 

@@ -98,8 +98,8 @@ class LanguageModel(nn.Module):
         """Token id lists of S samples -> TextBatch. With answers for `loss`, else `generate`.
 
         Decoder-only training packs the samples into `images` rows (or a multiple of the images,
-        see rows_an_image), and leaves `own` slots before each text. Training pads right; a decoder-only LLM generates from
-        prompts padded left.
+        see rows_an_image), and leaves `own` slots before each text. Training pads right; a
+        decoder-only LLM generates from prompts padded left.
         """
         s, device = self.settings, self.device
         if answers is None or self.encoder_decoder:
@@ -183,10 +183,14 @@ class LanguageModel(nn.Module):
         return self.model.generate(inputs_embeds=x, attention_mask=mask.long(), **options)
 
 
-def rows_an_image(samples: int, most: int = 8) -> int:
-    """Into how many equal rows to pack an image's samples: attention costs the square of a row's
-    length, a row more costs the shared tokens once more. 1 where no even split is small enough."""
-    return next((g for g in (1, 2, 3, 4) if samples % g == 0 and samples // g <= most), 1)
+def rows_an_image(prompts: list[list[int]], answers: list[list[int]], images: int, own: int = 0,
+                  most: int = 220) -> int:
+    """Into how many equal rows to pack an image's samples, so that a row has at most about `most`
+    tokens of text: attention costs the square of a row's length, another row costs the shared
+    tokens once more."""
+    n = len(prompts) // images
+    tokens = (sum(map(len, prompts)) + sum(map(len, answers))) / images + own * n
+    return next(g for g in range(1, n + 1) if n % g == 0 and (tokens / g <= most or g == n))
 
 
 def block_mask(text: TextBatch, seen: int) -> Tensor:

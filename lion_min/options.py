@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lion_min import BadInput, checkpoints, datasets, training
+from lion_min import BadInput, checkpoints, datasets, evaluation, training
 from lion_min.scenes import WORLDS
 from lion_min.staging import BATCH
 from lion_min.training import Plan
@@ -62,3 +62,17 @@ def timed(name: str, minutes: dict[str, float]) -> Iterator[None]:
     start = time.perf_counter()
     yield
     minutes[name] = (time.perf_counter() - start) / 60
+
+
+def one_after_another(system: str, numbers: tuple[int, ...], train: Callable[[int, Options], dict],
+                      o: Options, minutes: dict[str, float]) -> None:
+    """Stages in turn, then how long each took and the scores each left behind."""
+    scores = {}
+    for number in numbers:
+        print(f"---- stage {number}")
+        with timed(str(number), minutes):
+            done = train(number, lenient(o, o.out / system / f"stage{number}"))
+        scores[f"stage {number}"] = done["after"]
+    print("minutes: " + ", ".join(f"stage {k} {v:.1f}" for k, v in minutes.items())
+          + f", all {sum(minutes.values()):.1f}")
+    print(evaluation.columns(scores))

@@ -34,11 +34,11 @@ class Round:
 
 
 ROUNDS = {
-    "vqa": Round("image", ("existence", "colour", "kind", "count", "count", "relation",
-                           "relation", "side")),
+    "vqa": Round("image", ("existence", "colour", "kind", "count", "count", "relation")),
     "caption": Round("image", ("caption",), 2),
-    "region": Round("region", ("reg",) * 4 + ("rec",) * 4 + ("rec_relational",) * 4),
+    "region": Round("region", ("reg", "rec", "rec_relational") * 2),
     "reg": Round("region", ("reg",) * 4),
+    "instructions": Round("region", ("instructions",) * 4),   # PVIT's own, see its stages.py
 }
 
 

@@ -149,8 +149,9 @@ class Lion(nn.Module):
         set_task(self.adapters, x.task)
         shared, own = self.visual(x)
         images = len(x.states[0])
-        text = self.llm.pack(x.prompts, x.answers, images * rows_an_image(len(x.prompts) // images),
-                             own=0 if own is None else own.shape[1])
+        slots = 0 if own is None else own.shape[1]
+        rows = images * rows_an_image(x.prompts, x.answers, images, slots)
+        text = self.llm.pack(x.prompts, x.answers, rows, slots)
         loss = self.llm.loss(self.words(x, text), text, shared, own)
         return loss, {"region" if x.task == REGION else "image": loss.detach()}
 

@@ -10,10 +10,10 @@ import time
 from collections import deque
 from pathlib import Path
 
-from lion_min import BadInput, evaluation
+from lion_min import BadInput
 from lion_min.lion import stage0, stages
 from lion_min.lion.loading import stage_of
-from lion_min.options import Options, lenient, timed
+from lion_min.options import Options, lenient, one_after_another, timed
 
 
 def train_part(part: str, o: Options) -> None:
@@ -37,18 +37,11 @@ def train_stage(number: int | str, o: Options) -> dict:
 def train_all(o: Options, script: Path) -> None:
     """Every weight from nothing: stage 0 in two processes, then stages 1-4 in this one."""
     o.scenes()                                     # a mistake in --data shows before stage 0
-    minutes, scores = {}, {}
+    minutes = {}
     with timed("0", minutes):
         side_by_side([[part_command(script, part, o) for part in chain]
                       for chain in (("vision", "t5"), ("llama",))])
-    for number in (1, 2, 3, 4):
-        print(f"---- stage {number}")
-        with timed(str(number), minutes):
-            done = train_stage(number, lenient(o, o.out / "lion" / f"stage{number}"))
-        scores[f"stage {number}"] = done["after"]
-    print("minutes: " + ", ".join(f"stage {k} {v:.1f}" for k, v in minutes.items())
-          + f", all {sum(minutes.values()):.1f}")
-    print(evaluation.columns(scores))
+    one_after_another("lion", (1, 2, 3, 4), train_stage, o, minutes)
 
 
 def part_command(script: Path, part: str, o: Options) -> list[str]:

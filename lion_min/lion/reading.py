@@ -37,7 +37,7 @@ def read(llm: LanguageModel, told: TextScenes, tokenizer: TinyTokenizer, train: 
     """(embeds, text, shared) for llm.loss (train) or llm.generate."""
     parts = [p for p in (_rows(llm, told.grid), _rows(llm, told.listed)) if p is not None]
     shared = torch.cat(parts, 1)                                      # [B, P, D]
-    rows = len(shared) * rows_an_image(len(told.prompts) // len(shared))
+    rows = len(shared) * rows_an_image(told.prompts, told.answers, len(shared))
     text = llm.pack(told.prompts, told.answers if train else None, rows)
     embeds = llm.embed(text.ids)                                      # [rows, L, D]
     if told.regions:

@@ -14,5 +14,5 @@ STAGE = LionStage(
     trains=("ln_vision", "qformer", "query_proj", "adapters"),
     rounds=("vqa", "vqa", "caption"),
     easy=150,
-    plan=Plan(steps=600, lr=1e-3, warmup=60, decay="linear_tail", precision="bf16"),
+    plan=Plan(steps=700, lr=1e-3, warmup=60, decay="linear_tail", precision="bf16"),
 )

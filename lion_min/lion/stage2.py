@@ -15,5 +15,5 @@ STAGE = LionStage(
     trains=("aggregator", "ln_adapter", "mlp", "region_proj", "adapters"),
     rounds=("region",),
     easy=150,
-    plan=Plan(steps=600, lr=2e-3, warmup=60, decay="linear_tail", precision="bf16"),
+    plan=Plan(steps=900, lr=2e-3, warmup=60, decay="linear_tail", precision="bf16"),
 )

@@ -1,0 +1,37 @@
+"""What LMEye asked: for each request, the patches that the interaction attended to.
+
+Symbols: n requests, N patches.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lion_min.asking import Reply
+from lion_min.lmeye.answering import LmeyeSystem
+from lion_min.lmeye.prompt import make_inputs
+
+OTHER = "What is in the image?"            # beside the user's question: the map moves with it
+
+
+@torch.no_grad()
+def explain(system: LmeyeSystem, reply: Reply) -> tuple[list[tuple[str, Tensor]], None]:
+    """([(title, weights [side, side])], None): a map a request, and all of them for OTHER."""
+    if not system.asks:
+        return [], None
+    own, other = (looks(system, reply.features, prompt) for prompt in (reply.prompt, OTHER))
+    maps = [("all requests together", own.mean(0))]
+    maps += [(f"request {i}", one) for i, one in enumerate(own, 1)]
+    return maps + [(f"asked instead: {OTHER}", other.mean(0))], None
+
+
+@torch.no_grad()
+def looks(system: LmeyeSystem, features: dict, prompt: str) -> Tensor:
+    """Where each request of a prompt looks: [n, side, side], each sums to 1."""
+    weights = system.model.looks(make_inputs(system.model, system.tokenizer, features["states"],
+                                             [prompt]))[0]                # [n, N]
+    side = math.isqrt(weights.shape[1])
+    return weights.view(-1, side, side).cpu()

@@ -1,0 +1,224 @@
+"""LMEye (arXiv 2305.03701): an LLM that asks the image before it answers.
+
+    pixels -> frozen ViT -> patch features of two depths
+        +- Q-Former without text - query_proj ----------> static image tokens [B, Q, D]
+        |  [static | question | <img-q>] -> frozen LLM -> its state at <img-q>      (pass 1)
+        +- interaction(request, patches) - transmit ----> returned [S, m, D]
+       [static | question | <img-q> | <img-d> x m, returned added | question] -> LLM (pass 2)
+
+Several LMEyes exist (spec section 0). The paper era: static='pooled', one vector added onto the
+token <img>; the first <img-d> asks (request_id None); CLIP's text tower; pool='eos'. The later
+form: static='qformer' with 32 queries, reads='queries', five requests, pool='tail'. The tiny
+preset: reads='patches', so that a request can point at a place.
+
+Symbols: B images, S samples (S = n*B), N patches, F features the interaction reads, Dv their
+width, Q queries, L tokens, m return slots, D LLM width.
+
+Deviations from the paper and its code:
+- tiny: the interaction is a trainable block over 64 patches, not CLIP's text tower;
+- tiny: an image token carries the LLM's words for its column and row, as told scenes do, and
+  what a request looks at is also returned as it is, beside the transmitted vector;
+- tiny: the question stands once more behind the slots, where the LLM is used to find it;
+- `zeroed` blanks the LLM's state before the projection, whose bias stays: a question that
+  is the same for all, not no question;
+- the later form's order is [static | text | request | slots]; officially text comes first;
+- a placeholder outside the LLM's vocabulary starts from zero, officially from a pad's row;
+- the second pass keeps the first one's cache (second_pass='full' reads everything again).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from lion_min.language import LanguageModel, LanguageSettings, TextBatch, rows_an_image
+from lion_min.lmeye import two_passes
+from lion_min.lmeye.interaction import InteractionSettings, InteractivePerception
+from lion_min.qformer import QFormer, QFormerSettings
+from lion_min.training import freeze
+from lion_min.vision import VisionEncoder, VisionSettings
+
+CONTROLS = ("interactive", "static", "zeroed", "foreign")
+
+
+@dataclass
+class LmeyeSettings:
+    """Everything that shapes the model. `control`: what fills the return slots."""
+
+    vision: VisionSettings
+    language: LanguageSettings
+    interaction: InteractionSettings
+    slot_id: int                           # <img-d>
+    request_id: int | None = None          # <img-q>; None: the first <img-d> asks (paper era)
+    img_id: int | None = None              # <img>, static='pooled' alone
+    static: str = "qformer"                # or 'pooled': one vector, added onto <img>
+    qformer: QFormerSettings | None = None
+    reads: str = "patches"                 # the interaction's features, or 'queries', 'pooled'
+    depths: tuple[int, ...] = (0, 4)       # the ViT states a patch's features consist of
+    control: str = "interactive"           # one of CONTROLS
+    second_pass: str = "cached"            # or 'full'
+    token_std: float = 1.0                 # start of <img>, <img-q>, <img-d>; official: N(0, 1)
+    first_cell_id: int | None = None       # the tokenizer's first column word; rows follow
+    generate: dict = field(default_factory=dict)
+
+
+@dataclass
+class LmeyeInputs:
+    """One batch. A prompt holds one request and m slots, or neither: then the LLM reads once."""
+
+    states: list[Tensor]                   # every state of the ViT, each [B, 1+N, Dv]; 'pooled'
+    #                                        reads row 0 of the last: CLIP's image feature
+    prompts: list[list[int]]               # S prompts with their placeholders
+    answers: list[list[int]] | None = None
+
+
+class Lmeye(nn.Module):
+    """The whole model. The ViT and the LLM are frozen; what else trains is the stage's choice."""
+
+    def __init__(self, settings: LmeyeSettings, vision: VisionEncoder, llm: LanguageModel):
+        super().__init__()
+        s = self.settings = settings
+        for name, value, known in (("control", s.control, CONTROLS),
+                                   ("static", s.static, ("qformer", "pooled")),
+                                   ("reads", s.reads, ("patches", "queries", "pooled")),
+                                   ("second_pass", s.second_pass, ("cached", "full"))):
+            if value not in known:
+                raise ValueError(f"unknown {name} {value!r}: one of {known}")
+        self.vision, self.llm = freeze(vision), freeze(llm)
+        if s.static == "qformer":
+            self.ln_vision = nn.LayerNorm(s.qformer.vision_width)
+            self.qformer = without_text(QFormer(s.qformer))
+            self.query_proj = nn.Linear(s.qformer.width, llm.width)
+        else:
+            self.img_proj = nn.Linear(s.interaction.image_width, llm.width)
+            self.e_img = nn.Parameter(torch.randn(llm.width) * s.token_std)
+        if s.request_id is not None:
+            self.e_imgq = nn.Parameter(torch.randn(llm.width) * s.token_std)
+        self.e_imgd = nn.Parameter(torch.randn(llm.width) * s.token_std)
+        self.interaction = InteractivePerception(s.interaction)
+
+    # ---- what the LLM is shown ---------------------------------------------------------------
+
+    def patches(self, x: LmeyeInputs) -> Tensor:
+        """Each patch's states of some depths side by side, normalised: [B, N, Dv]."""
+        return self.ln_vision(torch.cat([x.states[d][:, 1:] for d in self.settings.depths], -1))
+
+    def static_tokens(self, x: LmeyeInputs) -> Tensor | None:
+        """What every question sees of an image: [B, Q, D]; None where it is added onto <img>."""
+        if self.settings.static == "pooled":
+            return None
+        return self.query_proj(self.qformer(self.patches(x)))
+
+    def words(self, x: LmeyeInputs, text: TextBatch) -> Tensor:
+        """The embedded text of the first pass: learned vectors added onto the placeholders."""
+        s, ids = self.settings, text.ids
+        known = ids < self.llm.model.get_input_embeddings().num_embeddings
+        embeds = self.llm.embed(ids * known) * known[..., None]           # [rows, L, D]
+        embeds = embeds + (ids == s.slot_id)[..., None] * self.e_imgd
+        if s.request_id is not None:
+            embeds = embeds + (ids == s.request_id)[..., None] * self.e_imgq
+        if s.static == "pooled":
+            seen = self.img_proj(x.states[-1][:, 0]) + self.e_img         # [B, D]
+            seen = seen.repeat_interleave(len(x.prompts) // len(seen), 0)
+            embeds = two_passes.add_at(embeds, ids == s.img_id, seen)
+        return embeds
+
+    # ---- what the LLM asks -------------------------------------------------------------------
+
+    def features(self, x: LmeyeInputs) -> Tensor:
+        """What the interaction decomposes: [B, F, Dv]."""
+        reads = self.settings.reads
+        if reads == "pooled":
+            return x.states[-1][:, :1]
+        return self.patches(x) if reads == "patches" else self.qformer(self.patches(x))
+
+    def cell_words(self) -> Tensor | None:
+        """The LLM's own words for each patch's column and row, summed: [N, D]."""
+        side, first = self.settings.vision.side, self.settings.first_cell_id
+        if first is None:
+            return None
+        words = self.llm.embed(first + torch.arange(2 * side, device=self.llm.device))
+        columns, rows = words.split(side)                                 # each [side, D]
+        return (rows[:, None] + columns[None]).flatten(0, 1)
+
+    def ask(self, x: LmeyeInputs, hidden: Tensor, maps: bool = False):
+        """The LLM's states at the requests [S, D] -> returned [S, m, D], and maps [S, n, F]."""
+        if self.settings.control == "zeroed":
+            hidden = torch.zeros_like(hidden)
+        if self.settings.control == "foreign":
+            if len(hidden) < 2:
+                raise ValueError("control 'foreign' takes the request of another sample: "
+                                 "give two samples or more")
+            hidden = hidden.roll(1, 0)
+        return self.interaction(hidden, self.features(x), self.cell_words(), maps)
+
+    def marks(self, x: LmeyeInputs, text: TextBatch) -> two_passes.Marks | None:
+        """Where request and slots stand; None where nothing is asked and one pass is enough."""
+        s = self.settings
+        marks = two_passes.mark(text.ids, len(x.prompts), s.interaction.returned, s.slot_id,
+                                s.request_id) if bool((text.ids == s.slot_id).any()) else None
+        return None if s.control == "static" else marks
+
+    @torch.no_grad()
+    def looks(self, x: LmeyeInputs) -> Tensor:
+        """Where each request looks: attention over the image tokens, [S, n, F], rows sum to 1."""
+        text = self.llm.pack(x.prompts)
+        marks = self.marks(x, text)
+        if marks is None:
+            raise ValueError("nothing is asked here: the prompts hold no request, or control is "
+                             "'static'")
+        hidden, _ = two_passes.prefix(self.llm, self.words(x, text), text, self.static_tokens(x),
+                                      marks)
+        return self.ask(x, hidden, maps=True)[1]
+
+    # ---- train and answer --------------------------------------------------------------------
+
+    def forward(self, x: LmeyeInputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """(loss, its named parts): the mean cross-entropy of the answer tokens."""
+        images = len(x.states[0])
+        rows = images * rows_an_image(x.prompts, x.answers, images)
+        text = self.llm.pack(x.prompts, x.answers, rows)
+        shared, marks, embeds = self.static_tokens(x), self.marks(x, text), self.words(x, text)
+        if marks is None:
+            loss = self.llm.loss(embeds, text, shared)
+        else:
+            loss = two_passes.loss(self.llm, embeds, text, shared, marks,
+                                   lambda hidden: self.ask(x, hidden),
+                                   self.settings.second_pass == "cached")
+        return loss, {"answer": loss.detach()}
+
+    @torch.no_grad()
+    def generate(self, x: LmeyeInputs, **options) -> Tensor:
+        """Answer ids [S, <= max_new_tokens]."""
+        text = self.llm.pack(x.prompts)
+        shared, marks, embeds = self.static_tokens(x), self.marks(x, text), self.words(x, text)
+        options = self.settings.generate | options
+        if marks is None:
+            return self.llm.generate(embeds, text, shared, **options)
+        return two_passes.generate(self.llm, embeds, text, shared, marks,
+                                   lambda hidden: self.ask(x, hidden),
+                                   self.settings.second_pass == "cached", **options)
+
+
+def without_text(qformer: QFormer) -> QFormer:
+    """The static mapping asks nothing: a Q-Former's words and text half would be dead weight."""
+    qformer.words = qformer.positions = None
+    for layer in qformer.layers:
+        layer.text_ffn = None
+    return qformer
+
+
+def tiny(vision: VisionSettings, vocab: int) -> LmeyeSettings:
+    """The bundled preset. <img-q> and <img-d> are the two ids behind the tokenizer's."""
+    start, seen = 128 ** -0.5, 2 * vision.width
+    return LmeyeSettings(
+        vision=vision,
+        language=LanguageSettings(family="llama", vocab=vocab, layers=5, ffn=384),
+        interaction=InteractionSettings(llm_width=128, image_width=seen, mlp=128, init_std=start),
+        request_id=vocab, slot_id=vocab + 1,
+        qformer=QFormerSettings(width=128, layers=1, heads=4, ffn=256, queries=8,
+                                vision_width=seen, vocab=1, max_text=1, cross_every=1,
+                                init_std=start),
+        token_std=0.1, first_cell_id=6)

@@ -1,0 +1,29 @@
+"""Text to what Lmeye reads: question, request token, return slots, and the question once more.
+
+The official prompts end in "<img-d> x5\\nAnswer:" (spec section 3): what follows the slots is a
+text that the LLM can answer from. The tiny LLM only ever read a scene and then its question, so
+here that text is the question again. Measured after one minute of training: a box is found for
+.55 of the phrases, .12 with the last word alone behind the slots, .04 with nothing.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lion_min.lmeye.model import Lmeye, LmeyeInputs
+from lion_min.tokenizer import TinyTokenizer
+
+
+def make_inputs(model: Lmeye, tokenizer: TinyTokenizer, states: list[Tensor], prompts: list[str],
+                answers: list[str] | None = None, asks: bool = True) -> LmeyeInputs:
+    """Samples of an image stand together: S = n*B. `asks` False: no request, no slots (stage 1)."""
+    return LmeyeInputs(states,
+                       [prompt_ids(model, tokenizer, p) if asks else tokenizer.encode(p)
+                        for p in prompts],
+                       answers and [tokenizer.encode(a) for a in answers])
+
+
+def prompt_ids(model: Lmeye, tokenizer: TinyTokenizer, prompt: str) -> list[int]:
+    """[question | <img-q> | <img-d> x m | question]."""
+    s, ids = model.settings, tokenizer.encode(prompt)
+    return [*ids, s.request_id, *[s.slot_id] * s.interaction.returned, *ids]

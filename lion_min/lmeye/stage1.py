@@ -1,0 +1,17 @@
+"""LMEye stage 1: the static mapping.
+
+Image features become a few tokens of the LLM, the same whatever is asked; trained on captions
+(official run_llm_pretrain.py). Nothing is requested yet: the prompt holds no request token.
+"""
+
+from lion_min.lmeye.stages import LmeyeStage
+from lion_min.training import Plan
+
+STAGE = LmeyeStage(
+    number=1,
+    asks=False,
+    trains=("ln_vision", "qformer", "query_proj"),
+    rounds=("caption",),
+    easy=100,
+    plan=Plan(steps=400, lr=1.5e-3, warmup=40, decay="linear_tail", precision="bf16"),
+)

@@ -1,0 +1,42 @@
+"""A report in the manner of PVIT's FineEval: region questions, scored by what they take.
+
+The paper has people judge 130 questions on 50 photographs in four groups (section 4.4); here the
+questions come from instructions.py on held-out scenes, an answer is right when it is the scene's
+truth word for word, and counting, the paper's weak spot, stands on its own.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+
+from lion_min.pvit.instructions import scene_instructions
+from lion_min.scenes import World, make_scene
+
+CATEGORIES = ("recognition", "attribute", "reasoning", "counting", "other")
+
+
+def fine_eval(system, world: World, count: int, seed: int, batch: int = 64) -> dict[str, dict]:
+    """{category: {'accuracy', 'n'}} on `count` held-out scenes, four conversations a scene.
+
+    Later turns of a conversation have the true earlier ones before them.
+    """
+    right = defaultdict(list)
+    for start in range(0, count, batch):
+        scenes = [make_scene(world, "heldout", seed, i)
+                  for i in range(start, min(count, start + batch))]
+        asked = [(row, made.category, q, a, list(made.turns[:i]))
+                 for row, scene in enumerate(scenes)
+                 for made in scene_instructions(scene, random.Random(f"fine/{seed}/{start + row}"),
+                                                4)
+                 for i, (q, a) in enumerate(made.turns)]
+        asked.sort(key=lambda each: len(each[2]) + sum(len(q) for q, _ in each[4]))
+        seen = [system.see([scene.draw() for scene in scenes])]
+        for at in range(0, len(asked), 128):
+            rows, categories, questions, answers, turns = zip(*asked[at:at + 128])
+            told = system.answer(system.select(seen, list(rows)), list(questions),
+                                 turns=list(turns))
+            for category, text, answer in zip(categories, told, answers):
+                right[category].append(text.rstrip(" .") == answer.lower().rstrip(" ."))
+    return {c: {"accuracy": round(sum(right[c]) / len(right[c]), 4), "n": len(right[c])}
+            for c in CATEGORIES if right[c]}

@@ -1,0 +1,132 @@
+"""Prompts with boxes -> ids with region placeholders, and the boxes in reading order.
+
+A box stands in a prompt as `[x1,y1,x2,y2]` or, as the paper writes it, with marks of its own,
+`<Region>[x1, y1, x2, y2]</Region>`; both mean the same. In the LLM's input it becomes
+
+    feature    <Region> <region> </Region>            3 positions, one pooled feature
+    location   <Region> <region> x 4 </Region>        6 positions, four location tokens
+    text       <x4> <y1> <l8> <t8> <r6> <b11>         6 words, as the tokenizer writes a box
+
+The two marks have the ids len(tokenizer) and len(tokenizer) + 1, which the LLM's vocabulary
+lacks: no text can name them, and `Pvit.markers` stands in for their embeddings.
+
+Symbols: B images, S samples (S = n*B), R regions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lion_min import BadInput
+from lion_min.boxes import BRACKETS, Box, BoxText
+from lion_min.pvit.model import SLOTS, Pvit, PvitInputs
+from lion_min.tokenizer import TinyTokenizer
+
+MARKS = re.compile(r"(</?Region>)", re.IGNORECASE)
+BOX = BoxText()
+Move = Callable[[list[Box]], list[Box]]
+Turn = tuple[str, str]                     # question, answer
+
+
+def pieces(text: str) -> list[str | Box]:
+    """The text cut at its boxes. BadInput for unpaired marks and for marks without one box."""
+    fields = MARKS.split(text)             # text, mark, text, mark, ..., text
+    marks = [mark.lower() for mark in fields[1::2]]
+    if marks != ["<region>", "</region>"] * (len(marks) // 2):
+        raise BadInput(f"prompt: {marks.count('<region>')} <Region> and "
+                       f"{marks.count('</region>')} </Region> do not pair up; "
+                       "write each region as <Region>[x1,y1,x2,y2]</Region>")
+    found: list[str | Box] = []
+    for i, field in enumerate(fields[::2]):
+        found += [_marked(field)] if i % 2 else _unmarked(field)
+    return found
+
+
+def _marked(text: str) -> Box:
+    """The one box between two marks."""
+    boxes = BOX.parse(text) if BRACKETS.fullmatch(text.strip()) else []
+    if not boxes:
+        raise BadInput(f"prompt: <Region>{' '.join(text.split())[:60]}</Region> holds no box; "
+                       "write [x1,y1,x2,y2] there, fractions with x1 < x2 and y1 < y2")
+    return boxes[0]
+
+
+def _unmarked(text: str) -> list[str | Box]:
+    """Brackets that hold no box are words like any others."""
+    found, end = [], 0
+    for match in BRACKETS.finditer(text):
+        if boxes := BOX.parse(match[0]):
+            found += [text[end:match.start()], boxes[0]]
+            end = match.end()
+    return [*found, text[end:]]
+
+
+def encode(tokenizer: TinyTokenizer, text: str, representation: str = "feature",
+           move: Move | None = None) -> tuple[list[int], list[Box]]:
+    """(ids, boxes of their regions); 'text' has no regions, so no boxes.
+
+    move: what happens to the boxes before they are written, see `jitter`.
+    """
+    cut = pieces(text)
+    boxes = [piece for piece in cut if not isinstance(piece, str)]
+    boxes = move(boxes) if move and boxes else boxes
+    ids, rest = [], iter(boxes)
+    for piece in cut:
+        if isinstance(piece, str):
+            ids += tokenizer.encode(piece)
+        elif representation == "text":
+            ids += tokenizer.encode(BOX.format(next(rest)))
+        else:
+            slots = [tokenizer.region_id] * SLOTS[representation]
+            ids += [len(tokenizer), *slots, len(tokenizer) + 1]
+    return ids, [] if representation == "text" else boxes
+
+
+def conversation(tokenizer: TinyTokenizer, turns: list[Turn], question: str,
+                 representation: str = "feature",
+                 move: Move | None = None) -> tuple[list[int], list[Box]]:
+    """Earlier turns, each answer closed by <eos>, then the question: (ids, boxes) of one prompt.
+
+    Boxes of earlier answers stay words, as the model wrote them.
+    """
+    ids, boxes = [], []
+    for asked, answered in [*turns, (question, None)]:
+        more, found = encode(tokenizer, asked, representation, move)
+        ids, boxes = ids + more, boxes + found
+        if answered is not None:
+            ids += [*tokenizer.encode(answered), tokenizer.eos_id]
+    return ids, boxes
+
+
+def jitter(boxes: Tensor, share: float = 0.02, generator: torch.Generator | None = None) -> Tensor:
+    """Each coordinate moved by up to `share` of the box's own side, inside the image: [R, 4].
+
+    Training only (official code, spec 4): annotated boxes are exact, drawn ones are not.
+    """
+    sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)                    # [R, 4]: w, h, w, h
+    noise = torch.rand(boxes.shape, generator=generator) * 2 - 1
+    return (boxes + share * noise * sides).clamp(0, 1)
+
+
+def make_inputs(model: Pvit, tokenizer: TinyTokenizer, states: list[Tensor], prompts: list[str],
+                answers: list[str] | None = None, turns: list[list[Turn]] | None = None,
+                maps: list[Tensor] | None = None, train: bool = False,
+                generator: torch.Generator | None = None) -> PvitInputs:
+    """Text to ids and boxes. Samples of an image stand together: S = n*B.
+
+    turns: the earlier turns of each sample; None: none of them has any.
+    maps: model.regions.look(images, states) of a RegionCLIP; TinyRegions needs none.
+    train: jitter the boxes, by `generator` (a CPU one) or else by torch's own.
+    """
+    def move(boxes: list[Box]) -> list[Box]:
+        return [tuple(b) for b in jitter(torch.tensor(boxes), generator=generator).tolist()]
+
+    rows = [conversation(tokenizer, before, prompt, model.settings.representation,
+                         move if train else None)
+            for prompt, before in zip(prompts, turns or [[]] * len(prompts), strict=True)]
+    return PvitInputs(states, [ids for ids, _ in rows], [boxes for _, boxes in rows],
+                      answers and [tokenizer.encode(a) for a in answers], maps)

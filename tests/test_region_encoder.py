@@ -1,0 +1,146 @@
+"""PVIT's region encoders: the resize, the frozen norm, the attention pool, one image at a time."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from lion_min.images import CLIP_MEAN, CLIP_STD
+from lion_min.pvit.region_encoder import (AttentionPool, Bottleneck, FrozenBatchNorm, RegionCLIP,
+                                          RegionCLIPSettings, TinyRegions, TinyRegionSettings,
+                                          region_pixels, region_size)
+
+SMALL = RegionCLIPSettings(layers=(1, 1, 1, 1), width=8, heads=4, output=12, resolution=64,
+                           shortest=64, longest=107)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> RegionCLIP:
+    torch.manual_seed(0)
+    encoder = RegionCLIP(SMALL).eval().requires_grad_(False)
+    for norm in (m for m in encoder.modules() if isinstance(m, FrozenBatchNorm)):
+        norm.running_mean.normal_(std=0.1)
+        norm.running_var.uniform_(0.5, 2)
+    return encoder
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randint(0, 256, (12 * 16 * 3,), generator=generator, dtype=torch.uint8)
+    return Image.frombytes("RGB", (16, 12), bytes(noise.tolist())).resize((width, height))
+
+
+def test_attention_pool_is_the_first_token_of_a_whole_attention():
+    """Guards: the mean token left out of keys and values, heads cut wrongly, a lost scale."""
+    torch.manual_seed(1)
+    pool, x = AttentionPool(side=2, channels=16, heads=4, output=5), torch.randn(3, 16, 2, 2)
+    tokens = x.flatten(2).permute(2, 0, 1)                                # [4, 3, 16]
+    tokens = torch.cat([tokens.mean(0, keepdim=True), tokens]) + pool.positions[:, None]
+    parts = pool.query, pool.key, pool.value
+    whole, _ = F.multi_head_attention_forward(
+        tokens, tokens, tokens, 16, 4, None, torch.cat([p.bias for p in parts]), None, None,
+        False, 0.0, pool.out.weight, pool.out.bias, use_separate_proj_weight=True,
+        q_proj_weight=parts[0].weight, k_proj_weight=parts[1].weight,
+        v_proj_weight=parts[2].weight, training=False, need_weights=False)
+    torch.testing.assert_close(pool(x), whole[0], rtol=0, atol=1e-6)
+
+
+def test_the_norm_is_frozen_and_a_batch_norm_in_eval():
+    """Guards: statistics that follow the batch in training, eps outside the root."""
+    torch.manual_seed(2)
+    norm, x = FrozenBatchNorm(4).train(), torch.randn(2, 4, 3, 3)
+    for buffer in norm.buffers():
+        buffer.uniform_(0.1, 2)
+    expected = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    torch.testing.assert_close(norm(x), expected)
+    torch.testing.assert_close(norm(x), expected)
+    assert list(norm.parameters()) == [] and len(norm.state_dict()) == 4
+
+
+def test_res4_size_and_the_anti_aliased_stride(encoder):
+    """Guards: a map halved by a strided convolution or by rounding up (spec 2.3: 75x101 -> 4x6)."""
+    assert encoder.res4(torch.zeros(1, 3, 75, 101)).shape == (1, 128, 4, 6)
+    assert RegionCLIPSettings().roi == 18
+    strides = {m.stride for block in encoder.modules() if isinstance(block, Bottleneck)
+               for m in block.modules() if isinstance(m, torch.nn.Conv2d)}
+    assert strides == {(1, 1)}
+
+
+@pytest.mark.parametrize("size, resized", [
+    ((640, 480), (1067, 800)), ((480, 640), (800, 1067)), ((2000, 600), (1333, 400)),
+    ((101, 100), (808, 800)), ((1333, 800), (1333, 800)), ((64, 64), (800, 800))])
+def test_shortest_edge(size, resized):
+    """Guards: width and height exchanged, the limit of the long side forgotten or applied first."""
+    assert region_size(*size, 800, 1333) == resized
+
+
+def test_resize_is_bilinear_and_normalised_with_clips_statistics():
+    """Guards: bicubic, which overshoots at an edge; BGR or ImageNet statistics (spec 2.2)."""
+    edge = Image.new("RGB", (8, 8), (100, 110, 120))
+    edge.paste((150, 160, 170), (4, 0, 8, 8))
+    pixels, _ = region_pixels([edge], 64, 64)
+    for channel, low, mean, std in zip(pixels[0], (100, 110, 120), CLIP_MEAN, CLIP_STD):
+        values = (channel * std + mean) * 255
+        assert values.min().item() == pytest.approx(low, abs=0.01)
+        assert values.max().item() == pytest.approx(low + 50, abs=0.01)
+        assert values.round().unique().numel() > 4                        # a slope, not a step
+
+
+def test_padding_is_the_mean_colour():
+    """Guards: padding before the normalisation (black borders) or on the wrong side."""
+    pixels, sizes = region_pixels([picture(60, 40), picture(40, 60)], 40, 100)
+    assert pixels.shape == (2, 3, 60, 60) and sizes.tolist() == [[60, 40], [40, 60]]
+    assert pixels[0, :, 40:].eq(0).all() and pixels[1, :, :, 40:].eq(0).all()
+    assert pixels[0, :, :40].ne(0).all() and pixels[1, :, :, :40].ne(0).all()
+    alone = region_pixels([picture(40, 60)], 40, 100)[0]
+    assert torch.equal(pixels[1:, :, :, :40], alone)
+
+
+def test_boxes_follow_the_resize(encoder):
+    """Guards: fractions taken of the padded batch, or of the original picture's pixels."""
+    column = torch.arange(8.).expand(1, 1, 8, 8)                          # the value is the column
+    maps = [column.expand(2, 1, 8, 8), torch.tensor([[128., 128.], [64., 128.]])]
+    boxes = torch.tensor([[0.25, 0, 0.75, 1], [0.25, 0, 0.75, 1]])
+    means = encoder.crops(maps, boxes, torch.tensor([0, 1])).mean((1, 2, 3))
+    assert means.tolist() == pytest.approx([3.5, 1.5])                    # centres less a half
+
+
+def test_a_feature_does_not_depend_on_its_neighbours(encoder):
+    """Guards: a region pooled from another image of the batch; padding seen inside a box."""
+    images = [picture(96, 64, 1), picture(80, 80, 2)]
+    boxes = torch.tensor([[.1, .1, .4, .5], [.2, .2, .6, .7], [.3, .1, .5, .4]])
+    index = torch.tensor([0, 1, 0])
+    both = encoder.pool(encoder.look(images), boxes, index)
+    assert both.shape == (3, 12) and (both[0] - both[2]).abs().max() > 1e-4
+    for i, image in enumerate(images):
+        mine = boxes[index == i]
+        alone = encoder.pool(encoder.look([image]), mine, torch.zeros(len(mine), dtype=torch.long))
+        torch.testing.assert_close(both[index == i], alone, rtol=0, atol=1e-6)
+
+
+def test_no_regions(encoder):
+    """Guards: a batch in which nobody asks about a box crashing in a convolution."""
+    tiny = TinyRegions(TinyRegionSettings(vision_width=6))
+    states = [torch.ones(1, 17, 6)] * 5
+    for regions, maps in ((encoder, encoder.look([picture(64, 64)])), (tiny, states)):
+        none = regions.pool(maps, torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))
+        assert none.shape == (0, regions.width)
+
+
+def test_autocast_changes_no_feature(encoder):
+    """Guards: features cached in float32 and trained on in bfloat16."""
+    boxes, first = torch.tensor([[.1, .2, .8, .9]]), torch.tensor([0])
+    exact = encoder.pool(encoder.look([picture(64, 64)]), boxes, first)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(encoder.pool(encoder.look([picture(64, 64)]), boxes, first), exact)
+
+
+def test_tiny_regions_read_their_depths_without_cls():
+    """Guards: CLS taken for the first patch, depths in another order, features not flattened."""
+    tiny = TinyRegions(TinyRegionSettings(vision_width=2, depths=(0, 4), bins=1))
+    states = [torch.full((1, 17, 2), float(d)) for d in range(5)]
+    for state in states:
+        state[:, 0] = 100
+    assert tiny.look([], states) is states
+    pooled = tiny.pool(states, torch.tensor([[0., 0, 1, 1]]), torch.tensor([0]))
+    assert pooled.tolist() == [[0, 0, 4, 4]] and tiny.width == 4

@@ -1,0 +1,103 @@
+"""The stages of PVIT and LMEye on random parts, in seconds: what moves, what loads, what answers."""
+
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from random_lion import write_stage0
+
+from lion_min import checkpoints, evaluation, training
+from lion_min.scenes import WORLDS, make_scene
+
+SCORES = {"vqa_by_type": dict.fromkeys(evaluation.VQA, 0.0)}
+STAGES = [("pvit", 1), ("pvit", 2), ("lmeye", 1), ("lmeye", 2)]
+QUESTIONS = ["What is in [0.1,0.1,0.5,0.5]?", "Describe the image.", "Is there a red circle?"]
+# Never run, so never moved: CLIP's last norm comes after the raw states that are read.
+IDLE = ("vision.model.post_layernorm.", "vision.model.vision_model.post_layernorm.")
+
+
+def part(system: str, name: str):
+    return import_module(f"lion_min.{system}.{name}")
+
+
+def few_steps(system: str, number: int, out: Path, **options) -> tuple[dict, dict, set[str]]:
+    """(every parameter before, after, what the stage trains) of three steps."""
+    stage, seen, run = part(system, "loading").stage_of(number), [], training.run
+    plan = replace(stage.plan, steps=max(3, 2 * len(stage.rounds)), warmup=0)
+
+    def running(model, *arguments):
+        seen.append({n: p.detach().clone() for n, p in model.named_parameters()})
+        run(model, *arguments)
+        seen.append({n: p.detach().clone() for n, p in model.named_parameters()})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "run", running)
+        patch.setattr(evaluation, "evaluate", lambda *a, **k: SCORES)
+        part(system, "stages").train(stage, out, plan=plan, batch=2, pool=8, quiet=True, **options)
+    return *seen, {n for n in seen[0] if any(training.matches(n, t) for t in stage.trains)}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(OUT with every stage of both rooms after a few steps, {(system, stage): what moved})."""
+    out = tmp_path_factory.mktemp("rooms")
+    write_stage0(out)
+    return out, {(system, number): few_steps(system, number, out) for system, number in STAGES}
+
+
+@pytest.mark.parametrize("system, number", STAGES)
+def test_a_stage_moves_exactly_what_it_trains(trained, system, number):
+    """Guards: a frozen part that a stray gradient or weight decay moves; a part left untrained;
+    a trained part that the file lacks (the official LMEye loses its query tokens)."""
+    before, after, trains = trained[1][system, number]
+    moved = {n for n in before if not torch.equal(before[n], after[n])}
+    assert moved == {n for n in trains if not n.startswith(IDLE)}
+    saved = checkpoints.load_run(trained[0] / system / f"stage{number}")[0]
+    assert saved.keys() == trains and all(torch.equal(saved[n], after[n]) for n in saved)
+
+
+@pytest.mark.parametrize("system, number", STAGES)
+def test_what_loads_is_what_was_trained(trained, system, number):
+    """Guards: a part that is random again after loading, such as the static mapping of LMEye's
+    stage 1 in its stage 2, or PVIT's untrained projection in its stage 1."""
+    system_ = part(system, "loading").load_system(trained[0] / system / f"stage{number}")
+    after, loaded = trained[1][system, number][1], dict(system_.model.named_parameters())
+    assert loaded.keys() == after.keys()
+    scene = make_scene(WORLDS["medium"], "heldout", 0, 0)
+    answers, here = [], {n: p.detach().clone() for n, p in loaded.items()}
+    for tensors in (here, after):
+        with torch.no_grad():
+            for name, parameter in loaded.items():
+                parameter.copy_(tensors[name])
+        x = system_.see([scene.draw()])
+        answers.append([system_.answer(x, [q], max_new_tokens=6) for q in QUESTIONS])
+    assert answers[0] == answers[1]
+
+
+def test_stages_start_from_the_ones_before(trained):
+    """Guards: a stage 2 that begins at random."""
+    for system in ("pvit", "lmeye"):
+        one, two = trained[1][system, 1], trained[1][system, 2]
+        assert one[2] and all(torch.equal(one[1][n], two[0][n]) for n in one[2])
+
+
+@pytest.mark.parametrize("representation", ["text", "location"])
+def test_pvit_trains_with_other_representations(trained, tmp_path, representation):
+    """Guards: an ablation row whose parts do not exist or never move."""
+    stages, loading = part("pvit", "stages"), part("pvit", "loading")
+    stage = stages.of_representation(loading.stage_of(2), representation)
+    model = stages.build(representation, trained[0])[0]
+    names = training.only_trainable(model, stage.trains)
+    assert any(n.startswith("locations") for n in names) == (representation == "location")
+    assert not any(n.startswith("prompt_projector") for n in names)
+
+
+@pytest.mark.parametrize("control", ["static", "zeroed", "foreign"])
+def test_lmeye_control_rows_train_the_same_parameters(trained, control):
+    """Guards: a control row that differs by more than what fills the slots."""
+    stages = part("lmeye", "stages")
+    one, two = (dict(stages.build(c, trained[0])[0].named_parameters())
+                for c in ("interactive", control))
+    assert {n: p.shape for n, p in one.items()} == {n: p.shape for n, p in two.items()}
