@@ -1,4 +1,4 @@
-"""Bottleneck adapters beside a frozen LLM's feed-forward nets, and LION's mixture of two.
+"""Bottleneck adapters beside a frozen LLM's feed-forward nets, LION's mixture of two, and LoRA.
 
 LION eq. for one FFN sub-layer with un-normalised input X and task t (official lion_adapters.py,
 `forward_ffn_t5`; the paper calls the gates "router"):
@@ -7,7 +7,7 @@ LION eq. for one FFN sub-layer with un-normalised input X and task t (official l
 
 The router is no network: the gates are free vectors chosen by the task alone, one task a batch.
 The adapters live in a ModuleList of the caller; the LLM only gets forward hooks, so its own
-parameters, names and checkpoints stay as they were.
+parameters, names and checkpoints stay as they were. LoRA (Lyrics stage 2) stands at the end.
 
 Shapes: S samples, T tokens, D width, r bottleneck, K adapters (1 or 2), 2 tasks.
 """
@@ -159,3 +159,63 @@ def merge_stage_adapters(region: dict[str, Tensor], image: dict[str, Tensor]
                 width = region["adapters.0.adapters.0.up.bias"].shape
                 merged[f"{layer}.router"] = torch.eye(2)[:, :, None].expand(2, 2, *width).clone()
     return merged
+
+
+# ---- LoRA --------------------------------------------------------------------------------------
+class LoRA(nn.Module):
+    """A step of low rank beside one Linear: y = W x + alpha/r * up(down(dropout(x))).
+
+    arXiv 2106.09685. Zero until trained, since `up` starts at zero. Fp32 beside any precision.
+    """
+
+    def __init__(self, inputs: int, outputs: int, rank: int, alpha: float, dropout: float):
+        super().__init__()
+        self.down = nn.Linear(inputs, rank, bias=False)
+        self.up = nn.Linear(rank, outputs, bias=False)
+        self.scale, self.dropout = alpha / rank, dropout
+        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What is added, [*,in] -> [*,out]."""
+        x = F.dropout(x.to(self.down.weight.dtype), self.dropout, self.training)
+        return self.up(self.down(x)) * self.scale
+
+    def beside(self, name: str, linear: nn.Linear) -> None:
+        """Hook onto the Linear called `name` in its LLM."""
+        self.name = name  # the module itself would register as a child of ours
+        self.hook = linear.register_forward_hook(
+            lambda _, inputs, output: output + self(inputs[0]).to(output.dtype))
+
+
+def attach_lora(llm: nn.Module, targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj"),
+                rank: int = 8, alpha: float = 32, dropout: float = 0.05) -> nn.ModuleList:
+    """Put a LoRA beside every Linear of these names (T5: 'q', 'k', 'v'). Defaults: Lyrics'.
+
+    Returns them in the LLM's own order; the caller keeps, trains and saves them.
+    """
+    if getattr(llm, "has_lora", False):
+        raise ValueError("this LLM already carries LoRA; merge it or build it afresh")
+    loras = nn.ModuleList()
+    for name, linear in llm.named_modules():
+        if isinstance(linear, nn.Linear) and name.rsplit(".", 1)[-1] in targets:
+            lora = LoRA(linear.in_features, linear.out_features, rank, alpha, dropout)
+            loras.append(lora.to(linear.weight.device))
+            lora.beside(name, linear)
+    if not loras:
+        raise ValueError(f"{type(llm).__name__} has no Linear named {' or '.join(targets)}")
+    llm.has_lora = True
+    return loras
+
+
+@torch.no_grad()
+def merge_lora(llm: nn.Module, loras: nn.ModuleList) -> None:
+    """Add each step to its Linear's weight and unhook it: the same outputs at no extra cost."""
+    if not getattr(llm, "has_lora", False):
+        raise ValueError("this LLM carries no LoRA; it was merged before or never attached")
+    for lora in loras:
+        weight = llm.get_submodule(lora.name).weight                    # [out, in]
+        step = lora.scale * lora.up.weight @ lora.down.weight
+        weight.copy_(weight.to(step.dtype) + step)
+        lora.hook.remove()
+    llm.has_lora = False

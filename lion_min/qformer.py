@@ -6,6 +6,8 @@ BLIP-2/InstructBLIP's querying transformer (arXiv 2301.12597, 2305.06500), as LI
     [queries ; text] -> self-attention -> queries only: cross-attention to the image
                                        -> queries: query_ffn | text: text_ffn
 
+mqformer.py extends it to two sources of pictures and to text passes of its own (Lyrics).
+
 Shapes: S samples, B images (S = n*B, sample s looks at image s // n), N image tokens, L text
 tokens, Q queries, T = Q + L, D width, Dv vision width, H heads, d = D / H.
 """
@@ -66,9 +68,13 @@ class Attention(nn.Module):
         self.norm = nn.LayerNorm(width, eps=ln_eps)
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None,
-                return_attention: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """x [S,T,D], context [B,N,Dc], mask [S,1,1,N] boolean (True = may be seen) or None
-        -> [S,T,D]; with return_attention also the probabilities [S,H,T,N]. A mask needs S == B.
+                return_attention: bool = False, cache: list[Tensor] | None = None,
+                ) -> Tensor | tuple[Tensor, Tensor]:
+        """x [S,T,D], context [B,N,Dc], mask boolean (True = may be seen) or None -> [S,T,D].
+
+        The mask is [B,1,1,N], or [B,1,T,N] where S == B. With return_attention also the
+        probabilities [S,H,T,N]. An empty `cache` takes the keys and values of the context; a
+        filled one lends its own, which stand before the context's and are first in the mask.
         """
         images, n = len(context), len(x) // len(context)
         if len(x) != n * images:
@@ -77,6 +83,10 @@ class Attention(nn.Module):
         folded = x.reshape(images, -1, x.shape[-1])                             # [B, n*T, D]
         q, k, v = (self._heads(y) for y in (
             self.query(folded), self.key(context), self.value(context)))        # [B, H, *, d]
+        if cache:
+            k, v = (torch.cat(pair, 2) for pair in zip(cache, (k, v)))          # [B, H, *+N, d]
+        elif cache is not None:
+            cache += [k, v]
         drop = self.dropout if self.training else 0.0
         weights = None
         if return_attention:  # the fused kernel does not hand its probabilities out
@@ -114,7 +124,7 @@ class FeedForward(nn.Module):
 
 
 class QFormerLayer(nn.Module):
-    """One layer. A form with more sources extends `__init__` and `look`, nothing else."""
+    """One layer. A form with more sources extends `__init__` and `look`."""
 
     def __init__(self, settings: QFormerSettings, cross: bool):
         super().__init__()
@@ -134,13 +144,14 @@ class QFormerLayer(nn.Module):
         return seen if return_attention else (seen, None)
 
     def forward(self, hidden: Tensor, mask: Tensor | None, image: Tensor, last: bool = False,
-                return_attention: bool = False) -> tuple[Tensor, Tensor | None]:
+                return_attention: bool = False, cache: list[Tensor] | None = None,
+                ) -> tuple[Tensor, Tensor | None]:
         """hidden [S,T,D] -> ([S,T,D], cross-attention map or None); the last layer -> [S,Q,D].
 
         Nobody reads the text half of the last layer, so it is not computed.
         """
         rows = hidden[:, :self.queries] if last else hidden
-        hidden = self.attention(rows, hidden, mask)                             # [S, T, D]
+        hidden = self.attention(rows, hidden, mask, cache=cache)                # [S, T, D]
         queries, text = hidden[:, :self.queries], hidden[:, self.queries:]
         queries, seen = self.look(queries, image, return_attention)             # [S, Q, D]
         queries = self.query_ffn(queries)
@@ -174,30 +185,44 @@ class QFormer(nn.Module):
         0 or False on padding (None: no padding). Returns the query states [S,Q,D] and, with
         return_attention, one map [S,H,Q,N] for each layer that has cross-attention.
         """
-        hidden, mask = self.embed(len(image), text_ids, text_mask)
-        maps = []
-        for i, layer in enumerate(self.layers):
-            last = i == len(self.layers) - 1
-            hidden, seen = layer(hidden, mask, image, last, return_attention)
-            if seen is not None:
-                maps.append(seen)
+        hidden, maps = self.run(image, *self.embed(len(image), text_ids, text_mask),
+                                return_attention=return_attention)
         return (hidden, maps) if return_attention else hidden
 
-    def embed(self, images: int, text_ids: Tensor | None,
-              text_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def run(self, image: Tensor, hidden: Tensor, mask: Tensor | None,
+            return_attention: bool = False, caches: list[list[Tensor]] | None = None,
+            ) -> tuple[Tensor, list[Tensor]]:
+        """All layers over what `embed` gave: (query states [S,Q,D], cross-attention maps)."""
+        maps = []
+        for i, layer in enumerate(self.layers):
+            hidden, seen = layer(hidden, mask, image, i == len(self.layers) - 1,
+                                 return_attention, caches[i] if caches else None)
+            if seen is not None:
+                maps.append(seen)
+        return hidden, maps
+
+    def embed(self, images: int, text_ids: Tensor | None, text_mask: Tensor | None,
+              positions: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """([queries ; text] after one LayerNorm [S,T,D], self-attention mask [S,1,1,T] or None)."""
         samples = images if text_ids is None else len(text_ids)
         x = self.query_tokens.expand(samples, -1, -1)                           # [S, Q, D]
         mask = None
         if text_ids is not None:
-            length = text_ids.shape[1]
-            if length > self.settings.max_text:
-                raise BadInput(f"question of {length} tokens: the Q-Former reads at most "
-                               f"{self.settings.max_text}; shorten it")
-            # Queries have no position: they are a set. Only the text is numbered.
-            text = self.words(text_ids) + self.positions.weight[:length]        # [S, L, D]
-            x = torch.cat([x, text], dim=1)                                     # [S, T, D]
+            x = torch.cat([x, self.embed_text(text_ids, positions)], dim=1)     # [S, T, D]
             if text_mask is not None:
                 visible = F.pad(text_mask.bool(), (self.settings.queries, 0), value=True)
                 mask = visible[:, None, None]                                   # [S, 1, 1, T]
         return F.dropout(self.norm(x), self.settings.dropout, self.training), mask
+
+    def embed_text(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Words and positions before the LayerNorm: [S,L] ids -> [S,L,D].
+
+        Queries have no position: they are a set. Only the text is numbered, 0.. unless given.
+        """
+        if positions is not None:
+            return self.words(ids) + self.positions(positions)
+        length = ids.shape[1]
+        if length > self.settings.max_text:
+            raise BadInput(f"question of {length} tokens: the Q-Former reads at most "
+                           f"{self.settings.max_text}; shorten it")
+        return self.words(ids) + self.positions.weight[:length]

@@ -81,7 +81,7 @@ def run_stage(name: str, stage: Stage, model: nn.Module, tagger: nn.Module, syst
               device="cpu", plan: Plan | None = None, batch: int = BATCH, pool: int = POOL,
               checks: int = 64, quiet: bool = False, scenes: list[Scene] | None = None,
               depths: set[int] = frozenset(), extra: dict | None = None) -> dict:
-    """Run one stage of the system `name` and write its folder: {'before', 'after', 'folder'}.
+    """Run one stage of the system `name` and write its folder: {'before', 'after', 'folder', 'system'}.
 
     system: what evaluation.py scores. ask_of(pool) gives the `Ask` of step_loss. depths: the
     encoder states that anything reads. scenes: those of a folder instead of `pool` new ones.
@@ -111,4 +111,4 @@ def run_stage(name: str, stage: Stage, model: nn.Module, tagger: nn.Module, syst
     after = evaluation.evaluate(system, place, checks, 2**20 + seed, shuffled=False)
     print(evaluation.table(before, after))
     print(f"wrote {where}")
-    return {"before": before, "after": after, "folder": where}
+    return {"before": before, "after": after, "folder": where, "system": system}

@@ -13,5 +13,5 @@ STAGE = PvitStage(
     number=1,
     trains=("prompt_projector", "markers"),
     rounds=("reg",),
-    plan=Plan(steps=500, lr=2e-3, warmup=20, decay="cosine", precision="bf16", weight_decay=0.0),
+    plan=Plan(steps=250, lr=2e-3, warmup=20, decay="cosine", precision="bf16", weight_decay=0.0),
 )
