@@ -75,7 +75,7 @@ def test_agrees_with_the_plain_loop(sampling_ratio, aligned, monkeypatch):
     torch.manual_seed(0)
     monkeypatch.setattr(regions, "CHUNK_ELEMENTS", 20_000)  # many chunks: order must survive
     features = torch.randn(2, 3, 8, 11, dtype=torch.float64)
-    rois = odd_boxes(125, 8, 11, 1 / 4)
+    rois = odd_boxes(500 if (sampling_ratio, aligned) == (0, True) else 100, 8, 11, 1 / 4)
     ours = roi_align(features, rois, 3, 1 / 4, sampling_ratio, aligned)
     slow = slow_roi_align(features, rois, 3, 1 / 4, sampling_ratio, aligned)
     assert slow.abs().sum((1, 2, 3)).count_nonzero() > 60  # the table is not all zeros

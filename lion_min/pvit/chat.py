@@ -20,7 +20,7 @@ from lion_min.scenes import Scene, Thing
 
 Chat = Callable[[list[dict[str, str]]], str]
 NOTHING = "There is nothing to ask of this image."  # no form we asked for: the filter drops it
-DRAFTS = 5
+DRAFTS = 8     # of one question, to choose its answer from
 
 
 class SceneChat:
@@ -61,7 +61,7 @@ class SceneChat:
         """(question, answer) by one of the names; about `first`, called `said`, when given."""
         for name in self.rng.sample(names, len(names)):
             found = {}
-            for _ in range(DRAFTS):    # drawn evenly among their answers: 'no' must not pay
+            for _ in range(DRAFTS):    # then evenly among their answers: 'no' must not pay
                 made = draft(name, self.scene, things, self.rng, first, said)
                 if made and (answer := made.answer(self.scene)):
                     found.setdefault(answer, made)

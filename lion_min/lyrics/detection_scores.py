@@ -1,0 +1,121 @@
+"""How good boxes and masks are: average precision and mask IoU.
+
+Average precision: all found boxes of all pictures, by falling score; each takes the true object
+of its picture that it overlaps most among those not yet taken, and is right when their IoU
+reaches the mark. AP is the area under precision over recall after precision has been made
+non-increasing (all points, as VOC since 2010; COCO samples the same curve at 101 recalls).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lion_min.boxes import box_iou, iou
+from lion_min.lyrics.detection_loss import scene_masks
+from lion_min.lyrics.refiner import Refined, TinyRefiner
+from lion_min.scenes import Scene, Thing
+
+MARKS = tuple(0.5 + 0.05 * i for i in range(10))
+
+
+@dataclass
+class Found:
+    """The boxes of one picture, found or true: boxes [n, 4], labels and (when found) scores."""
+
+    boxes: Tensor
+    labels: list[str]
+    scores: Sequence[float] = ()
+
+
+def average_precision(found: list[Found], true: list[Found], mark: float = 0.5,
+                      with_labels: bool = False) -> float:
+    """AP at one IoU mark, class-agnostic or, `with_labels`, right only with the right label.
+
+    found[i] and true[i] belong to the same picture. Without any true object it is 1 when
+    nothing was found, else 0.
+    """
+    total = sum(len(t.labels) for t in true)
+    ranked = sorted(((score, i, row) for i, f in enumerate(found)
+                     for row, score in enumerate(f.scores)), key=lambda item: -item[0])
+    if not total:
+        return float(not ranked)
+    overlaps = [box_iou(f.boxes, t.boxes).tolist() for f, t in zip(found, true)]
+    free = [set(range(len(t.labels))) for t in true]
+    right = []
+    for _, i, row in ranked:
+        fits = [t for t in free[i] if overlaps[i][row][t] >= mark
+                and (not with_labels or found[i].labels[row] == true[i].labels[t])]
+        right.append(bool(fits))
+        if fits:
+            free[i].remove(max(fits, key=lambda t: overlaps[i][row][t]))
+    return _area(right, total)
+
+
+def _area(right: list[bool], total: int) -> float:
+    """Area under precision over recall, precision non-increasing."""
+    hits, precision = 0, []
+    for rank, hit in enumerate(right, 1):
+        hits += hit
+        precision.append(hits / rank)
+    best, area = 0.0, 0.0
+    for hit, p in zip(reversed(right), reversed(precision)):
+        best = max(best, p)
+        area += best / total * hit                 # recall moves only at a hit
+    return area
+
+
+def mask_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of boolean masks [..., H, W], [..., H, W] -> [...]; two empty ones score 0."""
+    both, either = (a & b).sum((-2, -1)), (a | b).sum((-2, -1))
+    return both / either.clamp(min=1)
+
+
+# ---- a refiner on scenes ------------------------------------------------------------------------
+
+def phrase(thing: Thing) -> str:
+    """The label that a refiner should give: 'red circle'."""
+    return f"{thing.colour} {thing.kind}"
+
+
+def found_in(refined: Refined) -> list[Found]:
+    """The kept boxes of each picture."""
+    return [Found(boxes[keep].cpu(), [w for w, k in zip(labels, keep.tolist()) if k],
+                  scores[keep].tolist())
+            for boxes, scores, labels, keep in zip(refined.boxes, refined.scores, refined.labels,
+                                                   refined.mask)]
+
+
+def true_in(scenes: list[Scene]) -> list[Found]:
+    return [Found(torch.tensor([t.box for t in s.objects]).view(-1, 4), [*map(phrase, s.objects)])
+            for s in scenes]
+
+
+def segment_iou(refined: Refined, scenes: list[Scene]) -> float:
+    """Mean mask IoU of the true objects with the mask of their best box; unfound ones count 0."""
+    scores = []
+    for b, scene in enumerate(scenes):
+        kept = int(refined.mask[b].sum())
+        masks = refined.segments[b, :kept].cpu() > 0                          # [kept, H, W]
+        truth = scene_masks(scene, refined.segments.shape[-1]) > 0.5          # [objects, H, W]
+        for thing, mask in zip(scene.objects, truth):
+            overlap = iou(refined.boxes[b, :kept].cpu(), torch.tensor(thing.box))  # [kept]
+            good = kept and overlap.max() >= 0.5
+            scores.append(float(mask_iou(masks[overlap.argmax()], mask)) if good else 0.0)
+    return sum(scores) / max(1, len(scores))
+
+
+def refiner_scores(refiner: TinyRefiner, states: list[Tensor],
+                   scenes: list[Scene]) -> dict[str, float]:
+    """AP of the kept boxes at .5 and over .5:.95, the same with the label right, mask IoU."""
+    refined = refiner.refine(states)
+    found, true = found_in(refined), true_in(scenes)
+    at = {name: [average_precision(found, true, mark, labels) for mark in MARKS]
+          for name, labels in (("ap", False), ("labelled_ap", True))}
+    scores = {f"{name}50": values[0] for name, values in at.items()}
+    scores |= {name: sum(values) / len(values) for name, values in at.items()}
+    return scores | ({} if refined.segments is None else
+                     {"mask_iou": segment_iou(refined, scenes)})

@@ -1,0 +1,194 @@
+"""Lyrics stage 1: four objectives that teach the MQ-Former to say what it sees, and where.
+
+    ITC  image-text contrast       which caption is whose picture's?      two blind readings
+    ITM  image-text matching       do these two belong together?          one joint reading
+    ICG  image-grounded captions   which word comes next?                 causal, on the cache
+    MSP  masked spatial prediction which tag or coordinate is hidden?     both ways, on the cache
+
+Spec 3.1 (arXiv 2312.05278; official pretrain_lyrics.py, modeling_lyrics.py). Where ours differs:
+on one device the contrast is plain and symmetric, with gradient through both sides; MSP keeps
+[CLS] among what it reads.
+
+Symbols: B pairs, Q queries, L text tokens, D width, E width of the contrast, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lion_min.lyrics.pairtext import PairText, Specials, draw_units
+from lion_min.mqformer import Cache, MQFormer, MQFormerSettings, Sources
+from lion_min.qformer import init_bert
+
+
+@dataclass
+class ObjectiveSettings:
+    """What the four objectives need to know; Lyrics' contrast is 256 wide.
+
+    matched_objects: the share of texts that keep their objects in ITC and ITM. The official code
+    keeps all, but the picture's own boxes give it away, and a bare caption, all that retrieval
+    has, is then never matched. 0: captions alone; 0.5: both are learned.
+    """
+
+    contrast: int = 64
+    temperature: float = 0.07       # learned from here on, never clamped
+    smoothing: float = 0.1          # of ITC, ICG and MSP; ITM has none
+    mask_share: float = 0.15        # of the units, MSP
+    matched_objects: float = 1.0
+
+
+def mask_matrix(objective: str, queries: int, objects_text: int, caption: int) -> Tensor:
+    """Who may look at whom, [Q+L, Q+L]: row i sees column j where True. Spec 3.1's table.
+
+    L = objects_text + caption tokens, [CLS] counted with the objects. No cell asks to which of
+    the two a token belongs: for ICG the objects' text is the beginning of what is continued.
+    """
+    length = objects_text + caption
+    if objective not in ("itc", "itm", "icg", "msp"):
+        raise ValueError(f"unknown objective {objective!r}: 'itc', 'itm', 'icg' or 'msp'")
+    seen = torch.zeros(queries + length, queries + length, dtype=torch.bool)
+    seen[:queries, :queries] = True
+    seen[:queries, queries:] = objective == "itm"       # queries that read the text
+    seen[queries:, :queries] = objective != "itc"       # text that reads the queries
+    full = torch.ones(length, length, dtype=torch.bool)
+    seen[queries:, queries:] = full.tril() if objective == "icg" else full
+    return seen
+
+
+# ---- the heads -------------------------------------------------------------------------------
+
+class Heads(nn.Module):
+    """What stage 1 puts on the MQ-Former and stage 2 takes off again."""
+
+    def __init__(self, settings: ObjectiveSettings, qformer: MQFormerSettings):
+        super().__init__()
+        self.settings, width = settings, qformer.width
+        self.vision_proj = nn.Linear(width, settings.contrast)
+        self.text_proj = nn.Linear(width, settings.contrast)
+        self.itm_head = nn.Linear(width, 2)
+        self.lm_dense = nn.Linear(width, width)
+        self.lm_norm = nn.LayerNorm(width, eps=qformer.ln_eps)
+        self.lm_bias = nn.Parameter(torch.zeros(qformer.vocab))
+        self.temperature = nn.Parameter(torch.tensor(settings.temperature))
+        self.apply(partial(init_bert, std=qformer.init_std))
+
+    def look(self, Z: Tensor) -> Tensor:
+        """Query states [B,Q,D] -> points on the unit sphere [B,Q,E]."""
+        return F.normalize(self.vision_proj(Z), dim=-1)
+
+    def read(self, text: Tensor) -> Tensor:
+        """Text states [B,L,D] -> the point of each [CLS], [B,E]."""
+        return F.normalize(self.text_proj(text[:, 0]), dim=-1)
+
+    def match(self, Z: Tensor) -> Tensor:
+        """Query states that have read a text, [B,Q,D] -> logits [B,2], 1 = they belong together."""
+        return self.itm_head(Z).mean(1)
+
+    def words(self, states: Tensor, embedding: nn.Embedding) -> Tensor:
+        """[*,D] -> logits [*,V]; the decoder is the word embedding itself."""
+        x = self.lm_norm(F.gelu(self.lm_dense(states)))
+        return F.linear(x, embedding.weight, self.lm_bias)
+
+
+# ---- the four objectives ---------------------------------------------------------------------
+
+def objectives(mqformer: MQFormer, heads: Heads, sources: Sources, text: PairText,
+               special: Specials) -> tuple[Tensor, dict[str, Tensor]]:
+    """B pictures and their B texts -> (the sum, its parts itc, itm, icg, msp), each a mean."""
+    Z, cache = mqformer.look(sources)                                   # [B, Q, D]
+    keep = torch.rand(len(Z), device=Z.device) < heads.settings.matched_objects
+    told = text.without_objects(keep)                                   # what is to be matched
+    loss, scores = itc(mqformer, heads, Z, told)
+    parts = {"itc": loss, "itm": itm(mqformer, heads, sources, told, scores.detach()),
+             "icg": icg(mqformer, heads, cache, text, special),
+             "msp": msp(mqformer, heads, cache, text, special)}
+    return sum(parts.values()), {name: part.detach() for name, part in parts.items()}
+
+
+def itc(mqformer: MQFormer, heads: Heads, Z: Tensor, text: PairText) -> tuple[Tensor, Tensor]:
+    """(loss, scores [B,B]): s(i,j) = max_q z_q^i . t^j / tau, right on the diagonal."""
+    t = heads.read(mqformer.read(text.ids, text.mask, text.positions))  # [B, E]
+    scores = similarity(heads.look(Z), t) / heads.temperature           # [B pictures, B texts]
+    own, smooth = torch.arange(len(Z), device=Z.device), heads.settings.smoothing
+    loss = (F.cross_entropy(scores, own, label_smoothing=smooth)
+            + F.cross_entropy(scores.T, own, label_smoothing=smooth)) / 2
+    return loss, scores
+
+
+def itm(mqformer: MQFormer, heads: Heads, sources: Sources, text: PairText,
+        scores: Tensor) -> Tensor:
+    """True pairs against each text with a wrong picture and each picture with a wrong text."""
+    own = torch.arange(len(scores), device=scores.device)
+    pictures = torch.cat([own, hard_negatives(scores.T), own])          # [3B]
+    texts = torch.cat([own, own, hard_negatives(scores)])               # [3B]
+    logits = match(mqformer, heads, sources.pick(pictures), text.pick(texts))
+    labels = (torch.arange(len(texts), device=own.device) < len(own)).long()    # 1..., 0..., 0...
+    return F.cross_entropy(logits, labels)
+
+
+def hard_negatives(scores: Tensor) -> Tensor:
+    """For each row of scores [B,B] a column that is not its own, likelier the better it scores."""
+    if len(scores) < 2:
+        raise ValueError("ITM takes its negatives from the batch: at least two pairs are needed")
+    weights = (scores.softmax(1) + 1e-4).fill_diagonal_(0)  # 1e-4: some weight always remains
+    return torch.multinomial(weights, 1).squeeze(1)                     # [B]
+
+
+def match(mqformer: MQFormer, heads: Heads, sources: Sources, text: PairText) -> Tensor:
+    """Does picture r belong to text r? Logits [R, 2], 1 = yes."""
+    return heads.match(mqformer(sources, text.ids, text.mask, positions=text.positions))
+
+
+def icg(mqformer: MQFormer, heads: Heads, cache: Cache, text: PairText,
+        special: Specials) -> Tensor:
+    """Each caption token from the queries, the objects' text and the tokens before it."""
+    ids = text.ids.clone()
+    ids[:, 0] = special.dec  # tells the same weights to decode
+    states = mqformer.read(ids, text.mask, text.positions, cache, causal=True)
+    told = text.caption[:, 1:]                                          # the token before predicts
+    return _word_loss(mqformer, heads, states[:, :-1][told], text.ids[:, 1:][told])
+
+
+def msp(mqformer: MQFormer, heads: Heads, cache: Cache, text: PairText,
+        special: Specials) -> Tensor:
+    """Hidden tags and coordinates, from the queries, the objects left and the whole caption."""
+    hidden = draw_units(text.units, heads.settings.mask_share)          # [B, L]
+    ids = text.ids.masked_fill(hidden, special.mask)
+    states = mqformer.read(ids, text.mask, text.positions, cache)
+    return _word_loss(mqformer, heads, states[hidden], text.ids[hidden])
+
+
+def _word_loss(mqformer: MQFormer, heads: Heads, states: Tensor, ids: Tensor) -> Tensor:
+    """states [K,D], ids [K] -> the mean over K tokens; 0, not NaN, when there is none."""
+    total = F.cross_entropy(heads.words(states, mqformer.words), ids, reduction="sum",
+                            label_smoothing=heads.settings.smoothing)
+    return total / max(len(ids), 1)
+
+
+# ---- retrieval -------------------------------------------------------------------------------
+
+def similarity(z: Tensor, t: Tensor) -> Tensor:
+    """Points of queries [I,Q,E] and of texts [T,E] -> [I,T]: the query that fits best speaks."""
+    return torch.einsum("iqe,te->itq", z, t).amax(-1)
+
+
+def rerank(scores: Tensor, logits: Callable[[Tensor, Tensor], Tensor], top: int = 16,
+           chunk: int = 128) -> Tensor:
+    """Judge the best `top` columns of each row once more, by ITM. BLIP-2's way, spec 4.
+
+    scores [A, C] are cosines of `similarity`, or their transpose to seek pictures for texts.
+    logits(rows, columns), each [R], gives `match` of those pairs, [R, 2]. Returns [A, C]: cosine
+    plus log odds of the chosen, -inf for the others.
+    """
+    best = scores.topk(min(top, scores.shape[1]), dim=1)                # [A, top]
+    rows = torch.arange(len(scores), device=scores.device).repeat_interleave(best.indices.shape[1])
+    pairs = zip(rows.split(chunk), best.indices.flatten().split(chunk))
+    yes = torch.cat([logits(r, c).diff(dim=1)[:, 0] for r, c in pairs])  # log odds [A * top]
+    return torch.full_like(scores, float("-inf")).scatter(
+        1, best.indices, best.values + yes.view_as(best.values))

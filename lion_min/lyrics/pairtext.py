@@ -1,0 +1,123 @@
+"""The text of a pair in Lyrics stage 1: what the refiner found in the picture, then its caption.
+
+    ids        [CLS] tag  <x1> .. <b9> [SEP] tag <x4> .. <b8> [SEP] caption ... [END]
+    positions    0    1    2   ..  7     8    9   10  ..  15   16     1     ...  Lc
+    units        0    1    2   ..  7     0    8    9  ..  14    0     0     ...   0
+
+Spec 2.5 and 3.1 (official generate_bbox_caption, prepare_inputs_for_pretrain). Where ours
+differs: brackets are never masked and y2 is (the official indices are off by one); captions
+end, so that a decoder can stop; rows are padded to the longest, not to 600.
+
+Symbols: B pairs, L text tokens, Lc of the caption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lion_min.boxes import Box, BoxText
+
+Encode = Callable[[str], list[int]]  # text -> ids, no special token added
+
+
+@dataclass
+class Specials:
+    """Ids of the Q-Former's special tokens. BERT's: 0, 102, 101, 30522, 103, 102."""
+
+    pad: int
+    end: int
+    cls: int
+    dec: int
+    mask: int
+    sep: int
+
+    @classmethod
+    def after(cls, vocab: int, pad: int = 0, end: int = 1) -> Specials:
+        """Four more words behind a tokenizer of `vocab`: the Q-Former's vocabulary is +4."""
+        return cls(pad, end, *range(vocab, vocab + 4))
+
+
+@dataclass
+class PairText:
+    """B texts, padded at the end. All fields [B, L]."""
+
+    ids: Tensor
+    mask: Tensor                    # True = a token
+    positions: Tensor
+    units: Tensor                   # k > 0: part of the row's k-th unit, hidden as a whole by MSP
+    caption: Tensor                 # True on the caption and its end: what ICG predicts
+
+    def pick(self, rows: Tensor) -> PairText:
+        """The texts of these rows [R] of the batch, in this order."""
+        return PairText(*(field[rows] for field in vars(self).values()))
+
+    def to(self, device: torch.device | str) -> PairText:
+        return PairText(*(field.to(device) for field in vars(self).values()))
+
+    def without_objects(self, keep: Tensor) -> PairText:
+        """Hide the objects' text of the rows where keep [B] is False. Exactly the caption alone:
+        its positions do not depend on what stood before it."""
+        objects = self.mask & ~self.caption
+        objects[:, 0] = False                                           # [CLS] stays
+        return replace(self, mask=self.mask & (~objects | keep[:, None]))
+
+
+def object_text(tags: Sequence[str], boxes: Sequence[Box], encode: Encode, special: Specials,
+                digits: bool = False, limit: int = 511) -> tuple[list[int], list[int]]:
+    """What the refiner found, as (ids, units): 'tag [x1 y1 x2 y2] [SEP] ...'.
+
+    A unit is the tag or one part of a box; the number 0 marks what is never masked. With
+    lion_min's TinyTokenizer a box is six words, each a unit; `digits` writes the paper's form,
+    brackets and four numbers of three decimals. Objects that end beyond `limit` tokens are left
+    out: give the surest first.
+    """
+    ids, units = [], []
+    for tag, box in zip(tags, boxes, strict=True):
+        box = tuple(min(max(float(v), 0.0), 1.0) for v in box)          # a detector may stray
+        parts = [encode(tag), *(_digits(box, encode) if digits else
+                                ([word] for word in encode(BoxText().format(box))))]
+        brackets = (1, len(parts) - 1) if digits else ()
+        if len(ids) + sum(map(len, parts)) + 1 > limit:
+            break
+        for i, part in enumerate(parts):
+            ids += part
+            units += [0 if i in brackets else max(units, default=0) + 1] * len(part)
+        ids.append(special.sep)
+        units.append(0)
+    return ids, units
+
+
+def _digits(box: Box, encode: Encode) -> list[list[int]]:
+    return [encode(part) for part in ("[", *(str(round(v, 3)) for v in box), "]")]
+
+
+def pair_text(objects: Sequence[tuple[list[int], list[int]]], captions: Sequence[list[int]],
+              special: Specials, limit: int = 88) -> PairText:
+    """B results of `object_text` (`([], [])`: none) and B captions' ids -> one padded batch.
+
+    A caption and its end take at most `limit` tokens, numbered from 1 again: what the table of
+    positions must hold is the longer of the two parts, not their sum.
+    """
+    rows = []
+    for (ids, units), caption in zip(objects, captions, strict=True):
+        caption = [*caption[:limit - 1], special.end]
+        size, rest = 1 + len(ids), len(caption)
+        rows.append(([special.cls, *ids, *caption], [1] * (size + rest),
+                     [*range(size), *range(1, rest + 1)], [0, *units] + [0] * rest,
+                     [0] * size + [1] * rest))
+    longest = max(len(row[0]) for row in rows)
+    padded = [[field + [fill] * (longest - len(field)) for field in fields]
+              for fields, fill in zip(zip(*rows), (special.pad, 0, 0, 0, 0))]
+    ids, mask, positions, units, caption = map(torch.tensor, padded)
+    return PairText(ids, mask.bool(), positions, units, caption.bool())
+
+
+def draw_units(units: Tensor, share: float) -> Tensor:
+    """Which tokens MSP hides: [B, L] unit numbers -> [B, L] bool, each unit whole or not at all."""
+    drawn = torch.rand(len(units), int(units.max()) + 1, device=units.device) < share
+    drawn[:, 0] = False                                                 # 0 is no unit
+    return drawn.gather(1, units)

@@ -1,0 +1,134 @@
+"""The published refiner: any tagger, transformers' Grounding-DINO and SAM behind `Refined`.
+
+    pictures -> tagger -> "dog, grass, frisbee." -> Grounding-DINO -> 900 boxes, scores, features
+                                                 +- kept boxes ----> SAM -> a mask each
+
+Lyrics: RAM or RAM++ as tagger, Grounding-DINO-T (d 256, so features of 260). Spec 2.2, 2.3, 2.5;
+official code `generate_bbox_caption` in fengshen/models/Lyrics/modeling_lyrics.py. The released
+code has no SAM (spec 8.1); here it is the `segmenter`, which may be left out.
+
+Ours is one thing: [CLS], [SEP], comma and full stop are no words, so a box that only they
+claim is not kept (the official code keeps it under an empty name), and no tags give no boxes.
+
+Symbols: B pictures, M queries, L prompt tokens, K most boxes kept of a picture, S mask side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from lion_min.lyrics.refiner import Refined, choose, corners, rows_of
+
+
+@dataclass
+class PublishedSettings:
+    """Thresholds of the official scripts (spec 2.5)."""
+
+    threshold: float = 0.25      # a box's best word must be this likely
+    text_threshold: float = 0.2  # each word of its phrase
+    overlap: float = 0.6         # IoU above which the lower score goes
+    mask_size: int = 256         # of the masks, over the whole picture
+
+
+def prompt_of(tags: list[str]) -> str:
+    """'dog, grass, frisbee.': one text block for all tags, as commas part no sub-sentences."""
+    return ", ".join(tag.lower().strip() for tag in tags) + "."
+
+
+def tag_of(phrase: str, tags: list[str]) -> str:
+    """The tag that a phrase stands for: itself, else its longest first or last words, else it."""
+    phrase = phrase.replace("|", "").replace(" - ", "-").strip()
+    named, words = {tag.lower(): tag for tag in tags}, phrase.split()
+    for count in range(len(words), 0, -1):
+        for part in (words[:count], words[-count:]):
+            if (tag := " ".join(part)) in named:
+                return named[tag]
+    return phrase
+
+
+class PublishedRefiner(nn.Module):
+    """`refine(images)` -> Refined; everything is frozen.
+
+    tagger     RGB pictures -> the tags of each
+    detector   GroundingDinoForObjectDetection, with its GroundingDinoProcessor
+    segmenter  SamModel with its SamImageProcessor, or None for both
+    """
+
+    def __init__(self, settings: PublishedSettings,
+                 tagger: Callable[[list[Image.Image]], list[list[str]]],
+                 detector: nn.Module, detector_processor,
+                 segmenter: nn.Module | None = None, segmenter_processor=None):
+        super().__init__()
+        if (segmenter is None) != (segmenter_processor is None):
+            raise ValueError("a segmenter and its processor come together, or neither")
+        self.settings, self.tagger = settings, tagger
+        self.detector, self.detector_processor = detector, detector_processor
+        self.segmenter, self.segmenter_processor = segmenter, segmenter_processor
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> PublishedRefiner:
+        """Frozen: no dropout, whatever the model around it does."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def refine(self, images: list[Image.Image], tags: list[list[str]] | None = None) -> Refined:
+        """RGB pictures of any sizes; `tags` prompt the detector in the tagger's place."""
+        s = self.settings
+        tags = self.tagger(images) if tags is None else tags
+        x = self.detector_processor(images=images, text=[prompt_of(t) for t in tags],
+                                    padding=True, return_tensors="pt").to(self.detector.device)
+        out = self.detector(**x)
+        likely = out.logits[..., :x.input_ids.shape[1]].sigmoid()             # [B, M, L]
+        likely = likely * self.is_word(x.input_ids)[:, None]
+        boxes, scores = corners(out.pred_boxes), likely.amax(-1)
+        order, mask = choose(boxes, scores, s.threshold, s.overlap)
+        # The reference after the last layer, which pred_boxes is not: the decoder corrects it
+        # from the state before the last LayerNorm, the box head from the state behind it.
+        reference = out.intermediate_reference_points[:, -1]                  # [B, M, 4] cxcywh
+        features = rows_of(torch.cat([out.last_hidden_state, reference], -1), order)
+        boxes = rows_of(boxes, order)
+        labels = self.labels(rows_of(likely, order), x.input_ids, mask, tags)
+        segments = None if self.segmenter is None else self.masks(images, boxes, mask)
+        return Refined(tags, boxes, rows_of(scores, order), labels, features, mask, segments)
+
+    def is_word(self, ids: Tensor) -> Tensor:
+        """[B, L], False at special tokens, comma and full stop."""
+        tokenizer = self.detector_processor.tokenizer
+        marks = tokenizer.all_special_ids + tokenizer.convert_tokens_to_ids([",", "."])
+        return ~torch.isin(ids, torch.tensor(marks, device=ids.device))
+
+    def labels(self, likely: Tensor, ids: Tensor, mask: Tensor,
+               tags: list[list[str]]) -> list[list[str]]:
+        """The tag of each kept row's likely words, "" for the others."""
+        says, decode = likely > self.settings.text_threshold, self.detector_processor.decode
+        return [[tag_of(decode(own[said]), tags[b]) if kept else ""
+                 for said, kept in zip(says[b], mask[b].tolist())] for b, own in enumerate(ids)]
+
+    def masks(self, images: list[Image.Image], boxes: Tensor, mask: Tensor) -> Tensor:
+        """SAM's mask of each kept box over the whole picture: logits [B, K, S, S].
+
+        Rows behind a picture's last kept box are -inf: no pixel.
+        """
+        size, counts = self.settings.mask_size, mask.sum(1).tolist()
+        all_masks = boxes.new_full((len(images), max(counts), size, size), -torch.inf)
+        for b, (image, count) in enumerate(zip(images, counts)):
+            if count:
+                all_masks[b, :count] = self.masks_of(image, boxes[b, :count])
+        return all_masks
+
+    def masks_of(self, image: Image.Image, boxes: Tensor) -> Tensor:
+        """One picture and its boxes [K, 4] -> [K, S, S]. SAM pads to a square: cut that off."""
+        x = self.segmenter_processor(image, return_tensors="pt").to(boxes.device)
+        height, width = x["reshaped_input_sizes"][0].tolist()
+        told = boxes * boxes.new_tensor([width, height, width, height])       # SAM's pixels
+        masks = self.segmenter(pixel_values=x["pixel_values"], input_boxes=told[None],
+                               multimask_output=False).pred_masks[0]          # [K, 1, s, s]
+        masks = F.interpolate(masks, x["pixel_values"].shape[-2:], mode="bilinear")
+        return F.interpolate(masks[..., :height, :width], (self.settings.mask_size,) * 2,
+                             mode="bilinear")[:, 0]

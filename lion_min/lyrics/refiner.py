@@ -1,0 +1,249 @@
+"""The visual refiner: a picture -> tags, boxes with scores and features, and segments.
+
+    states of the frozen ViT
+      +- tagger ------------------------ "red, blue, circle."       what is there (RAM's part)
+      +- detector, prompted by the tags - M boxes, scores, features  where it is (Grounding-DINO's)
+      +- segmenter, prompted by queries - M masks                    which pixels (SAM's)
+
+This is the tiny form: small heads on states that other parts of the system use, too.
+published_refiner.py has the same `Refined` from the published models. The detector follows
+Grounding-DINO (arXiv 2303.05499): the prompt's words are its classes, the patches most alike to
+a word become the queries, each decoder layer corrects the box of the layer before it. The
+released Lyrics code has no segmenter although the abstract names one (spec 8.1): a setting here.
+
+Ours: plain attention for deformable, one image level, prompt and patches side by side in one
+cross-attention, a selected patch's own state (not a learned vector) as its query's content.
+
+Symbols: B images, N patches, Dv ViT width, G tags, M queries, d detector width, K segments,
+H W mask sides.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from lion_min.boxes import area, box_iou
+from lion_min.images import CLIP_MEAN, CLIP_STD, to_pixels
+from lion_min.training import freeze
+from lion_min.vision import TagHead, VisionEncoder
+
+
+@dataclass
+class Refined:
+    """What a refiner found. Rows: the kept ones first, then the others, each by falling score."""
+    tags: list[list[str]]        # of each picture
+    boxes: Tensor                # [B, M, 4] xyxy fractions, inside the picture
+    scores: Tensor               # [B, M] in 0..1
+    labels: list[list[str]]      # M words or phrases a picture; "" where nothing was kept
+    features: Tensor             # [B, M, d+4] the decoder's last state and box: [hs ; ref]
+    mask: Tensor                 # [B, M] kept: above the threshold and left by the suppression
+    segments: Tensor | None      # [B, K, H, W] logits of the first K rows, no row kept beyond
+
+
+@dataclass
+class RefinerSettings:
+    """Sizes of the tiny heads; `threshold` and `overlap` are the published ones (spec 2.5)."""
+    vision_width: int = 128
+    side: int = 8                # patches along one side
+    depths: tuple[int, int] = (0, -1)      # ViT states that the heads read: stem and last
+    width: int = 128
+    queries: int = 12
+    layers: int = 2
+    heads: int = 4
+    segmenter: bool = True
+    mask_size: int = 32          # a multiple of `side`
+    threshold: float = 0.25      # a box's best word must be this likely
+    text_threshold: float = 0.4  # each word of its label (published: 0.2, too loose for two words)
+    overlap: float = 0.6         # IoU above which the lower score goes
+
+
+# ---- what every refiner does with raw detections --------------------------------------------
+
+def corners(boxes: Tensor) -> Tensor:
+    """cxcywh -> xyxy, clamped to the picture: [..., 4]."""
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat([centre - half, centre + half], -1).clamp(0, 1)
+
+
+def suppress(boxes: Tensor, scores: Tensor, overlap: float) -> list[int]:
+    """Class-agnostic non-maximum suppression: the rows that stay, by falling score.
+
+    boxes [M, 4] xyxy, scores [M]. A box stays when no better box that stays overlaps it by
+    more than `overlap`.
+    """
+    close = (box_iou(boxes, boxes) > overlap).tolist()
+    stay: list[int] = []
+    for row in scores.argsort(descending=True, stable=True).tolist():
+        if not any(close[row][other] for other in stay):
+            stay.append(row)
+    return stay
+
+
+def choose(boxes: Tensor, scores: Tensor, threshold: float,
+           overlap: float) -> tuple[Tensor, Tensor]:
+    """(order [B, M]: kept rows first, then the others, by falling score; mask [B, M])."""
+    orders, counts = [], []
+    for own, score in zip(boxes, scores):
+        rows = ((score > threshold) & (area(own) > 0)).nonzero()[:, 0]
+        kept = rows[suppress(own[rows], score[rows], overlap)].tolist()
+        falling = score.argsort(descending=True, stable=True).tolist()
+        orders.append(kept + [row for row in falling if row not in set(kept)])
+        counts.append(len(kept))
+    counts = torch.tensor(counts, device=boxes.device)
+    mask = torch.arange(boxes.shape[1], device=boxes.device) < counts[:, None]
+    return torch.tensor(orders, device=boxes.device), mask
+
+
+def rows_of(values: Tensor, order: Tensor) -> Tensor:
+    """Rows [B, M] of [B, X, ...]: [B, M, ...]."""
+    return values[torch.arange(len(values), device=values.device)[:, None], order]
+
+
+# ---- the tiny detector ------------------------------------------------------------------------
+
+@dataclass
+class Detections:
+    """One guess at the objects: by the patches, or by the queries after a decoder layer."""
+    logits: Tensor               # [B, M, G]; -inf for a tag outside the prompt
+    boxes: Tensor                # [B, M, 4] cxcywh fractions
+    hidden: Tensor               # [B, M, d]
+
+    @property
+    def scores(self) -> Tensor:
+        """The best word's probability, [B, M]; 0 under an empty prompt."""
+        return self.logits.sigmoid().amax(-1)
+
+
+class Detector(nn.Module):
+    """Patches read the prompt, the best M become queries, decoder layers correct their boxes."""
+
+    def __init__(self, settings: RefinerSettings, tags: int):
+        super().__init__()
+        s, d = settings, settings.width
+        self.settings = s
+        self.patches = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(s.vision_width), nn.Linear(s.vision_width, d))
+            for _ in s.depths)
+        self.words = nn.Parameter(torch.randn(1 + tags, d))    # the prompt's full stop, the tags
+        self.reads = nn.MultiheadAttention(d, s.heads, batch_first=True)
+        self.norm = nn.LayerNorm(d)
+        self.bias = nn.Parameter(torch.tensor(-3.0))           # at first almost nothing is there
+        self.first_box, self.next_box = _mlp(d, 4), _mlp(d, 4)
+        self.place = _mlp(4, d)
+        self.layers = nn.ModuleList(
+            nn.TransformerDecoderLayer(d, s.heads, 2 * d, dropout=0.0, batch_first=True)
+            for _ in range(s.layers))
+        for head in (self.first_box, self.next_box):           # at first no box is corrected
+            nn.init.zeros_(head[-1].weight)
+            nn.init.zeros_(head[-1].bias)
+        centre = (torch.arange(s.side) + 0.5) / s.side
+        y, x = torch.meshgrid(centre, centre, indexing="ij")
+        size = torch.full_like(x, 0.25)
+        self.register_buffer("anchors", torch.stack([x, y, size, size], -1).flatten(0, 1), False)
+
+    def forward(self, states: list[Tensor], prompted: Tensor) -> list[Detections]:
+        """states [B, 1+N, Dv] each, prompted [B, G] -> guesses of the patches and every layer."""
+        seen = sum(p(states[i][:, 1:]) for p, i in zip(self.patches, self.settings.depths))
+        words = self.words.expand(len(seen), -1, -1)                          # [B, 1+G, d]
+        unread = F.pad(~prompted, (1, 0))                     # the full stop is always read
+        seen = self.norm(seen + self.reads(seen, words, words, key_padding_mask=unread)[0])
+        guess = self.guess(seen, self.anchors.expand(len(seen), -1, -1), prompted, self.first_box)
+        best = guess.scores.topk(self.settings.queries, 1).indices            # [B, M]
+        guesses, hidden, boxes = [guess], rows_of(seen, best), rows_of(guess.boxes, best)
+        memory = torch.cat([words, seen + self.place(self.anchors)], 1)       # [B, 1+G+N, d]
+        unread = F.pad(unread, (0, seen.shape[1]))
+        for layer in self.layers:
+            boxes = boxes.detach()                       # each layer learns its own correction
+            hidden = layer(hidden + self.place(boxes), memory, memory_key_padding_mask=unread)
+            guesses.append(self.guess(hidden, boxes, prompted, self.next_box))
+            boxes = guesses[-1].boxes
+        return guesses
+
+    def guess(self, hidden: Tensor, boxes: Tensor, prompted: Tensor, head: nn.Module) -> Detections:
+        """Word likeness and a corrected box for states [B, M, d] at boxes [B, M, 4]."""
+        likeness = hidden @ self.words[1:].T / math.sqrt(hidden.shape[-1]) + self.bias
+        boxes = (torch.logit(boxes.float(), 1e-4) + head(hidden).float()).sigmoid()
+        return Detections(likeness.float().masked_fill(~prompted[:, None], -torch.inf), boxes,
+                          hidden)
+
+
+def _mlp(inside: int, outside: int, width: int = 128) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inside, width), nn.GELU(), nn.Linear(width, outside))
+
+
+# ---- the tiny segmenter -----------------------------------------------------------------------
+
+class Segmenter(nn.Module):
+    """A mask a query: its vector's dot product with every pixel's (as MaskFormer and SAM do)."""
+
+    def __init__(self, settings: RefinerSettings, channels: int = 32):
+        super().__init__()
+        s = self.settings = settings
+        self.finer = s.mask_size // s.side                     # pixels of a mask along a patch
+        self.pixels = nn.Sequential(nn.LayerNorm(2 * s.vision_width),
+                                    nn.Linear(2 * s.vision_width, channels * self.finer ** 2))
+        self.mixes = nn.Sequential(nn.GELU(), nn.Conv2d(channels, channels, 3, padding=1),
+                                   nn.GELU(), nn.Conv2d(channels, channels, 3, padding=1))
+        self.query = _mlp(s.width + 4, channels + 1)
+
+    def forward(self, states: list[Tensor], features: Tensor) -> Tensor:
+        """states, features [B, M, d+4] -> logits [B, M, H, W]."""
+        both = torch.cat([states[i][:, 1:] for i in self.settings.depths], -1)  # [B, N, 2Dv]
+        coarse = self.pixels(both).unflatten(1, (self.settings.side, -1)).permute(0, 3, 1, 2)
+        fine = self.mixes(F.pixel_shuffle(coarse, self.finer))                # [B, C, H, W]
+        told, bias = self.query(features).split([fine.shape[1], 1], -1)       # [B, M, C], [B, M, 1]
+        return torch.einsum("bmc,bchw->bmhw", told, fine) + bias[..., None]
+
+
+# ---- the three together -----------------------------------------------------------------------
+
+class TinyRefiner(nn.Module):
+    """The tiny refiner. A stage trains `detector` and `segmenter`; the tagger stays as it is."""
+
+    def __init__(self, settings: RefinerSettings, tagger: TagHead):
+        super().__init__()
+        self.settings = settings
+        self.tagger = freeze(tagger)
+        self.detector = Detector(settings, len(tagger.tags))
+        self.segmenter = Segmenter(settings) if settings.segmenter else None
+
+    def forward(self, states: list[Tensor], tags: list[list[str]] | None = None):
+        """(tags, guesses of patches and layers, features [B, M, d+4] of the last guess)."""
+        tags = self.tagger.predict(states[-1]) if tags is None else tags
+        guesses = self.detector(states, self.prompted(tags))
+        last = guesses[-1]
+        return tags, guesses, torch.cat([last.hidden, last.boxes], -1)
+
+    def prompted(self, tags: list[list[str]]) -> Tensor:
+        """Which tags the prompt names, [B, G]."""
+        return torch.tensor([[tag in row for tag in self.tagger.tags] for row in tags],
+                            device=self.detector.bias.device)
+
+    @torch.no_grad()
+    def refine(self, states: list[Tensor], tags: list[list[str]] | None = None) -> Refined:
+        """All states of the ViT, each [B, 1+N, Dv]; `tags` prompt in the tagger's place."""
+        s = self.settings
+        tags, guesses, features = self(states, tags)
+        last, boxes = guesses[-1], corners(guesses[-1].boxes)
+        order, mask = choose(boxes, last.scores, s.threshold, s.overlap)
+        features = rows_of(features, order)
+        says = (rows_of(last.logits, order).sigmoid() > s.text_threshold) & mask[..., None]
+        labels = [[" ".join(tag for tag, y in zip(self.tagger.tags, row) if y) for row in rows]
+                  for rows in says.tolist()]                   # [B][M] phrases
+        segments = None if self.segmenter is None else self.segmenter(states, features)
+        return Refined(tags, rows_of(boxes, order), rows_of(last.scores, order), labels, features,
+                       mask, segments)
+
+
+@torch.no_grad()
+def refine_images(refiner: TinyRefiner, vision: VisionEncoder,
+                  images: list[Image.Image]) -> Refined:
+    """RGB pictures of any sizes -> Refined, through the frozen ViT the refiner was trained on."""
+    pixels = to_pixels(images, vision.settings.image, CLIP_MEAN, CLIP_STD)
+    return refiner.refine(vision(pixels.to(next(vision.parameters()).device)))

@@ -1,0 +1,15 @@
+"""Lyrics stage 1: representation alignment, four objectives of equal weight.
+
+Trains the MQ-Former and its heads on pictures with captions; the objects' tags and boxes in the
+text are the frozen refiner's own predictions (objectives.py, pairtext.py). There is no LLM.
+"""
+
+from lion_min.lyrics.stages import LyricsStage
+from lion_min.training import Plan
+
+STAGE = LyricsStage(
+    number=1,
+    trains=("ln_vision", "mqformer", "heads"),
+    batch=32,
+    plan=Plan(steps=600, lr=1e-3, warmup=60, decay="linear_tail", precision="bf16"),
+)

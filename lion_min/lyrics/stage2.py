@@ -1,0 +1,21 @@
+"""Lyrics stage 2: vision-to-language instruction tuning.
+
+Starts from stage 1 without its heads. Trains the MQ-Former, now led by the instruction, its
+projection and LoRA on the LLM's q, k and v. The tags prompt the detector, the objects' lines
+stand before the question.
+"""
+
+from lion_min.lyrics.stages import LyricsStage
+from lion_min.staging import BATCH
+from lion_min.training import Plan
+
+STAGE = LyricsStage(
+    number=2,
+    trains=("ln_vision", "mqformer", "language_projection", "loras"),
+    rounds=("vqa", "region", "caption", "reg"),
+    batch=BATCH,
+    easy=60,
+    plan=Plan(steps=600, lr=1.5e-3, warmup=60, decay="linear_tail", precision="bf16"),
+    start=lambda earlier: {name: tensor for name, tensor in earlier(1).items()
+                           if not name.startswith("heads.")},
+)

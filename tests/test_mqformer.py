@@ -1,0 +1,237 @@
+"""MQ-Former: the seven properties of Lyrics (spec 7.3), and the Q-Former inside it."""
+
+import pytest
+import torch
+from test_qformer import randomise, to_transformers
+
+from lion_min.lyrics.objectives import mask_matrix
+from lion_min.mqformer import MQFormer, MQFormerSettings, Sources
+from lion_min.qformer import QFormer, QFormerSettings
+
+QI, QO, L, VOCAB = 3, 4, 7, 50
+SIZES = dict(width=24, layers=4, heads=4, ffn=40, vision_width=16, vocab=VOCAB, max_text=12)
+SETTINGS = MQFormerSettings(**SIZES, queries=QI + QO, object_queries=QO, object_width=10)
+PLAIN = MQFormerSettings(**SIZES, queries=5)
+
+
+def awake(settings: MQFormerSettings) -> MQFormer:
+    """Random everywhere, norms around one: else each layer hushes what the one before it said."""
+    torch.manual_seed(0)
+    mqformer = randomise(MQFormer(settings))
+    with torch.no_grad():
+        for name, p in mqformer.named_parameters():
+            if name.endswith("norm.weight"):
+                p += 1
+    return mqformer
+
+
+@pytest.fixture
+def mqformer() -> MQFormer:
+    return awake(SETTINGS)
+
+
+def pictures(seed: int = 1) -> Sources:
+    """Three pictures with 6, 4 and 2 objects."""
+    g = torch.Generator().manual_seed(seed)
+    return Sources(torch.randn(3, 9, 16, generator=g), torch.randn(3, 6, 10, generator=g),
+                   torch.arange(6) < torch.tensor([[6], [4], [2]]))
+
+
+def texts(seed: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    ids = torch.randint(0, VOCAB, (3, L), generator=torch.Generator().manual_seed(seed))
+    return ids, torch.arange(L) < torch.tensor([[L], [5], [4]])
+
+
+def one_pass(mqformer, sources, ids, mask, objective, positions=None):
+    """All of [queries ; text] at once under the table's matrix: (query states, text states)."""
+    hidden, visible = mqformer.embed(len(ids), ids, mask, positions)
+    matrix = mask_matrix(objective, mqformer.settings.queries, 3, L - 3) & visible
+    for layer in mqformer.layers:
+        hidden, _ = layer(hidden, matrix, sources.with_blank())
+    return hidden.split((mqformer.settings.queries, L), 1)
+
+
+# ---- the seven of the spec -------------------------------------------------------------------
+
+@torch.no_grad()
+@pytest.mark.parametrize("objective", ["itc", "itm", "icg", "msp"])
+def test_passes_equal_one_masked_pass(mqformer, objective):
+    """1. A causal mask that misses the cached prefix, a cache of the wrong layer, queries that
+    read the caption they are to generate, cached keys behind the text's."""
+    sources, (ids, mask) = pictures(), texts()
+    positions = torch.tensor([0, 1, 2, 1, 2, 3, 4]).expand(3, -1)
+    Z, cache = mqformer.look(sources)
+    if objective == "itm":
+        Z, text = mqformer(sources, ids, mask, positions=positions), None
+    else:
+        text = mqformer.read(ids, mask, positions, None if objective == "itc" else cache,
+                             causal=objective == "icg")
+    expected, words = one_pass(mqformer, sources, ids, mask, objective, positions)
+    torch.testing.assert_close(Z, expected, atol=1e-5, rtol=1e-5)
+    if text is not None:
+        torch.testing.assert_close(text[mask], words[mask], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("objective", ["icg", "msp"])
+def test_text_never_changes_the_queries(mqformer, objective):
+    """2. A leak of the answer: queries that have read the text carry it back to the text."""
+    sources, (ids, mask) = pictures(), texts()
+    cache = mqformer.look(sources)[1]
+    before = [kept.clone() for layer in cache for kept in layer]
+    mqformer.read(ids, mask, cache=cache, causal=objective == "icg")
+    assert all(torch.equal(a, b) for a, b in zip(before, (k for layer in cache for k in layer)))
+    Z = [one_pass(mqformer, sources, ids, mask, objective)[0],
+         one_pass(mqformer, sources, ids.flip(1), mask, objective)[0]]
+    torch.testing.assert_close(*Z, atol=1e-6, rtol=0)
+    assert (mqformer(sources, ids, mask) - mqformer(sources, ids.flip(1), mask)).abs().max() > .01
+
+
+@torch.no_grad()
+def test_object_queries_meet_the_image_only_in_self_attention(mqformer):
+    """3. Object queries with the image's keys, image queries with the objects', or halves that
+    never meet. Layer 1 has no cross-attention: there the news can only come from the others."""
+    a, b = pictures(1), pictures(9)
+    after = {}
+    for name, sources in (("base", a), ("image", Sources(b.image, a.objects, a.mask)),
+                          ("objects", Sources(a.image, b.objects, a.mask))):
+        hidden, _ = mqformer.embed(3, None, None)
+        first, _ = mqformer.layers[0](hidden, None, sources.with_blank())
+        after[name] = first, mqformer.layers[1](first, None, sources.with_blank())[0]
+    for changed, deaf, told in (("image", slice(QI, None), slice(QI)),
+                                 ("objects", slice(QI), slice(QI, None))):
+        (first, second), (was, then) = after[changed], after["base"]
+        assert torch.equal(first[:, deaf], was[:, deaf])
+        assert (first[:, told] - was[:, told]).abs().amin(0).max() > 1e-2
+        assert (second[:, deaf] - then[:, deaf]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_without_object_queries_it_is_the_qformer():
+    """4. A multi-scale form that renames, reorders or adds a parameter of the plain one."""
+    torch.manual_seed(3)
+    plain = QFormer(QFormerSettings(**SIZES, queries=5)).eval()
+    torch.manual_seed(3)
+    multi = MQFormer(PLAIN).eval()
+    (a, b), (ids, mask) = (plain.state_dict(), multi.state_dict()), texts()
+    assert list(a) == list(b) and all(torch.equal(a[k], b[k]) for k in a)
+    V = pictures().image
+    assert torch.equal(multi(Sources(V), ids, mask), plain(V, ids, mask))
+    assert torch.equal(multi.look(Sources(V))[0], plain(V))
+
+
+@torch.no_grad()
+def test_without_object_queries_it_equals_transformers():
+    """4b. The same bug made twice, in the Q-Former and its multi-scale form."""
+    multi = awake(PLAIN)
+    sources, (ids, mask) = Sources(pictures().image), texts()
+    theirs = to_transformers(multi)(
+        input_ids=ids, attention_mask=torch.cat([torch.ones(3, 5), mask], 1),
+        query_embeds=multi.query_tokens.expand(3, -1, -1), encoder_hidden_states=sources.image)
+    torch.testing.assert_close(multi(sources, ids, mask), theirs.last_hidden_state[:, :5],
+                               atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_the_order_of_objects_is_nothing(mqformer):
+    """5. A position on objects, a mask that stays behind when they move, padding that is read."""
+    sources = pictures()
+    order = torch.tensor([4, 0, 5, 2, 1, 3])
+    moved = Sources(sources.image, sources.objects[:, order], sources.mask[:, order])
+    torch.testing.assert_close(mqformer.look(moved)[0], mqformer.look(sources)[0],
+                               atol=1e-5, rtol=1e-5)
+    noisy = sources.objects.masked_fill(~sources.mask[..., None], float("nan"))
+    torch.testing.assert_close(
+        mqformer.look(Sources(sources.image, noisy, sources.mask))[0], mqformer.look(sources)[0])
+    unmasked = mqformer.look(Sources(sources.image, sources.objects))[0]
+    assert (unmasked - mqformer.look(sources)[0])[1:].abs().max() > 1e-2
+
+
+@torch.no_grad()
+def test_positions_restart(mqformer):
+    """6. Caption tokens numbered on behind the objects: another embedding for each number of
+    them, and positions beyond the table."""
+    caption = torch.tensor([[11, 12, 13]])
+    embedded = []
+    for objects in (0, 4, 11):
+        ids = torch.cat([torch.tensor([[1, *range(20, 20 + objects)]]), caption], 1)
+        positions = torch.tensor([[*range(1 + objects), 1, 2, 3]])
+        embedded.append(mqformer.embed(1, ids, None, positions)[0][:, -3:])
+    assert torch.equal(embedded[0], embedded[1]) and torch.equal(embedded[0], embedded[2])
+    assert torch.equal(embedded[0], mqformer.embed(1, ids[:, [0, -3, -2, -1]], None)[0][:, -3:])
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_no_object_is_finite(mqformer, eager):
+    """7. A softmax over nothing: NaN in the sample without objects, and in every gradient; or a
+    sample whose outcome depends on how many objects the others have."""
+    sources = pictures()
+    sources.mask[1] = False
+    out = mqformer(sources, *texts(), return_attention=eager)
+    Z = out[0] if eager else out
+    Z.sum().backward()
+    assert Z.isfinite().all() and all(p.grad is None or p.grad.isfinite().all()
+                                      for p in mqformer.parameters())
+    none = Sources(sources.image[1:2], sources.objects[:1, :0], sources.mask[:1, :0])
+    torch.testing.assert_close(mqformer(none, *(t[1:2] for t in texts())), Z[1:2],
+                               atol=1e-5, rtol=1e-5)
+
+
+# ---- the rest --------------------------------------------------------------------------------
+
+@torch.no_grad()
+def test_several_texts_a_picture(mqformer):
+    """An object mask that goes to the wrong sample where questions share a picture."""
+    sources, (ids, mask) = pictures(), texts()
+    ids, mask = ids.repeat_interleave(2, 0), mask.repeat(2, 1)
+    each = sources.pick(torch.arange(3).repeat_interleave(2))
+    torch.testing.assert_close(mqformer(sources, ids, mask), mqformer(each, ids, mask),
+                               atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_maps_are_probabilities_of_both_kinds(mqformer):
+    """Maps of one source under both names, a blank row left in, other states where one asks."""
+    sources, (ids, mask) = pictures(), texts()
+    Z, maps = mqformer(sources, ids, mask, return_attention=True)
+    torch.testing.assert_close(Z, mqformer(sources, ids, mask), atol=1e-5, rtol=1e-5)
+    assert len(maps) == 2  # layers 0 and 2
+    for image, objects in maps:
+        assert image.shape == (3, 4, QI, 9) and objects.shape == (3, 4, QO, 6)
+        for seen in (image, objects):
+            torch.testing.assert_close(seen.sum(-1), torch.ones(seen.shape[:-1]))
+        assert (objects[2, :, :, 2:] == 0).all()
+
+
+def test_every_used_parameter_learns():
+    """A detached cache: the queries would learn nothing from captions. One step through `look`
+    and `read` reaches all, the queries' last layer apart, which no text reads."""
+    torch.manual_seed(0)
+    mqformer = MQFormer(SETTINGS)
+    Z, cache = mqformer.look(pictures())
+    mqformer.read(*texts(), cache=cache, causal=True).pow(3).sum().backward()
+    idle = {name for name, p in mqformer.named_parameters() if p.grad is None}
+    assert idle == {f"layers.3.query_ffn.{n}" for n, _ in mqformer.layers[3].query_ffn
+                    .named_parameters()}
+    mqformer.zero_grad()
+    mqformer(pictures(), *texts()).pow(3).sum().backward()
+    assert all(p.grad is not None for n, p in mqformer.named_parameters() if "object_cross" in n)
+
+
+def test_start_is_berts():
+    """Query tokens of zero (as published): without positions they would stay all alike; a start
+    of the object cross-attention five times too wide."""
+    torch.manual_seed(0)
+    mqformer = MQFormer(MQFormerSettings(width=96, layers=2, heads=4, ffn=192, queries=32,
+                                         vision_width=64, vocab=100, max_text=32,
+                                         object_queries=16, object_width=68))
+    for name in ("query_tokens", "layers.0.object_cross.key.weight"):
+        assert abs(mqformer.get_parameter(name).std().item() - 0.02) < 0.002, name
+    assert mqformer.layers[0].object_cross.key.bias.abs().max() == 0
+    assert mqformer.layers[1].object_cross is None
+
+
+def test_missing_objects_are_told(mqformer):
+    """A refiner's features forgotten by the caller and read as 'there is nothing'."""
+    with pytest.raises(ValueError, match="object queries need objects"):
+        mqformer.look(Sources(pictures().image))

@@ -1,0 +1,240 @@
+"""Lyrics' four objectives: their masks, their values, and what must not happen."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lion_min.lyrics.objectives import (Heads, ObjectiveSettings, hard_negatives, icg, itc, itm,
+                                        mask_matrix, match, msp, objectives, rerank, similarity)
+from lion_min.lyrics.pairtext import PairText, Specials, draw_units, object_text, pair_text
+from lion_min.mqformer import MQFormer, MQFormerSettings, Sources
+from lion_min.tokenizer import TinyTokenizer
+
+TOKENIZER = TinyTokenizer()
+SPECIAL = Specials.after(len(TOKENIZER))
+SETTINGS = MQFormerSettings(width=32, layers=2, heads=4, ffn=48, queries=6, vision_width=16,
+                            vocab=len(TOKENIZER) + 4, max_text=64, cross_every=1,
+                            object_queries=3, object_width=10, init_std=32 ** -0.5)
+BOXES = [(0.1, 0.2, 0.35, 0.5), (0.5, 0.5, 0.8, 0.9)]
+CAPTIONS = ["a small red circle.", "a large blue star and a green ring.", "a pink heart.",
+            "a small yellow moon and a large cyan cross."]
+TAGS = [["red circle"], ["blue star", "green ring"], [], ["moon", "cross"]]
+
+
+def texts(captions=CAPTIONS, tags=TAGS) -> PairText:
+    found = [object_text(t, BOXES[:len(t)], TOKENIZER.encode, SPECIAL) for t in tags]
+    return pair_text(found, [TOKENIZER.encode(c) for c in captions], SPECIAL)
+
+
+def pictures() -> Sources:
+    g = torch.Generator().manual_seed(1)
+    return Sources(torch.randn(4, 5, 16, generator=g), torch.randn(4, 3, 10, generator=g),
+                   torch.arange(3) < torch.tensor([[1], [2], [0], [2]]))
+
+
+@pytest.fixture
+def model() -> tuple[MQFormer, Heads]:
+    return build()
+
+
+def build(**settings) -> tuple[MQFormer, Heads]:
+    torch.manual_seed(0)
+    return MQFormer(SETTINGS).eval(), Heads(ObjectiveSettings(**settings), SETTINGS).eval()
+
+
+# ---- masks -----------------------------------------------------------------------------------
+
+def test_mask_matrices_are_the_table():
+    """A transposed matrix (who is seen for who sees), a caption that sees what follows."""
+    one, no = [1, 1], [0, 0]
+    full, causal = [[1, 1, 1]] * 3, [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+    table = {"itc": (no, one[:0], full), "itm": (one, one, full), "icg": (no, one, causal),
+             "msp": (no, one, full)}
+    for name, (q_t, t_q, t_t) in table.items():
+        expected = [[1, 1, *(q_t + q_t[:1])]] * 2 + [[*(t_q or no), *row] for row in t_t]
+        assert mask_matrix(name, 2, 1, 2).long().tolist() == expected, name
+    with pytest.raises(ValueError, match="unknown objective 'itg'"):
+        mask_matrix("itg", 2, 1, 2)
+
+
+# ---- values ----------------------------------------------------------------------------------
+
+def test_similarity_takes_the_best_query():
+    """A mean over the queries, or pictures and texts swapped."""
+    z = torch.tensor([[[1., 0], [0, 1]], [[-1, 0], [-1, 0]], [[0, -1], [0, -1]]])
+    assert similarity(z, torch.tensor([[1., 0], [0, 1]])).tolist() == [[1, 1], [-1, 0], [0, -1]]
+
+
+@torch.no_grad()
+def test_itc_value(model):
+    """Smoothing forgotten, one direction alone, tau multiplied in."""
+    mqformer, heads = model
+    text, (Z, _) = texts(), mqformer.look(pictures())
+    loss, scores = itc(mqformer, heads, Z, text)
+    states = mqformer.read(text.ids, text.mask, text.positions)
+    t = F.normalize(heads.text_proj(states[:, 0]), dim=1)
+    z = F.normalize(heads.vision_proj(Z), dim=2)
+    want, total = torch.zeros(4, 4), 0.0
+    for i in range(4):
+        for j in range(4):
+            want[i, j] = max(float(z[i, q] @ t[j]) for q in range(6)) / 0.07
+    torch.testing.assert_close(scores, want, atol=1e-4, rtol=1e-4)
+    for logp in (want.log_softmax(1), want.T.log_softmax(1)):
+        for i in range(4):
+            total -= 0.9 * logp[i, i] + 0.1 * logp[i].mean()
+    assert abs(loss - total / 8) < 1e-4
+
+
+def test_hard_negatives():
+    """A pair as its own negative; negatives drawn evenly, or the easiest instead of the hardest."""
+    torch.manual_seed(0)
+    scores = torch.tensor([[9., 5, 0, 0], [0, 9, 5, 0], [0, 0, 9, 5], [5, 0, 0, 9.]])
+    drawn = torch.stack([hard_negatives(scores) for _ in range(200)])
+    assert (drawn != torch.arange(4)).all()
+    assert (drawn == torch.tensor([1, 2, 3, 0])).float().mean() > 0.9
+    far = hard_negatives(1e4 * torch.eye(3))        # all others at weight 0 but for the 1e-4
+    assert (far != torch.arange(3)).all()
+    with pytest.raises(ValueError, match="at least two pairs"):
+        hard_negatives(torch.zeros(1, 1))
+
+
+@torch.no_grad()
+def test_itm_pairs(model, monkeypatch):
+    """The objects of the true picture beside the image of the wrong one, positions that stay
+    behind when texts move, labels in another order than the rows, scores read the wrong way."""
+    from lion_min.lyrics import objectives as module
+    mqformer, heads = model
+    sources, text = pictures(), texts()
+    scores = torch.tensor([[0., 9, 0, 0], [0, 0, 9, 0], [0, 0, 0, 9], [9, 0, 0, 0]])
+    wrong_text, wrong_image = torch.tensor([1, 2, 3, 0]), torch.tensor([3, 0, 1, 2])
+    monkeypatch.setattr(module, "hard_negatives", lambda scores: scores.argmax(1))
+    loss, total = itm(mqformer, heads, sources, text, scores), 0.0
+    for b in range(4):
+        for image, words, label in ((b, b, 1), (wrong_image[b], b, 0), (b, wrong_text[b], 0)):
+            i, j = torch.tensor([int(image)]), torch.tensor([int(words)])
+            logits = match(mqformer, heads, Sources(
+                sources.image[i], sources.objects[i], sources.mask[i]), text.pick(j))
+            total -= logits.log_softmax(1)[0, label]
+    torch.testing.assert_close(loss, total / 12, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_icg_value(model):
+    """Loss on objects or padding, no shift (each token predicts itself), [CLS] for [DEC], an end
+    that is never learned."""
+    mqformer, heads = model
+    text, (_, cache) = texts(), mqformer.look(pictures())
+    ids = text.ids.clone()
+    ids[:, 0] = SPECIAL.dec
+    states = mqformer.read(ids, text.mask, text.positions, cache, causal=True)
+    logp = heads.words(states, mqformer.words).log_softmax(-1)
+    each = [-0.9 * logp[b, i - 1, text.ids[b, i]] - 0.1 * logp[b, i - 1].mean()
+            for b in range(4) for i in range(text.ids.shape[1]) if text.caption[b, i]]
+    assert len(each) == sum(len(TOKENIZER.encode(c)) + 1 for c in CAPTIONS)
+    torch.testing.assert_close(icg(mqformer, heads, cache, text, SPECIAL),
+                               torch.stack(each).mean(), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_icg_does_not_see_what_it_predicts(model):
+    """The answer visible: a later token, or its own, changes an earlier prediction."""
+    mqformer, _ = model
+    text, (_, cache) = texts(), mqformer.look(pictures())
+    read = [mqformer.read(ids, text.mask, text.positions, cache, causal=True)
+            for ids in (text.ids, text.ids.clone().index_fill_(1, torch.arange(6, 12), 9))]
+    torch.testing.assert_close(read[0][:, :6], read[1][:, :6], atol=1e-6, rtol=0)
+    assert (read[0][:, 6] - read[1][:, 6]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_msp_value(model):
+    """Loss on what was not hidden, a shift, hidden words that stay readable."""
+    mqformer, heads = model
+    text, (_, cache) = texts(), mqformer.look(pictures())
+    torch.manual_seed(5)
+    loss = msp(mqformer, heads, cache, text, SPECIAL)
+    torch.manual_seed(5)
+    hidden = draw_units(text.units, 0.15)
+    ids = torch.where(hidden, SPECIAL.mask, text.ids)
+    logp = heads.words(mqformer.read(ids, text.mask, text.positions, cache),
+                       mqformer.words).log_softmax(-1)
+    each = [-0.9 * logp[b, i, text.ids[b, i]] - 0.1 * logp[b, i].mean()
+            for b, i in hidden.nonzero().tolist()]
+    torch.testing.assert_close(loss, torch.stack(each).mean(), atol=1e-5, rtol=1e-5)
+
+
+# ---- all together ----------------------------------------------------------------------------
+
+def test_total_and_gradients(model):
+    """A part left out of the sum or counted twice, a head that no loss reaches."""
+    mqformer, heads = model
+    heads.settings.mask_share = 1.0
+    torch.manual_seed(0)
+    loss, parts = objectives(mqformer, heads, pictures(), texts(), SPECIAL)
+    assert list(parts) == ["itc", "itm", "icg", "msp"]
+    torch.testing.assert_close(loss, sum(parts.values()))
+    assert not any(part.requires_grad for part in parts.values())
+    loss.backward()
+    for module in model:
+        assert not [n for n, p in module.named_parameters() if p.grad is None]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_matched_objects(share):
+    """Boxes that give the pair away to ITC or ITM although the setting hides them, or that are
+    hidden where the official code shows them."""
+    mqformer, heads = build(matched_objects=share)
+    same_length = [["blue ring"], ["red moon", "pink star"], [], ["ring", "arrow"]]
+    parts = []
+    for tags in (TAGS, same_length):
+        torch.manual_seed(0)
+        parts.append(objectives(mqformer, heads, pictures(), texts(tags=tags), SPECIAL)[1])
+    for name in ("itc", "itm"):
+        assert (abs(parts[0][name] - parts[1][name]) < 1e-6) == (share == 0), name
+    for name in ("icg", "msp"):
+        assert abs(parts[0][name] - parts[1][name]) > 1e-4, name
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_no_object_anywhere_is_finite(share):
+    """The mean over no masked token, attention over no object: NaN that ruins the weights."""
+    mqformer, heads = build(matched_objects=share)
+    sources = Sources(pictures().image, torch.zeros(4, 0, 10))
+    loss, parts = objectives(mqformer, heads, sources, texts(tags=[[]] * 4), SPECIAL)
+    loss.backward()
+    assert parts["msp"] == 0 and all(math.isfinite(p) for p in parts.values())
+    assert all(p.grad.isfinite().all() for m in (mqformer, heads) for p in m.parameters()
+               if p.grad is not None)
+
+
+def test_four_pairs_are_learned():
+    """Anything that keeps the objectives from being met: labels that do not fit, a leak apart."""
+    mqformer, heads = build(smoothing=0.0, matched_objects=0.0)
+    parameters = [*mqformer.parameters(), *heads.parameters()]
+    adam = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0)
+    for _ in range(100):
+        loss, parts = objectives(mqformer.train(), heads, pictures(), texts(), SPECIAL)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    most = {"itc": 0.1, "itm": 0.1, "icg": 0.5, "msp": 1.5}  # of 1.4, 0.6, 6 and 6 at the start
+    assert all(parts[name] < bound for name, bound in most.items()), parts
+
+
+def test_rerank():
+    """ITM that judges the wrong pair (rows for columns), or lets in what ITC never chose."""
+    scores = torch.tensor([[.9, .8, .1], [.2, .7, .6]])
+    asked = []
+
+    def logits(rows, columns):
+        asked.extend(zip(rows.tolist(), columns.tolist()))
+        yes = (torch.stack([rows, columns]) == torch.tensor([[0], [1]])).all(0) * 4.0
+        return torch.stack([torch.zeros_like(yes), yes], 1)
+
+    out = rerank(scores, logits, top=2, chunk=3)
+    assert asked == [(0, 0), (0, 1), (1, 1), (1, 2)]
+    torch.testing.assert_close(out, torch.tensor([[.9, 4.8, -math.inf], [-math.inf, .7, .6]]))
+    assert rerank(scores, logits, top=9).isfinite().all()

@@ -1,0 +1,196 @@
+"""The Lmeye class of the tiny preset, with the official weights, gives the official values.
+
+Other seeds and sizes of the same layout: LION_MIN_REFERENCE=DIR (DIR/lmeye.safetensors).
+"""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from lion_min import BadInput
+from lion_min.language import LanguageModel, LanguageSettings, TextBatch
+from lion_min.lmeye import two_passes
+from lion_min.lmeye.model import Lmeye, LmeyeInputs
+from lion_min.lmeye.published import load_official, rename, settings_of
+
+FORMS = ["q1", "q5"]                       # one return slot, and five
+
+
+@pytest.fixture(scope="module")
+def values(reference):
+    return reference("lmeye")
+
+
+@pytest.fixture(scope="module")
+def sizes(reference_metadata):
+    return {k: json.loads(v) for k, v in reference_metadata("lmeye").items() if v[0] == "{"}
+
+
+def part(values: dict, prefix: str) -> dict:
+    return {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
+
+
+def language(sizes: dict) -> LanguageSettings:
+    llm = sizes["llm"]
+    return LanguageSettings(vocab=llm["vocab"], width=llm["hidden"], layers=llm["layers"],
+                            heads=llm["heads"], ffn=llm["intermediate"], tied=False)
+
+
+def build(values, sizes, form: str, **options) -> Lmeye:
+    llm, tower = sizes["llm"], sizes["interaction"]
+    net, clip = part(values, f"weights_{form}/"), part(values, "weights/clip.")
+    settings = settings_of(net, clip, language(sizes), llm["img_token"], llm["imgd_token"],
+                           tower["heads"], tower["bos"], tower["eos"])
+    model = Lmeye(settings, nn.Identity(), LanguageModel(settings.language))
+    load_official(model, net, clip, part(values, "weights/llm."), **options)
+    return model.eval()
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def case(request, values, sizes):
+    """(form, model, inputs, the whole text as one packed sample a row, labels = ids)."""
+    form, ids = request.param, values[f"in/ids_{request.param}"]
+    x = LmeyeInputs([values["in/pooled_image_feature"][:, None]], ids.tolist())
+    text = TextBatch(ids, torch.ones_like(ids).bool(), ids, torch.ones(ids.shape),
+                     torch.zeros_like(ids), torch.arange(ids.shape[1]).expand_as(ids),
+                     torch.zeros_like(ids).bool())
+    return form, build(values, sizes, form), x, text
+
+
+def close(ours, official):
+    torch.testing.assert_close(ours, official, atol=1e-5, rtol=0)
+
+
+def first_pass(model, x, text) -> torch.Tensor:
+    hidden = two_passes.read(model.llm, model.words(x, text), text, None)
+    return hidden[model.marks(x, text).request]                       # [S, D]
+
+
+def test_parity_settings_are_the_references(case, sizes):
+    """A size read off the wrong shape or axis, that happens to load for these weights only."""
+    form, model, *_ = case
+    s, tower = model.settings.interaction, sizes["interaction"]
+    assert (s.width, s.ffn, s.layers, s.soft, s.vocab, s.returned, s.requests) == (
+        tower["hidden"], tower["ffn"], tower["layers"], tower["prompt_len"], tower["vocab"],
+        int(form[1:]), 1)
+    assert model.interaction.encoder.model.config.hidden_act == tower["act"]
+    assert model.interaction.encoder.model.config.layer_norm_eps == tower["ln_eps"]
+    assert model.llm.model.config.rms_norm_eps == sizes["llm"]["rms_norm_eps"]
+
+
+@torch.no_grad()
+def test_parity_request(case, values):
+    """The state before the final norm, of another place, or of a prompt without its image."""
+    form, model, x, text = case
+    requests = model.interaction.requests(first_pass(model, x, text))
+    close(requests[:, 0], values[f"out/request_{form}"])
+
+
+@torch.no_grad()
+def test_parity_first_pass_needs_one_slot_alone(case, values):
+    """The official training reads one <img-d> in pass 1: a causal LLM cannot tell."""
+    form, model, x, _ = case
+    ids = values[f"in/pass1_ids_{form}"]
+    text = TextBatch(ids, torch.ones_like(ids).bool(), sample=torch.zeros_like(ids),
+                     position=torch.arange(ids.shape[1]).expand_as(ids))
+    hidden = two_passes.read(model.llm, model.words(x, text), text, None)
+    requests = model.interaction.requests(hidden[ids == model.settings.slot_id])
+    close(requests[:, 0], values[f"out/request_{form}"])
+
+
+@torch.no_grad()
+def test_parity_interaction(case, values):
+    """Positions on soft tokens, another order in X, a tower that is not causal, no final norm."""
+    form, model, x, _ = case
+    image = model.interaction.image_tokens(model.features(x))
+    tower = model.interaction.encoder
+    sentence = tower.sentence(image, values[f"out/request_{form}"][:, None])
+    close(sentence, values[f"out/interaction_input_{form}"])
+    close(tower.read(sentence)[0], values[f"out/interaction_output_{form}"])
+
+
+@torch.no_grad()
+def test_parity_returned(case, values):
+    """Pooling of another place than EOS, or the slots' vectors in another order."""
+    form, model, x, text = case
+    close(model.ask(x, first_pass(model, x, text)), values[f"out/returned_{form}"])
+
+
+@torch.no_grad()
+def test_parity_logits_and_loss(case, values):
+    """e_imgd lost in the second pass, slots replaced instead of added to, e_img forgotten."""
+    form, model, x, text = case
+    marks = model.marks(x, text)
+    embeds = two_passes.told(model.llm, model.words(x, text), text, None, marks,
+                             lambda hidden: model.ask(x, hidden))
+    close(model.llm.logits(embeds, text), values[f"out/logits_{form}"])
+    close(model.llm.loss(embeds, text)[None], values[f"out/loss_{form}"])
+
+
+@torch.no_grad()
+def test_parity_cached_logits(case, values):
+    """The second pass behind the first one's cache: the old key of the first <img-d> seen."""
+    form, model, x, text = case
+    logits, suffix = two_passes.cached_logits(model.llm, model.words(x, text), text, None,
+                                              model.marks(x, text), lambda h: model.ask(x, h))
+    start = int(suffix.position.min())
+    assert start == 4 and suffix.ids.tolist() == text.ids[:, start:].tolist()
+    close(logits, values[f"out/logits_{form}"][:, start:])
+
+
+@pytest.mark.parametrize("second_pass", ["cached", "full"])
+@torch.no_grad()
+def test_parity_forward_is_the_loss_of_the_answer(case, values, second_pass):
+    """The whole road with pack, prompt and answer: the cross-entropy of the official logits."""
+    form, model, x, text = case
+    official = values[f"out/logits_{form}"][:, -3:-1].flatten(0, 1)   # foretell the last two
+    expected = torch.nn.functional.cross_entropy(official, text.ids[:, -2:].flatten(),
+                                                 reduction="none")
+    asked = LmeyeInputs(x.states, [row[:-2] for row in x.prompts], [r[-2:-1] for r in x.prompts])
+    model.settings.second_pass, model.llm.settings.eos_id = second_pass, int(text.ids[0, -1])
+    close(model(asked)[0], expected.mean())
+
+
+def test_parity_every_parameter_is_loaded(values, sizes, case):
+    """A parameter that the official file never fills and that stays at its random start."""
+    form, model, *_ = case
+    torch.manual_seed(1)
+    other = dict(build(values, sizes, form).named_parameters())
+    assert [k for k, v in model.named_parameters() if not torch.equal(v, other[k])] == []
+
+
+def test_parity_names_are_exact(values):
+    """Loading by substring: embedding_imgd taken for embedding_img, a prefixed file for nothing."""
+    net = part(values, "weights_q5/")
+    ours = rename(net)
+    assert torch.equal(ours["e_img"], net["embedding_img"][0])
+    assert torch.equal(ours["e_imgd"], net["embedding_imgd"][0])
+    assert not torch.equal(ours["e_img"], ours["e_imgd"])
+    legacy = rename(net, legacy_overwrite=True)
+    assert torch.equal(legacy["e_img"], legacy["e_imgd"])
+    assert {k for k in ours if not torch.equal(ours[k], legacy[k])} == {"e_img"}
+    prefixed = rename({f"module.{k}": v for k, v in net.items()})
+    assert all(torch.equal(ours[k], v) for k, v in prefixed.items()) and len(prefixed) == len(ours)
+
+
+def test_parity_loading_is_strict(values, sizes):
+    """A name missing, left over, or of the other number of slots, loaded in silence."""
+    net = part(values, "weights_q5/")
+    with pytest.raises(ValueError, match="missing llm2clip.bias"):
+        rename({k: v for k, v in net.items() if k != "llm2clip.bias"})
+    with pytest.raises(ValueError, match="unknown embedding_imgq"):
+        rename(net | {"embedding_imgq": net["embedding_imgd"]})
+    model = build(values, sizes, "q5")
+    with pytest.raises(BadInput, match="wrong shape: interaction.transmit.weight"):
+        load_official(model, part(values, "weights_q1/"), part(values, "weights/clip."),
+                      part(values, "weights/llm."))
+
+
+@torch.no_grad()
+def test_parity_legacy_overwrite_changes_the_model(values, sizes, case):
+    """A flag that is read by nobody."""
+    form, model, x, text = case
+    legacy = build(values, sizes, form, legacy_overwrite=True)
+    assert (first_pass(legacy, x, text) - first_pass(model, x, text)).abs().max() > 1e-3
