@@ -215,7 +215,7 @@ def rec_relational(scene: Scene, rng: random.Random) -> Example | None:
             rivals = [o for o in scene.objects if fits(phrase, o)]
             for other in scene.objects if len(rivals) > 1 else ():
                 for name in SIDES if other not in rivals else ():
-                    near = [o for o in rivals if stands(o, name, other, 0)]
+                    near = [o for o in rivals if stands(o, name, other, -MARGIN)]
                     if near == [thing] and stands(thing, name, other):  # no rival by a hair
                         chances.append((thing, phrase, name, other))
     rng.shuffle(chances)
