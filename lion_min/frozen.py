@@ -6,10 +6,12 @@ every system starts from the same ones. Symbols: B images, N patches, Dv encoder
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import torch
 from PIL import Image
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from lion_min import BadInput, checkpoints
@@ -37,11 +39,30 @@ def say_if_bundled(system: str, out: Path, stage: int, part: str = "") -> None:
               f"bundled weights {where}")
 
 
-def earlier(system: str, out: Path, number: int) -> dict[str, Tensor]:
-    """The trained tensors of an earlier stage, said aloud when they are the bundled ones."""
+def earlier(system: str, out: Path, number: int, stage0: str | None = None) -> dict[str, Tensor]:
+    """The trained tensors of an earlier stage, said aloud when they are the bundled ones.
+
+    stage0: the fingerprint of the frozen parts in use; BadInput when the stage grew on others.
+    """
     say_if_bundled(system, out, number)
-    return {k: v.float()
-            for k, v in checkpoints.load_run(folder(system, out, number))[0].items()}
+    where = folder(system, out, number)
+    tensors, config = checkpoints.load_run(where)
+    check_stage0(config, where, stage0)
+    return {k: v.float() for k, v in tensors.items()}
+
+
+def fingerprint(*parts: nn.Module) -> str:
+    """What the frozen parts are, at half precision, so that bundling them changes nothing."""
+    tensors = {f"{i}.{n}": p.detach().cpu().half().contiguous()
+               for i, part in enumerate(parts) for n, p in part.named_parameters()}
+    return hashlib.sha256(save(tensors)).hexdigest()[:16]
+
+
+def check_stage0(config: dict, where: Path, stage0: str | None) -> None:
+    """BadInput when a run was trained on another stage 0: every answer would be nonsense."""
+    if stage0 and config.get("stage0", stage0) != stage0:
+        raise BadInput(f"{where}: was trained on another stage 0 (fingerprint {config['stage0']}, "
+                       f"here {stage0}); train it again, or use the stage 0 it grew on")
 
 
 def frozen_parts(out: Path, llm: str = "llama"

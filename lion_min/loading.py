@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from lion_min import BadInput, checkpoints, training
-from lion_min.frozen import WEIGHTS
+from lion_min.frozen import WEIGHTS, check_stage0, fingerprint
 from lion_min.scenes import WORLDS
 
 
@@ -35,9 +35,13 @@ def checked_config(name: str, stages: tuple, where: Path) -> dict:
     return config
 
 
-def load_trained(model: nn.Module, trains: tuple[str, ...], where: Path, config: dict) -> None:
+def load_trained(model: nn.Module, trains: tuple[str, ...], where: Path, config: dict,
+                 tagger: nn.Module | None = None) -> None:
     """The run's tensors into the parameters its stage trained, every one accounted for; then
-    nothing trains any more."""
+    nothing trains any more. With the `tagger`, `model` and it as stage 0 left them, the run must
+    have grown on the same stage 0."""
+    if tagger is not None:
+        check_stage0(config, where, fingerprint(model.vision, tagger, model.llm))
     now = checkpoints.as_json(asdict(model.settings))
     if changed := checkpoints.differences(config.get("settings", {}), now):
         raise BadInput(f"{where / checkpoints.CONFIG}: of another version of the tiny preset "

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lion_min import checkpoints, evaluation, training
-from lion_min.frozen import Live, Pool, earlier, say_if_bundled
+from lion_min.frozen import Live, Pool, earlier, fingerprint, say_if_bundled
 from lion_min.scenes import WORLDS, Scene, make_scene
 from lion_min.training import Plan
 
@@ -34,7 +34,8 @@ class Round:
 
 
 ROUNDS = {
-    "vqa": Round("image", ("existence", "colour", "kind", "count", "count", "relation")),
+    "vqa": Round("image", ("existence", "colour", "kind", "count", "count", "relation",
+                           "relation", "side")),
     "caption": Round("image", ("caption",), 2),
     "region": Round("region", ("reg", "rec", "rec_relational") * 2),
     "reg": Round("region", ("reg",) * 4),
@@ -81,7 +82,8 @@ def run_stage(name: str, stage: Stage, model: nn.Module, tagger: nn.Module, syst
               device="cpu", plan: Plan | None = None, batch: int = BATCH, pool: int = POOL,
               checks: int = 64, quiet: bool = False, scenes: list[Scene] | None = None,
               depths: set[int] = frozenset(), extra: dict | None = None) -> dict:
-    """Run one stage of the system `name` and write its folder: {'before', 'after', 'folder', 'system'}.
+    """Run one stage of the system `name` and write its folder; returns its scores 'before' and
+    'after', the 'folder' and the trained 'system'.
 
     system: what evaluation.py scores. ask_of(pool) gives the `Ask` of step_loss. depths: the
     encoder states that anything reads. scenes: those of a folder instead of `pool` new ones.
@@ -90,9 +92,10 @@ def run_stage(name: str, stage: Stage, model: nn.Module, tagger: nn.Module, syst
     plan, place = plan or stage.plan, WORLDS[world]
     say_if_bundled("lion", out, 0, "vision")
     say_if_bundled("lion", out, 0, "llama")
+    grown_on = fingerprint(model.vision, tagger, model.llm)
     model.to(device), tagger.to(device)
     names = training.only_trainable(model, stage.trains)
-    begin = stage.start(lambda number: earlier(name, out, number))
+    begin = stage.start(lambda number: earlier(name, out, number, grown_on))
     checkpoints.load_into(model, begin, f"the weights stage {stage.number} starts from",
                           names=[n for n, _ in model.named_parameters() if n in begin])
     print(training.count_parameters(dict(model.named_children())))
@@ -103,7 +106,7 @@ def run_stage(name: str, stage: Stage, model: nn.Module, tagger: nn.Module, syst
     source = Live(model.vision, scenes) if live else Pool(model.vision, tagger, scenes, depths)
     where = Path(out) / name / stage.folder
     config = {"system": name, "stage": stage.number, "preset": "tiny", "world": world,
-              "seed": seed, "batch": batch, "pool": len(scenes),
+              "seed": seed, "batch": batch, "pool": len(scenes), "stage0": grown_on,
               "settings": asdict(model.settings)} | (extra or {})
     training.run(model, step_loss(name, stage, source, seed, batch, ask_of(source)), plan, where,
                  config, resume, device, quiet)

@@ -1,5 +1,6 @@
 """The stages of PVIT and LMEye on random parts, in seconds: what moves, what loads, what answers."""
 
+import shutil
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 from random_lion import write_stage0
 
-from lion_min import checkpoints, evaluation, training
+from lion_min import BadInput, checkpoints, evaluation, training
 from lion_min.scenes import WORLDS, make_scene
 
 SCORES = {"vqa_by_type": dict.fromkeys(evaluation.VQA, 0.0)}
@@ -101,3 +102,20 @@ def test_lmeye_control_rows_train_the_same_parameters(trained, control):
     one, two = (dict(stages.build(c, trained[0])[0].named_parameters())
                 for c in ("interactive", control))
     assert {n: p.shape for n, p in one.items()} == {n: p.shape for n, p in two.items()}
+
+
+@pytest.mark.parametrize("system", ["pvit", "lmeye"])
+def test_weights_of_another_stage_0_are_refused(trained, tmp_path, system):
+    """Guards: a new stage 0 under old stages, which load and answer nonsense."""
+    out = tmp_path / "out"
+    shutil.copytree(trained[0], out)
+    where = out / "lion" / "stage0" / "llama"
+    tensors, config = checkpoints.load_run(where)
+    checkpoints.save_run(where, {n: t + 0.01 for n, t in tensors.items()}, config)
+    with pytest.raises(BadInput, match="another stage 0"):
+        part(system, "loading").load_system(out / system / "stage2")
+    with pytest.raises(BadInput, match="another stage 0"):
+        few_steps(system, 2, out)
+    halved = {n: t.half() for n, t in tensors.items()}
+    checkpoints.save_run(where, halved, config)                # as bundle.py writes them
+    part(system, "loading").load_system(out / system / "stage2")

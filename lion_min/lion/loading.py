@@ -35,7 +35,7 @@ def load_system(weights: Path | None = None, device="cpu") -> LionSystem:
     config = read_config(where if weights else None)
     stage = stage_of(config["stage"])
     model, tagger, tokenizer = stages.build(stage.mode, where.parents[1], _family(config, where))
-    load_trained(model, stage.trains, where, config)
+    load_trained(model, stage.trains, where, config, tagger)
     return LionSystem(model.to(device), tokenizer, tagger.to(device), stage.tags)
 
 

@@ -12,7 +12,7 @@ STAGE = LionStage(
     number=1,
     mode="qformer",
     trains=("ln_vision", "qformer", "query_proj", "adapters"),
-    rounds=("vqa", "vqa", "caption"),
+    rounds=("vqa", "caption"),
     easy=150,
-    plan=Plan(steps=700, lr=1e-3, warmup=60, decay="linear_tail", precision="bf16"),
+    plan=Plan(steps=900, lr=1e-3, warmup=60, decay="linear_tail", precision="bf16"),
 )

@@ -24,7 +24,7 @@ STAGE = LionStage(
     mode="all",
     trains=("ln_vision", "qformer", "query_proj", "aggregator", "ln_adapter", "mlp",
             "region_proj", "adapters"),
-    rounds=("vqa", "region", "caption", "region", "vqa", "region"),
-    plan=Plan(steps=450, lr=1e-3, warmup=60, decay="linear_tail", precision="bf16"),
+    rounds=("vqa", "region", "caption", "region"),
+    plan=Plan(steps=800, lr=1e-3, warmup=60, decay="linear_tail", precision="bf16"),
     start=start,
 )

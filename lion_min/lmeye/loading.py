@@ -41,7 +41,7 @@ def load_system(weights: Path | None = None, device="cpu") -> LmeyeSystem:
         static = checkpoints.load_run(folder("lmeye", out, 1))[0]
         checkpoints.load_into(model, static, folder("lmeye", out, 1) / checkpoints.MODEL,
                               [n for n, _ in model.named_parameters() if n in static])
-    load_trained(model, stage.trains, where, config)
+    load_trained(model, stage.trains, where, config, tagger)
     return LmeyeSystem(model.to(device), tokenizer, tagger.to(device), stage.asks)
 
 

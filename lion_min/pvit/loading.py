@@ -34,5 +34,5 @@ def load_system(weights: Path | None = None, device="cpu") -> PvitSystem:
     config = read_config(where if weights else None)
     stage = stage_of(config["stage"])
     model, tagger, tokenizer = stages.build(stage.representation, where.parents[1])
-    load_trained(model, stage.trains, where, config)
+    load_trained(model, stage.trains, where, config, tagger)
     return PvitSystem(model.to(device), tokenizer, tagger.to(device))

@@ -1,6 +1,6 @@
 """PVIT stage 2: region-level instruction tuning.
 
-Starts from stage 1. Trains everything but the encoder: the LLM (at a third of the rate), both
+Starts from stage 1. Trains everything but the encoder: the LLM (at a tenth of the rate), both
 projections, the box embedding, the two token rows. Data: region instructions as instructions.py
 makes them, one to three turns, and questions about the whole image, which keep the image's
 tokens in use (paper section 3.3; bbox_fc is the code's).
@@ -14,7 +14,7 @@ STAGE = PvitStage(
     trains=("llm", "mm_projector", "prompt_projector", "bbox_fc", "markers"),
     rounds=("vqa", "reg", "vqa", "instructions"),
     easy=60,
-    plan=Plan(steps=600, lr=1.5e-3, warmup=40, decay="linear_tail", precision="bf16",
-              weight_decay=0.0, lr_scale={"llm": 0.3}),
+    plan=Plan(steps=1600, lr=1.5e-3, warmup=40, decay="linear_tail", precision="bf16",
+              weight_decay=0.0, lr_scale={"llm": 0.1}),
     start=lambda earlier: earlier(1),
 )
