@@ -110,8 +110,7 @@ def make_scene(world: World, split: str, seed: int, index: int, pairs: str = "tr
     """One scene. `pairs`: 'train' (no held-out colour-kind pair), 'heldout' (only those), 'any'.
 
     `most` caps the number of objects (a curriculum). Nothing overlaps; two objects often share
-    a colour, a kind or both, so that naming one takes attributes or a relation, but never all
-    their words.
+    words, so that naming one takes attributes or a relation, but never all of them.
     """
     key = f"{world.name}/{split}/{pairs}/{seed}/{index}"
     rng = random.Random(key)
@@ -199,11 +198,8 @@ def _star(n: int) -> list[tuple[float, float]]:
 
 @lru_cache(maxsize=None)
 def _stripes(side: int) -> Image.Image:
-    image = Image.new("L", (side, side))
-    pen = ImageDraw.Draw(image)
-    for row in range(1, side, 4):
-        pen.rectangle((0, row, side, row + 1), fill=255)
-    return image
+    rows = bytes(255 * (row % 4 in (1, 2)) for row in range(side))
+    return Image.frombytes("L", (1, side), rows).resize((side, side), Image.Resampling.NEAREST)
 
 
 @lru_cache(maxsize=None)
@@ -231,8 +227,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--world", choices=WORLDS, default="medium", help="default: medium")
     parser.add_argument("--pairs", choices=("train", "heldout"), default="train",
                         help="heldout: only colour-kind pairs that no training scene shows")
-    args = parser.parse_args(argv)
-    return guarded(lambda: write_scenes(args.out, args.count, args.seed, args.world, args.pairs))
+    a = parser.parse_args(argv)
+    return guarded(lambda: write_scenes(a.out, a.count, a.seed, a.world, a.pairs))
 
 
 def write_scenes(out: Path, count: int, seed: int, world: str = "medium",

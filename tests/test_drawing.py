@@ -5,8 +5,9 @@ import torch
 from PIL import Image, ImageChops
 
 from lion_min import BadInput
-from lion_min.drawing import (COLOURS, SHORT_SIDE, draw_boxes, enlarge, heat_map, panel,
-                              save_image)
+from lion_min.drawing import (COLOURS, SHORT_SIDE, axis_points, draw_boxes, enlarge, heat_map,
+                              panel, sampling_points, save_image)
+from lion_min.regions import axis_weights
 
 
 def ink(before, after):
@@ -55,7 +56,7 @@ def test_two_labels_do_not_hide_each_other():
 def test_odd_sizes(size):
     """Guards: a crash, or gigabytes of enlarged picture, on a sliver."""
     image = Image.new("RGB", size, "grey")
-    drawn = draw_boxes(image, [(0, 0, 1, 1), (.5, .5, .6, .6)], ["whole", "emoji 🦁\nnew line {}"])
+    drawn = draw_boxes(image, [(0, 0, 1, 1), (.5, .5, .6, .6)], ["whole", "a 🦁\nnew line {}"])
     assert max(drawn.size) <= 4096 and min(drawn.size) >= 1
     assert heat_map(image, torch.rand(8, 8)).size == drawn.size
 
@@ -76,6 +77,30 @@ def test_heat_is_where_the_weight_is():
     flat, cold = heat_map(image, torch.ones(4, 8)), warm.getpixel((24, 336))
     assert flat.getextrema() == tuple((v, v) for v in cold)
     assert heat_map(image, torch.full((2, 2), float("nan"))).size == warm.size
+
+
+def test_drawn_points_are_the_ones_read():
+    """Guards: dots half a cell beside what RoIAlign reads, or fewer of them than it takes."""
+    corners = torch.rand(200, 2, generator=torch.Generator().manual_seed(0)).sort(1).values
+    corners[:3] = torch.tensor([[0.1, 0.475], [0.0, 1.0], [0.3, 0.3]])  # 0.1 + 3/8: on the edge
+    for low, high in corners.tolist():
+        sides = torch.tensor([[low], [high]]) * 8
+        points = axis_points(low, high, cells=8, bins=3) * 8 - 0.5  # [S, G], index units
+        hat = (1 - (points.clamp(0, 7)[..., None] - torch.arange(8)).abs()).clamp(min=0)
+        shares = hat.sum(1) / max(1, points.shape[1])  # [S, cells]
+        assert torch.allclose(shares, axis_weights(*sides, cells=8, bins=3)[0], atol=1e-5)
+
+
+def test_sampling_points_land_on_their_fractions():
+    """Guards: rows and columns exchanged, dots in the small picture's pixels, a missing dot."""
+    image = Image.new("RGB", (128, 64), "grey")
+    drawn, grey = sampling_points(image, (0.0, 0.25, 1.0, 0.5), cells=4, bins=2), (128,) * 3
+    assert drawn.size == (768, 384) and image.getpixel((64, 32)) == grey
+    white = {(x, y) for x in range(768) for y in range(384)
+             if drawn.getpixel((x, y)) == (255, 255, 255)}
+    dots = {(x, y) for x in (96, 288, 480, 672) for y in (120, 168)}  # 2 and 1 samples a bin
+    assert dots <= white and all(any(abs(x - u) + abs(y - v) < 8 for u, v in dots)
+                                 for x, y in white)
 
 
 def test_panel_has_every_tile_and_bar():

@@ -12,7 +12,8 @@ BOX = "[0.1,0.1,0.5,0.5]"
 BAD = [
     f"<Region>{BOX} what is it?", f"{BOX}</Region>", f"<Region><Region>{BOX}</Region>",
     f"</Region>{BOX}<Region>", "<Region></Region>", "<Region>a star</Region>",
-    f"<Region>{BOX}{BOX}</Region>", f"<Region>in {BOX}</Region>", f"<region>{BOX} </REGION> <region>",
+    f"<Region>{BOX}{BOX}</Region>", f"<Region>in {BOX}</Region>",
+    f"<region>{BOX} </REGION> <region>",
     "What is in [0.1]?", "What is in [0.1,0.2,0.3]?",
     "What is in [0.1,0.2,0.3,0.4,0.5]?", "What is in [0.5,0.1,0.1,0.5]?",
     "What is in [0.1,0.5,0.5,0.1]?", "What is in [0.1,0.1,0.1,0.5]?", "What is in [nan,0,1,1]?",

@@ -1,4 +1,4 @@
-"""The stages of PVIT and LMEye on random parts, in seconds: what moves, what loads, what answers."""
+"""The stages of PVIT and LMEye on random parts, in seconds: what moves, loads and answers."""
 
 import shutil
 from dataclasses import replace
@@ -10,6 +10,7 @@ import torch
 from random_lion import write_stage0
 
 from lion_min import BadInput, checkpoints, evaluation, training
+from lion_min.asking import Reply
 from lion_min.scenes import WORLDS, make_scene
 
 SCORES = {"vqa_by_type": dict.fromkeys(evaluation.VQA, 0.0)}
@@ -119,3 +120,20 @@ def test_weights_of_another_stage_0_are_refused(trained, tmp_path, system):
     halved = {n: t.half() for n, t in tensors.items()}
     checkpoints.save_run(where, halved, config)                # as bundle.py writes them
     part(system, "loading").load_system(out / system / "stage2")
+
+
+def test_the_map_of_lmeye_is_of_the_question(trained):
+    """Guards: a panel that shows the same map whatever was asked; maps that are no shares."""
+    system = part("lmeye", "loading").load_system(trained[0] / "lmeye" / "stage2")
+    scene = make_scene(WORLDS["medium"], "heldout", 0, 0)
+    features, explain = system.see([scene.draw()]), part("lmeye", "explain")
+    with torch.no_grad():
+        system.model.interaction.request.weight.mul_(30)       # a request that says something
+    one, two = (explain.looks(system, features, q) for q in QUESTIONS[1:])
+    assert one.shape == (5, 8, 8)
+    torch.testing.assert_close(one.sum((1, 2)), torch.ones(5))
+    assert (one - two).abs().max() > 1e-4
+    reply = Reply(QUESTIONS[2], "yes", [], [], 0.0, features)
+    maps, bars = explain.explain(system, reply)
+    assert bars is None and len(maps) == 7
+    torch.testing.assert_close(maps[0][1], two.mean(0))

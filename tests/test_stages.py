@@ -174,7 +174,8 @@ def test_bundled_weights_are_said_aloud(copy, tmp_path, monkeypatch, capsys, num
     monkeypatch.setattr(frozen, "WEIGHTS", copy)
     train(stage_of(number), tmp_path / "new", steps=1)
     lines = [s for s in capsys.readouterr().out.splitlines() if "bundled weights" in s]
-    starts = [f"no lion stage {part} in {tmp_path / 'new'}:" for part in ["0 vision", "0 llama", *told]]
+    parts = ["0 vision", "0 llama", *told]
+    starts = [f"no lion stage {part} in {tmp_path / 'new'}:" for part in parts]
     assert [line[:len(start)] for line, start in zip(lines, starts, strict=True)] == starts
     assert all(str(copy) in line for line in lines)
 

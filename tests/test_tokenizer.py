@@ -73,8 +73,8 @@ def test_every_box_comes_back_within_1_128(tokenizer):
         assert max(abs(a - b) for a, b in zip(words_box(words), box)) <= 1 / 128 + 1e-9
         text = tokenizer.decode(tokenizer.encode(BoxText().format(box)))
         assert max(abs(a - b) for a, b in zip(BoxText().parse(text)[0], box)) <= 1 / 128 + 6e-4
-    assert box_words((0, 0, 1, 1))[:2] == ["<x4>", "<y4>"] and words_box(box_words((0, 0, 1, 1))) == (
-        0, 0, 1, 1)
+    whole = box_words((0, 0, 1, 1))
+    assert whole[:2] == ["<x4>", "<y4>"] and words_box(whole) == (0, 0, 1, 1)
 
 
 def test_boxes_of_drawn_objects_come_back_on_the_pixel(tokenizer):

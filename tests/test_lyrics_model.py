@@ -1,0 +1,298 @@
+"""Lyrics on random parts: what the LLM is shown, what LoRA touches, what a missing refiner leaves."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from lion_min.boxes import BoxText
+from lion_min.language import LanguageModel
+from lion_min.lyrics.answering import LyricsSystem
+from lion_min.lyrics.explain import SIDE, explain, frame, inside
+from lion_min.lyrics.model import Alignment, Lyrics, LyricsSettings, tiny
+from lion_min.lyrics.prompt import captions, kept, make_inputs, object_texts, objects_of
+from lion_min.lyrics.refiner import Refined, TinyRefiner
+from lion_min.lyrics.retrieval import hits
+from lion_min.asking import Reply
+from lion_min.tokenizer import TinyTokenizer
+from lion_min.vision import TagHead, VisionEncoder, VisionSettings
+
+TOKENIZER = TinyTokenizer()
+VISION = VisionSettings(image=64, patch=8, width=32, blocks=4, heads=2, mlp=64, stem=(8, 16))
+TAGS = ("red", "blue", "circle", "star")
+PROMPTS = ["Is there a red circle?", "How many stars are there?", "Where is the red circle?",
+           "Describe the image."]          # two for each of two pictures
+ANSWERS = ["yes", "two", "[0.100,0.100,0.500,0.600]", "a small blue star."]
+
+
+def settings(refiner: bool = True) -> LyricsSettings:
+    s = tiny(VISION, len(TOKENIZER), refiner)
+    if refiner:                            # an untrained detector must find something
+        s = replace(s, refiner=replace(s.refiner, threshold=0.0, text_threshold=0.0))
+    return replace(s, language=replace(s.language, layers=2))
+
+
+def build(refiner: bool = True, kind: type = Lyrics, **changes):
+    """A model far from its start, so that a slip shows."""
+    torch.manual_seed(0)
+    s = replace(settings(refiner), **changes)
+    parts = [VisionEncoder(VISION), TinyRefiner(s.refiner, TagHead(32, TAGS)) if refiner else None]
+    model = kind(s, *parts, *([LanguageModel(s.language)] if kind is Lyrics else [])).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith(("llm", "loras", "language_projection")):
+                parameter.normal_(0, 0.15)
+    return model
+
+
+def found() -> Refined:
+    """Two kept objects in the first picture and one that no word names, none in the second."""
+    g = torch.Generator().manual_seed(1)
+    boxes = torch.tensor([[0.1, 0.1, 0.5, 0.6], [0.4, 0.3, 0.9, 0.8], [0, 0, 0.2, 0.2]])
+    mask = torch.tensor([[True, True, True] + [False] * 9, [False] * 12])
+    labels = [["red circle", "blue star", ""] + ["moon"] * 9, [""] * 12]
+    return Refined([["red", "blue", "circle", "star"], []], boxes.repeat(2, 4, 1),
+                   torch.rand(2, 12, generator=g), labels, torch.randn(2, 12, 132, generator=g),
+                   mask, torch.randn(2, 12, 32, 32, generator=g))
+
+
+def states(count: int = 2) -> list[torch.Tensor]:
+    g = torch.Generator().manual_seed(2)
+    return [torch.randn(count, 65, 32, generator=g) for _ in range(5)]
+
+
+def inputs(model, prompts=PROMPTS, answers=ANSWERS, rows=(0, 1)):
+    objects = objects_of(found(), TOKENIZER).pick([*rows]) if model.refiner else None
+    return make_inputs(model, TOKENIZER, [s[[*rows]] for s in states()], objects, prompts, answers)
+
+
+# ---- texts -----------------------------------------------------------------------------------
+
+def test_lines_hold_label_and_box():
+    """A detection below the threshold told as an object, a box without its words, a padding word
+    that is embedded."""
+    lines = objects_of(found(), TOKENIZER).lines
+    said = [TOKENIZER.decode([i for i in row if i]) for row in lines[0].tolist()]
+    boxes = [BoxText().parse(text) for text in said[:2]]
+    assert [text.split(" [")[0] for text in said[:2]] == ["red circle", "blue star"]
+    for (box,), true in zip(boxes, found().boxes[0]):
+        assert max(abs(a - b) for a, b in zip(box, true.tolist())) < 1 / 64
+    assert said[2:] == [""] * 10 and not lines[1].any()
+    model = build()
+    tokens, x = model.lines(inputs(model)), inputs(model)
+    words = [TOKENIZER.ids[w] for w in ("red", "circle")]
+    rest = x.objects.lines[0, 0, 2:8]
+    expected = model.llm.embed(torch.tensor([*words, *rest])).sum(0)
+    torch.testing.assert_close(tokens[0, 0], expected)
+    assert tokens.shape == (2, 12, 128) and not tokens[0, 2:].any() and not tokens[1].any()
+
+
+def test_text_of_a_pair_has_the_same_objects():
+    """Stage 1 that reads of objects which stage 2 does not; text past the last position."""
+    assert [label for label, _ in kept(found(), 0)] == ["red circle", "blue star"]
+    texts = object_texts(found(), TOKENIZER, settings())
+    assert len(texts[0][0]) == 2 * (2 + 6 + 1) and texts[1] == ([], [])
+    everything = replace(found(), mask=torch.ones(2, 12, dtype=torch.bool),
+                         labels=[["red blue circle star moon"] * 12] * 2)
+    text = captions(["a circle."] * 2, TOKENIZER, settings(),
+                    object_texts(everything, TOKENIZER, settings()))
+    assert text.positions.max() < settings().mqformer.max_text
+
+
+# ---- the model -------------------------------------------------------------------------------
+
+def test_a_fresh_model_reads_the_lines_alone():
+    """Noise of an untrained projection before the LLM: queries that are not silent at step 0."""
+    torch.manual_seed(0)
+    s = settings()
+    model = Lyrics(s, VisionEncoder(VISION), TinyRefiner(s.refiner, TagHead(32, TAGS)),
+                   LanguageModel(s.language)).eval()
+    assert not model.query_tokens(inputs(model)).any() and model.lines(inputs(model)).any()
+
+
+def test_lora_stands_at_q_k_v_alone():
+    """LoRA at the output, the MLP or the head; an LLM that trains beside it."""
+    model = build()
+    names = {lora.name.rsplit(".", 1)[-1] for lora in model.loras}
+    assert names == {"q_proj", "k_proj", "v_proj"} and len(model.loras) == 3 * 2
+    model(inputs(model))[0].backward()
+    moved = {n.split(".")[0] for n, p in model.named_parameters() if p.grad is not None}
+    assert moved == {"ln_vision", "mqformer", "language_projection", "loras"}
+
+
+@torch.no_grad()
+def test_question_objects_and_image_reach_the_queries():
+    """An instruction that the MQ-Former never reads; a source that is not looked at; objects of
+    the other picture."""
+    model = build()
+    base = model.query_tokens(inputs(model))
+    assert base.shape == (4, 20, 128)
+    other = model.query_tokens(inputs(model, PROMPTS[:1] + ["Describe it."] + PROMPTS[2:]))
+    changed = (base - other).abs().amax((1, 2)) > 1e-4
+    assert changed.tolist() == [False, True, False, False]
+    for change in ("image", "objects"):
+        x = inputs(model)
+        if change == "image":
+            x.states = [s + torch.tensor([1.0, 0])[:, None, None] for s in x.states]
+            x.states[0][0, 3] += 3
+        else:
+            x.objects.features[0, 1] += 1
+        changed = (base - model.query_tokens(x)).abs().amax((1, 2)) > 1e-4
+        assert changed.tolist() == [True, True, False, False], change
+
+
+@torch.no_grad()
+def test_order_of_objects_and_what_was_not_kept_change_no_query():
+    """Object queries that read a detection's row, or rows below the threshold."""
+    model, x = build(), None
+    base, x = model.query_tokens(inputs(model)), inputs(model)
+    order = torch.cat([torch.tensor([2, 0, 1]), torch.arange(3, 12)])
+    x.objects.features, x.objects.mask = x.objects.features[:, order], x.objects.mask[:, order]
+    x.objects.features[:, 3:] += 5
+    torch.testing.assert_close(model.query_tokens(x), base, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("refiner", [True, False])
+def test_packed_equals_one_by_one(refiner):
+    """Samples of an image that see each other's tokens or lines, own tokens at another sample's
+    place."""
+    model = build(refiner)
+    whole, single, tokens = float(model(inputs(model))[0]), 0.0, 0
+    for i, (prompt, answer) in enumerate(zip(PROMPTS, ANSWERS)):
+        size = len(TOKENIZER.encode(answer)) + 1
+        single += size * float(model(inputs(model, [prompt], [answer], [i // 2]))[0])
+        tokens += size
+    assert abs(whole - single / tokens) < 1e-4
+
+
+@torch.no_grad()
+def test_generation_continues_what_is_learned():
+    """Training and answering that show the LLM different rows: an order, a mask, a position."""
+    model = build()
+    x = inputs(model, [PROMPTS[0], PROMPTS[3]], None)   # of two lengths, so one is padded
+    first = model.generate(x, max_new_tokens=1, min_new_tokens=1)[:, 0].tolist()
+    for i, prompt in enumerate((PROMPTS[0], PROMPTS[3])):
+        one = inputs(model, [prompt], ["yes"], [i])
+        text = model.llm.pack(one.prompts, one.answers, 1, 20)
+        logits = model.llm.logits(model.llm.embed(text.ids), text, model.lines(one),
+                                  model.query_tokens(one))[0]
+        logits[:, 1] = -torch.inf                       # no end as the first token
+        assert first[i] == int(logits[20 + len(one.prompts[0]) - 1].argmax())
+
+
+def test_refiner_off_has_no_object_part():
+    """An ablation row that keeps object queries, lines, or the refiner."""
+    model = build(refiner=False)
+    assert not [n for n, _ in model.named_parameters() if "object" in n or "refiner" in n]
+    x = inputs(model)
+    assert model.lines(x) is None and model.query_tokens(x).shape == (4, 8, 128)
+    assert model.settings.mqformer.queries == 8
+    with pytest.raises(ValueError, match="need each other"):
+        build(mqformer=settings(False).mqformer)
+
+
+def test_lines_are_a_setting():
+    """object_lines that changes nothing, or takes the object queries away."""
+    model = build(object_lines=False)
+    assert model.lines(inputs(model)) is None
+    assert model.query_tokens(inputs(model)).shape[1] == 20
+
+
+def test_stage_1_reaches_everything_it_trains():
+    """A part of the MQ-Former or a head that no objective reaches; a refiner that trains."""
+    model = build(kind=Alignment).train()
+    objects, texts = objects_of(found(), TOKENIZER), object_texts(found(), TOKENIZER, settings())
+    model.heads.settings.mask_share = 1.0
+    text = captions(["a circle.", "a star."], TOKENIZER, model.settings, texts)
+    loss, parts = model(states(), objects, text)
+    loss.backward()
+    assert set(parts) == {"itc", "itm", "icg", "msp"}
+    silent = {n for n, p in model.named_parameters() if p.grad is None}
+    assert {n.split(".")[0] for n in silent} == {"vision", "refiner"}
+    assert silent == {n for n, p in model.named_parameters() if not p.requires_grad}
+
+
+# ---- the system ------------------------------------------------------------------------------
+
+def pictures(count: int) -> list[Image.Image]:
+    g = torch.Generator().manual_seed(3)
+    noise = torch.randint(0, 256, (count, 192), generator=g, dtype=torch.uint8)
+    return [Image.frombytes("RGB", (8, 8), bytes(n.tolist())).resize((80, 64)) for n in noise]
+
+
+@pytest.mark.parametrize("refiner", [True, False])
+def test_select_takes_the_right_pictures(refiner):
+    """Objects of another picture beside the states of this one, across chunks."""
+    model = build(refiner)
+    system = LyricsSystem(model, TOKENIZER, TagHead(32, TAGS))
+    images = pictures(4)
+    seen = [system.see(images[:3]), system.see(images[3:])]
+    picked = system.select(seen, [3, 0, 3])
+    for row, own in enumerate((seen[1], system.see(images[:1]), seen[1])):
+        assert picked["tags"][row] == own["tags"][0]
+        torch.testing.assert_close(picked["states"][4][row], own["states"][4][0], atol=1e-4,
+                                   rtol=1e-4)
+        if refiner:
+            assert picked["objects"].mask.any(1).all()
+            assert torch.equal(picked["objects"].lines[row], own["objects"].lines[0])
+    answers = system.answer(picked, PROMPTS[:3], max_new_tokens=4)
+    assert len(answers) == 3 and all(isinstance(a, str) for a in answers)
+
+
+def test_hits_count_the_same_words_as_right():
+    """R@1 that calls a caption wrong because another picture has the very same one."""
+    scores = torch.tensor([[0., 1, 0], [0, 1, 0], [1, 0, 0]])
+    assert hits(scores, ["a", "a", "b"]) == round(2 / 3, 4)
+    assert hits(scores, ["a", "b", "c"]) == round(1 / 3, 4)
+
+
+# ---- what is shown ---------------------------------------------------------------------------
+
+def test_frames_stand_upright():
+    """Rows and columns exchanged; a rim that is filled."""
+    area = inside((0.5, 0.0, 1.0, 0.25))
+    assert area[0, -1] == 1 and area[-1, 0] == 0 and area.sum() == SIDE * SIDE / 8
+    rim = frame((0.25, 0.25, 0.75, 0.75))
+    assert rim[SIDE // 4, SIDE // 2] == 1 and rim[SIDE // 2, SIDE // 2] == 0
+
+
+@pytest.mark.parametrize("refiner", [True, False])
+def test_explain_shows_objects_and_attention(refiner, monkeypatch):
+    """Attention drawn in the place of another object; masks of objects that were not kept."""
+    system = LyricsSystem(build(refiner), TOKENIZER, TagHead(32, TAGS))
+    features = system.see(pictures(1))
+    if refiner:
+        one = found()
+        features |= {"refined": one, "objects": objects_of(one, TOKENIZER).pick([0])}
+    image, objects = torch.zeros(1, 4, 8, 64), torch.zeros(1, 4, 12, 12)
+    image[..., 2 * 8 + 5], objects[..., 1] = 1.0, 1.0                # row 2, column 5; object 1
+    maps = [(image, objects) if refiner else image] * 3
+    monkeypatch.setattr(system.model, "query_tokens", lambda x, maps: (None, own))
+    own = maps
+    tiles, bars = explain(system, Reply(PROMPTS[0], "yes", [], [], 0.0, features))
+    shown = dict(tiles)
+    assert bars is None
+    assert shown["image queries, led by the question"].argmax() == 2 * 8 + 5
+    if not refiner:
+        assert len(tiles) == 1
+        return
+    assert tiles[0][0] == "tags: red, blue, circle, star"
+    assert [t.split(",")[0] for t, _ in tiles[1:3]] == ["red circle", "blue star"]
+    assert len(tiles) == 5
+    looked = shown["object queries, led by the question"]
+    assert torch.equal(looked, inside(one.boxes[0, 1].tolist()))
+
+
+@torch.no_grad()
+def test_maps_are_shares():
+    """Attention before its softmax, or with the blank row that stands for no object."""
+    model = build()
+    maps = model.query_tokens(inputs(model), maps=True)[1]
+    assert len(maps) == 3
+    for image, objects in maps:
+        assert image.shape == (4, 4, 8, 64) and objects.shape == (4, 4, 12, 12)
+        torch.testing.assert_close(image.sum(-1), torch.ones(4, 4, 8))
+        torch.testing.assert_close(objects.sum(-1)[:2], torch.ones(2, 4, 12))
+        assert not objects[2:].any()                                 # nothing was found there

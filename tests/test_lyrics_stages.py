@@ -1,0 +1,183 @@
+"""Lyrics' three stages on random parts, in seconds: what moves, what loads, what is refused."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from random_lion import write_stage0
+
+import train
+from lion_min import BadInput, checkpoints, evaluation, training
+from lion_min.lyrics import ablation, loading, pipeline, stages
+from lion_min.lyrics.loading import load_alignment, load_system, stage_of
+from lion_min.options import Options
+from lion_min.scenes import WORLDS, make_scene
+from lion_min.vision import TagHead
+
+WORLD = WORLDS["medium"]
+SCORES = {"vqa_by_type": dict.fromkeys(evaluation.VQA, 0.0)}
+QUESTIONS = ["What is in [0.1,0.1,0.5,0.5]?", "Describe the image.", "Is there a red circle?"]
+# Never run, so never moved: in stage 2 nobody reads the text half of the last layer.
+IDLE = {0: (), 1: (), 2: ("mqformer.layers.2.text_ffn.",)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def finds_something():
+    """An untrained tagger and detector find nothing at the thresholds of trained ones."""
+    tiny, predict = stages.tiny, TagHead.predict
+
+    def lenient(*arguments):
+        s = tiny(*arguments)
+        return s if s.refiner is None else replace(s, refiner=replace(
+            s.refiner, threshold=0.0, text_threshold=0.0))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "tiny", lenient)
+        patch.setattr(TagHead, "predict", lambda tagger, state: predict(tagger, state, 0.0))
+        yield
+
+
+def few_steps(stage: stages.LyricsStage, out: Path, **options) -> tuple[dict, dict]:
+    """Every parameter of the stage's model before and after a few steps."""
+    seen, run = [], training.run
+
+    def running(model, *arguments):
+        seen.append({n: p.detach().clone() for n, p in model.named_parameters()})
+        run(model, *arguments)
+        seen.append({n: p.detach().clone() for n, p in model.named_parameters()})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "run", running)
+        patch.setattr(evaluation, "evaluate", lambda *a, **k: SCORES)
+        plan = replace(stage.plan, steps=max(4, 2 * len(stage.rounds)), warmup=0)
+        stages.train(stage, out, plan=plan, batch=4, pool=16, checks=4, quiet=True, **options)
+    return tuple(seen)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> tuple[Path, dict]:
+    """(OUT with every stage after a few steps, {stage: parameters before, after})."""
+    out = tmp_path_factory.mktemp("lyrics")
+    write_stage0(out)
+    return out, {number: few_steps(stage_of(number), out) for number in (0, 1, 2)}
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_stage_moves_exactly_what_it_trains(trained, number):
+    """Guards: a tagger, ViT, refiner or LLM that a stray gradient moves; a part left untrained,
+    or that the file lacks."""
+    before, after = trained[1][number]
+    trains = {n for n in before if any(training.matches(n, t) for t in stage_of(number).trains)}
+    moved = {n for n in before if not torch.equal(before[n], after[n])}
+    assert moved == {n for n in trains if not n.startswith(IDLE[number])}
+    saved = checkpoints.load_run(trained[0] / "lyrics" / f"stage{number}")[0]
+    assert saved.keys() == trains and all(torch.equal(saved[n], after[n]) for n in saved)
+
+
+def test_stages_start_from_the_ones_before(trained):
+    """Guards: a refiner or an MQ-Former that is random again; heads that stage 2 cannot hold."""
+    moves = trained[1]
+    for number in (1, 2):
+        for name, tensor in moves[0][1].items():
+            assert torch.equal(moves[number][0][f"refiner.{name}"], tensor), name
+    shared = [n for n in moves[2][0] if n.startswith(("ln_vision.", "mqformer."))]
+    assert shared and all(torch.equal(moves[2][0][n], moves[1][1][n]) for n in shared)
+
+
+def test_what_loads_is_what_was_trained(trained):
+    """Guards: a part that is random again after loading; retrieval asked of stage 2's MQ-Former;
+    a stage without LLM that is asked."""
+    out, moves = trained
+    system = load_system(out / "lyrics" / "stage2")
+    for model, number in ((system.model, 2), (load_alignment(out), 1)):
+        loaded, after = dict(model.named_parameters()), moves[number][1]
+        assert loaded.keys() == after.keys()
+        assert all(torch.equal(loaded[n], after[n]) for n in loaded)
+        assert not any(p.requires_grad for p in loaded.values()) and not model.training
+    x = system.see([make_scene(WORLD, "heldout", 0, 0).draw()])
+    answers = [system.answer(x, [q], max_new_tokens=6) for q in QUESTIONS]
+    assert all(len(a) == 1 and isinstance(a[0], str) for a in answers)
+    with pytest.raises(BadInput, match="stage is 1, not one of 2"):
+        load_system(out / "lyrics" / "stage1")
+
+
+def test_report(trained):
+    """Guards: an evaluate that scores stage 2 and says nothing of refiner and retrieval."""
+    report = load_system(trained[0] / "lyrics" / "stage2").report(WORLD, 5, 0)
+    assert {"ap50", "labelled_ap50", "mask_iou"} <= report["refiner"].keys()
+    assert report["retrieval"].keys() == {"image_to_text", "text_to_image", "image_to_text_itm",
+                                          "text_to_image_itm", "count"}
+    assert report["retrieval"]["count"] == 5
+    assert all(0 <= v <= 1 for n, v in report["retrieval"].items() if n != "count")
+
+
+def test_the_ablation_without_refiner(trained):
+    """Guards: a row without refiner that has object parts, or that starts at random."""
+    out, moves = trained
+    before, after = few_steps(ablation.off(stage_of(2)), out)
+    assert not [n for n in after if "object" in n or "refiner" in n]
+    kept = moves[1][1]["mqformer.query_tokens"][:, :8]
+    assert torch.equal(before["mqformer.query_tokens"], kept)
+    name = "mqformer.layers.1.cross.key.weight"
+    assert torch.equal(before[name], moves[1][1][name])
+
+
+# ---- batches -----------------------------------------------------------------------------------
+
+def test_no_caption_twice_in_a_batch():
+    """Guards: a true pair that counts as a wrong one; a step whose batch depends on the last."""
+    scenes = [make_scene(WORLD, "train", 0, i % 5) for i in range(40)]
+    rows = stages.batches(stage_of(1), scenes, 0, 8)
+    drawn = [rows(step) for step in (3, 4, 3)]
+    assert drawn[0] == drawn[2] != drawn[1]
+    assert all(len({scenes[r].caption() for r in d}) == len(d) for d in drawn)
+    assert len(stages.batches(stage_of(1), scenes[:5], 0, 8)(0)) == 5
+    for few in (scenes[:1], [scenes[0], scenes[5]]):
+        with pytest.raises(BadInput, match="two scenes of different captions"):
+            stages.batches(stage_of(1), few, 0, 8)
+    with pytest.raises(BadInput, match="--batch-size"):
+        stages.batches(stage_of(1), scenes, 0, 1)
+
+
+def test_objects_of_the_pool_are_those_of_their_scene(trained, monkeypatch):
+    """Guards: objects that shift against the pool's rows at the border of two chunks."""
+    model, parts = stages.build_alignment(trained[0])
+    scenes = [make_scene(WORLD, "train", 0, i) for i in range(7)]
+    pool = stages.Pool(parts.vision, parts.tagger, scenes, stages.depths(parts))
+    whole, told = stages.refine_all(model.refiner, pool, parts.tokenizer, parts.settings)
+    monkeypatch.setattr(stages, "CHUNK", 3)
+    parted, told_parted = stages.refine_all(model.refiner, pool, parts.tokenizer, parts.settings)
+    assert told == told_parted and len(told) == 7
+    torch.testing.assert_close(whole.features, parted.features, atol=1e-4, rtol=1e-4)
+    assert torch.equal(whole.lines, parted.lines)
+
+
+# ---- the command line --------------------------------------------------------------------------
+
+def test_all_three_stages_in_turn(trained, tmp_path, monkeypatch, capsys):
+    """Guards: a stage that is left out, one that starts from other folders, no closing table."""
+    done = {n: {"before": {"ap50": 0.1}, "after": {"ap50": 0.9} if n < 2 else evaluated()}
+            for n in (0, 1, 2)}
+    order = []
+    monkeypatch.setattr(pipeline, "train_stage", lambda n, o: order.append(n) or done[n])
+    pipeline.train_all(Options(tmp_path), Path("train.py"))
+    out = capsys.readouterr().out
+    assert order == [0, 1, 2] and "minutes: stage 0" in out and "ap50" in out and "reg_exact" in out
+
+
+def evaluated() -> dict:
+    return dict.fromkeys(evaluation.ROWS, 0.5) | SCORES
+
+
+@pytest.mark.parametrize("words, told", [
+    (["--stage", "0", "--labels", "coarse"], "leave it out"), (["--stage", "3"], "has the stages"),
+    (["--stage", "0", "--part", "vision"], "no parts"),
+    (["--stage", "1", "--batch-size", "1", "--steps", "1"], "--batch-size")])
+def test_bad_commands_are_one_line(trained, words, told, capsys, monkeypatch):
+    """Guards: a traceback, or an option that is silently ignored."""
+    monkeypatch.setattr(stages, "retrieval", lambda *a: {})
+    code = train.main(["--system", "lyrics", "--out", str(trained[0]), *words])
+    err = capsys.readouterr().err
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and told in err
+    assert loading.BUNDLED.parts[-2:] == ("lyrics", "stage2")
