@@ -170,7 +170,7 @@ def tiny(vision: VisionSettings, vocab: int, mode: str = "all", llm: str = "llam
     return LionSettings(
         vision=vision,
         language=LanguageSettings(family=family, vocab=vocab, layers=layers, ffn=384),
-        qformer=QFormerSettings(width=128, layers=3, heads=4, ffn=256, queries=12,
+        qformer=QFormerSettings(width=128, layers=2, heads=4, ffn=256, queries=6,
                                 vision_width=128, vocab=vocab, max_text=64, cross_every=1,
                                 init_std=128 ** -0.5),
         mode=mode, first_cell_id=6)

@@ -14,5 +14,5 @@ STAGE = LionStage(
     trains=("ln_vision", "qformer", "query_proj", "adapters"),
     rounds=("vqa", "caption"),
     easy=150,
-    plan=Plan(steps=900, lr=1e-3, warmup=60, decay="linear_tail", precision="bf16"),
+    plan=Plan(steps=1000, lr=1.5e-3, warmup=60, decay="linear_tail", precision="bf16"),
 )

@@ -25,6 +25,6 @@ STAGE = LionStage(
     trains=("ln_vision", "qformer", "query_proj", "aggregator", "ln_adapter", "mlp",
             "region_proj", "adapters"),
     rounds=("vqa", "region", "caption", "region"),
-    plan=Plan(steps=800, lr=1e-3, warmup=60, decay="linear_tail", precision="bf16"),
+    plan=Plan(steps=1100, lr=1.5e-3, warmup=60, decay="linear_tail", precision="bf16"),
     start=start,
 )
