@@ -3,7 +3,9 @@
 Starts from nothing but the frozen parts; the Q-Former is absent. The vision aggregator reads
 three depths of the ViT, a box in the prompt brings its pooled feature (every other time: else the
 aggregator's tokens would have nothing to say), and one adapter a feed-forward net learns to
-describe regions (REG) and to find them (REC).
+describe regions (REG) and to find them (REC). The aggregator starts as the identity and learns at
+a tenth of the rate: at the full rate its noise costs more than its depths bring (VQA loss after
+150 steps .238, at a tenth .093, one seed).
 """
 
 from lion_min.lion.stages import LionStage
@@ -15,5 +17,6 @@ STAGE = LionStage(
     trains=("aggregator", "ln_adapter", "mlp", "region_proj", "adapters"),
     rounds=("region",),
     easy=150,
-    plan=Plan(steps=900, lr=2e-3, warmup=60, decay="linear_tail", precision="bf16"),
+    plan=Plan(steps=900, lr=2e-3, warmup=60, decay="linear_tail", precision="bf16",
+              lr_scale={"aggregator": 0.1}),
 )
