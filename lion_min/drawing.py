@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
@@ -120,6 +121,39 @@ def heat_map(image: Image.Image, weights: Tensor) -> Image.Image:
     large = small.resize(picture.size, Image.Resampling.BICUBIC)
     heat = ImageOps.colorize(large, black="#101060", mid="#d02050", white="#ffe060")
     return Image.blend(ImageOps.grayscale(picture).convert("RGB"), heat, 0.55)
+
+
+# ---- where RoIAlign reads ------------------------------------------------------------------------
+
+def sampling_points(image: Image.Image, box: Sequence[float], cells: int, bins: int
+                    ) -> Image.Image:
+    """An enlarged copy with the map's cells, a box (xyxy fractions), its bins, and every point
+    that RoIAlign reads as a dot. The map has cells x cells, the crop bins x bins."""
+    picture = enlarge(image)
+    pen, (W, H) = ImageDraw.Draw(picture), picture.size
+    x1, y1, x2, y2 = _corners(box, picture.size)
+    for i in range(1, cells):
+        pen.line((i / cells * W, 0, i / cells * W, H), fill=RULE)
+        pen.line((0, i / cells * H, W, i / cells * H), fill=RULE)
+    for x, y in ((x1 + s / bins * (x2 - x1), y1 + s / bins * (y2 - y1)) for s in range(1, bins)):
+        pen.line((x, y1, x, y2), fill=COLOURS[0])
+        pen.line((x1, y, x2, y), fill=COLOURS[0])
+    pen.rectangle((x1, y1, x2, y2), outline=COLOURS[0], width=3)
+    xs, ys = (axis_points(box[i], box[i + 2], cells, bins).flatten().tolist() for i in (0, 1))
+    for x, y in ((x * W, y * H) for y in ys for x in xs):
+        pen.ellipse((x - 4, y - 4, x + 4, y + 4), fill=PAPER, outline=INK)
+    return picture
+
+
+def axis_points(low: float, high: float, cells: int, bins: int) -> Tensor:
+    """Where regions.axis_weights reads a box along one axis, as fractions: [bins, samples].
+    The same float32 arithmetic, so that a bin takes the same number of samples here."""
+    start, end = torch.tensor([low, high]) * cells - 0.5        # index units: cell i stands at i
+    width = (end - start) / bins
+    count = int(width.ceil())
+    points = start + torch.arange(bins)[:, None] * width + (
+        torch.arange(count) + 0.5) * (width / max(count, 1))    # [bins, samples]
+    return (points + 0.5) / cells
 
 
 # ---- the panel of --show ------------------------------------------------------------------------
