@@ -23,7 +23,7 @@ FROZEN = {1: ("vision", "llm"), 2: ("vision", "llm"), 3: ("vision", "llm"), 4: (
           "joint": ()}
 # Never run, so never moved: the last Q-Former layer's text half has no reader (qformer.py), and
 # CLIP's last norm comes after the raw states that LION takes (vision.py).
-IDLE = ("qformer.layers.2.text_ffn.", "vision.model.post_layernorm.",
+IDLE = ("qformer.layers.1.text_ffn.", "vision.model.post_layernorm.",
         "vision.model.vision_model.post_layernorm.")
 
 
