@@ -15,7 +15,7 @@ Symbols: B images, S samples (S = n*B), N patches, F features the interaction re
 width, Q queries, L tokens, m return slots, D LLM width.
 
 Deviations from the paper and its code:
-- tiny: two static tokens, so few that what they cannot hold has to be asked for;
+- tiny: two requests for up to four objects: five listed them all, whatever was asked;
 - tiny: the interaction is a trainable block over 64 patches, not CLIP's text tower;
 - tiny: an image token carries the LLM's words for its column and row, as told scenes do, and
   what a request looks at is also returned as it is, beside the transmitted vector;
@@ -217,9 +217,10 @@ def tiny(vision: VisionSettings, vocab: int) -> LmeyeSettings:
     return LmeyeSettings(
         vision=vision,
         language=LanguageSettings(family="llama", vocab=vocab, layers=5, ffn=384),
-        interaction=InteractionSettings(llm_width=128, image_width=seen, mlp=128, init_std=start),
+        interaction=InteractionSettings(llm_width=128, image_width=seen, mlp=128, init_std=start,
+                                        requests=2, returned=2),
         request_id=vocab, slot_id=vocab + 1,
-        qformer=QFormerSettings(width=128, layers=1, heads=4, ffn=256, queries=2,
+        qformer=QFormerSettings(width=128, layers=1, heads=4, ffn=256, queries=8,
                                 vision_width=seen, vocab=1, max_text=1, cross_every=1,
                                 init_std=start),
         token_std=0.1, first_cell_id=6)

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lion_min.cli import Parser
 from lion_min.language import LanguageModel, LanguageSettings, TextBatch, additive, block_mask
 
 Ask = Callable[[Tensor], Tensor]           # states at the requests [S, D] -> returned [S, n, D]
@@ -206,6 +207,8 @@ def compare(rounds: int = 7, images: int = 4, questions: int = 8) -> dict[str, f
 
 
 if __name__ == "__main__":
+    Parser(prog="python -m lion_min.lmeye.two_passes",
+           description="What the second pass on the first one's cache saves.").parse_args()
     took = compare()
     print(f"training step, 4 images with 8 questions each: cached {took['cached'] * 1e3:.0f} ms, "
           f"full {took['full'] * 1e3:.0f} ms, ratio {took['cached'] / took['full']:.2f}")
