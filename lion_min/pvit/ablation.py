@@ -2,7 +2,8 @@
 
     python -m lion_min.pvit.ablation --seeds 0 1 2 --steps 200
 
-Every row trains stage 2 straight from stage 0, on the same questions in the same order:
+Every row runs the paper's two stages, half of the steps each, on the same questions in the same
+order. No LLaVA came before them, so here every row trains mm_projector in stage 1, too.
 
     feature    a pooled feature between <Region> and </Region>       (the paper: 64.5 on COCO)
     text       the coordinates as words, no region encoder           (the paper: 52.6)
@@ -24,7 +25,7 @@ SCORES = ("reg_exact", "reg_kind", "reg_colour", "reg_exact_heldout_pairs")
 def main(argv: list[str] | None = None) -> int:
     p = Parser(prog="python -m lion_min.pvit.ablation", description=__doc__.splitlines()[0])
     p.add_argument("--seeds", type=whole(0), nargs="+", default=[0, 1, 2])
-    p.add_argument("--steps", type=whole(1), default=200)
+    p.add_argument("--steps", type=whole(2), default=200)
     p.add_argument("--count", type=whole(2), default=200, help="held-out scenes a row")
     p.add_argument("--out", type=Path, default=Path("runs"), help="whose lion/stage0 to start from")
     args = p.parse_args(argv)
@@ -50,13 +51,17 @@ def row(representation: str, seed: int, steps: int, count: int, out: Path) -> di
     from lion_min import evaluation
     from lion_min.pvit import loading, stages
     from lion_min.scenes import WORLDS
-    stage = stages.of_representation(loading.stage_of(2), representation)
-    stage = replace(stage, start=lambda earlier: {}, rounds=("reg", "instructions"),
-                    plan=replace(stage.plan, steps=steps, seed=seed))
+    one, two = (stages.of_representation(loading.stage_of(n), representation) for n in (1, 2))
+    first = {"feature": ("prompt_projector", "markers"), "location": ("markers", "locations"),
+             "text": ("llm.model.model.embed_tokens",)}[representation]
+    one = replace(one, trains=(*first, "mm_projector"))
+    two = replace(two, rounds=("reg", "instructions"))
     with TemporaryDirectory() as folder:
         if (out / "lion" / "stage0").exists():
             (Path(folder) / "lion").symlink_to((out / "lion").resolve())
-        done = stages.train(stage, Path(folder), seed=seed, checks=2)
+        for stage in (one, two):
+            stage = replace(stage, plan=replace(stage.plan, steps=steps // 2, seed=seed))
+            done = stages.train(stage, Path(folder), seed=seed, checks=2)
     scored = evaluation.evaluate(done["system"], WORLDS["medium"], count, 2**21 + seed,
                                  shuffled=False)
     print(f"{representation} seed {seed}: " + ", ".join(f"{s} {scored[s]:.3f}" for s in SCORES))
