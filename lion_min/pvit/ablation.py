@@ -3,7 +3,8 @@
     python -m lion_min.pvit.ablation --seeds 0 1 2 --steps 200
 
 Every row runs the paper's two stages, half of the steps each, on the same questions in the same
-order. No LLaVA came before them, so here every row trains mm_projector in stage 1, too.
+order. Coordinates say nothing unless the picture's tokens do, and no LLaVA has taught those here:
+the rows without a feature train mm_projector in stage 1, too.
 
     feature    a pooled feature between <Region> and </Region>       (the paper: 64.5 on COCO)
     text       the coordinates as words, no region encoder           (the paper: 52.6)
@@ -52,9 +53,9 @@ def row(representation: str, seed: int, steps: int, count: int, out: Path) -> di
     from lion_min.pvit import loading, stages
     from lion_min.scenes import WORLDS
     one, two = (stages.of_representation(loading.stage_of(n), representation) for n in (1, 2))
-    first = {"feature": ("prompt_projector", "markers"), "location": ("markers", "locations"),
-             "text": ("llm.model.model.embed_tokens",)}[representation]
-    one = replace(one, trains=(*first, "mm_projector"))
+    one = replace(one, trains={
+        "feature": one.trains, "location": ("markers", "locations", "mm_projector"),
+        "text": ("llm.model.model.embed_tokens", "mm_projector")}[representation])
     two = replace(two, rounds=("reg", "instructions"))
     with TemporaryDirectory() as folder:
         if (out / "lion" / "stage0").exists():
