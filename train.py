@@ -10,7 +10,7 @@ from lion_min.cli import ROOMS, Parser, guarded, prepare, room, whole
 from lion_min.scenes import WORLDS
 
 STAGES = {"lion": ("0", "1", "2", "3", "4", "all", "joint"), "pvit": ("1", "2", "all"),
-          "lyrics": ("1", "2", "all"), "lmeye": ("1", "2", "all")}
+          "lyrics": ("0", "1", "2", "all"), "lmeye": ("1", "2", "all")}
 
 
 def parser() -> Parser:

@@ -12,7 +12,7 @@ from types import ModuleType
 from lion_min import BadInput
 
 # The doors of the house lead to its four rooms; those without a package are not built yet.
-ROOMS = {"lion": "lion_min.lion", "pvit": "lion_min.pvit", "lyrics": "",
+ROOMS = {"lion": "lion_min.lion", "pvit": "lion_min.pvit", "lyrics": "lion_min.lyrics",
          "lmeye": "lion_min.lmeye"}
 MAX_SEED = 2**63 - 1
 

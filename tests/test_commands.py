@@ -101,7 +101,7 @@ def test_evaluate_on_a_folder(runs, ready, capsys):
 
 @pytest.mark.parametrize("argv", [("scene.png",), ("scene.png", ASK, "--seed", "-1"),
                                   ("scene.png", ASK, "--device", "tpu"),
-                                  ("scene.png", ASK, "--system", "lyrics")])
+                                  ("scene.png", ASK, "--system", "gpt")])
 def test_usage_is_one_line_too(ready, capsys, argv):
     """Guards: argparse's own usage block in the place of one line."""
     refused(call(infer.main, capsys, *argv))

@@ -22,7 +22,8 @@ URL = re.compile(r"https?://\S+")
 FILE = re.compile(r"(?<![\w./*-])[\w.-]+(?:/[\w.-]+)*\.(?:py|md|txt|toml)\b")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 COMMAND = re.compile(r"(?:^|`|&& |\$ )(?:[A-Z_]+=\S+ )*(python[ ][^`\n]+)", re.MULTILINE)
-FOLDERS = ("", "lion_min", "lion_min/lion", "tests")        # where a bare file name may stand
+ROOMS = tuple(f"lion_min/{room}" for room in ("lion", "pvit", "lmeye", "lyrics"))
+FOLDERS = ("", "lion_min", *ROOMS, "tests")                 # where a bare file name may stand
 
 
 class Block(NamedTuple):

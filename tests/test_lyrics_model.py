@@ -1,4 +1,4 @@
-"""Lyrics on random parts: what the LLM is shown, what LoRA touches, what a missing refiner leaves."""
+"""Lyrics on random parts: what the LLM is shown, what LoRA touches, what no refiner leaves."""
 
 from dataclasses import replace
 
@@ -145,7 +145,7 @@ def test_question_objects_and_image_reach_the_queries():
 @torch.no_grad()
 def test_order_of_objects_and_what_was_not_kept_change_no_query():
     """Object queries that read a detection's row, or rows below the threshold."""
-    model, x = build(), None
+    model = build()
     base, x = model.query_tokens(inputs(model)), inputs(model)
     order = torch.cat([torch.tensor([2, 0, 1]), torch.arange(3, 12)])
     x.objects.features, x.objects.mask = x.objects.features[:, order], x.objects.mask[:, order]
@@ -229,14 +229,16 @@ def test_select_takes_the_right_pictures(refiner):
     system = LyricsSystem(model, TOKENIZER, TagHead(32, TAGS))
     images = pictures(4)
     seen = [system.see(images[:3]), system.see(images[3:])]
-    picked = system.select(seen, [3, 0, 3])
-    for row, own in enumerate((seen[1], system.see(images[:1]), seen[1])):
+    picked = system.select(seen, [3, 1, 3])
+    for row, own in enumerate((seen[1], system.see(images[1:2]), seen[1])):
         assert picked["tags"][row] == own["tags"][0]
         torch.testing.assert_close(picked["states"][4][row], own["states"][4][0], atol=1e-4,
                                    rtol=1e-4)
         if refiner:
             assert picked["objects"].mask.any(1).all()
             assert torch.equal(picked["objects"].lines[row], own["objects"].lines[0])
+            torch.testing.assert_close(picked["objects"].features[row],
+                                       own["objects"].features[0], atol=1e-4, rtol=1e-4)
     answers = system.answer(picked, PROMPTS[:3], max_new_tokens=4)
     assert len(answers) == 3 and all(isinstance(a, str) for a in answers)
 

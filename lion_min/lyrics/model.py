@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from lion_min.adapters import attach_lora
-from lion_min.language import LanguageModel, LanguageSettings, TextBatch, rows_an_image
+from lion_min.language import LanguageModel, LanguageSettings, rows_an_image
 from lion_min.lyrics.objectives import Heads, ObjectiveSettings, objectives
 from lion_min.lyrics.pairtext import PairText, Specials
 from lion_min.lyrics.refiner import RefinerSettings, TinyRefiner
@@ -141,7 +141,7 @@ class Lyrics(Eyes):
         """What the queries read of the picture, led by the question: own tokens [S, Q, D]; with
         maps also a pair a layer, ([S, H, Qi, N], [S, H, Qo, M])."""
         out = self.mqformer(self.sources(x.states, x.objects), x.text.ids, x.text.mask,
-                            return_attention=maps, positions=x.text.positions)
+                            return_attention=maps)
         project = self.language_projection
         return (project(out[0]), out[1]) if maps else project(out)
 
@@ -166,7 +166,7 @@ class Lyrics(Eyes):
     @torch.no_grad()
     def generate(self, x: LyricsInputs, **options) -> Tensor:
         """Answer ids [S, <= max_new_tokens]."""
-        text: TextBatch = self.llm.pack(x.prompts)
+        text = self.llm.pack(x.prompts)
         return self.llm.generate(self.llm.embed(text.ids), text, self.lines(x),
                                  self.query_tokens(x), **self.settings.generate | options)
 

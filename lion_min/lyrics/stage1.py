@@ -11,5 +11,5 @@ STAGE = LyricsStage(
     number=1,
     trains=("ln_vision", "mqformer", "heads"),
     batch=32,
-    plan=Plan(steps=600, lr=1e-3, warmup=60, decay="linear_tail", precision="bf16"),
+    plan=Plan(steps=500, lr=1e-3, warmup=50, decay="linear_tail"),
 )
