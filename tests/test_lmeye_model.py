@@ -365,7 +365,7 @@ def test_the_tiny_preset_asks_and_answers():
     prompts = ["What colour is the circle?", "Find the red square."]
     x = make_inputs(model, tokenizer, states, prompts, ["red", "[0.1,0.1,0.5,0.5]"])
     ids = tokenizer.encode(prompts[0])
-    assert x.prompts[0] == ids + [s.request_id] + [s.slot_id] * 5 + ids
+    assert x.prompts[0] == ids + [s.request_id] + [s.slot_id] * 2 + ids
     assert s.request_id == len(tokenizer) and s.slot_id == len(tokenizer) + 1
     assert torch.isfinite(model(x)[0]) and model.generate(x, max_new_tokens=2).shape[0] == 2
     assert make_inputs(model, tokenizer, states, prompts, asks=False).prompts[0] == ids

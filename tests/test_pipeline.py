@@ -39,7 +39,7 @@ def called(monkeypatch, tmp_path) -> list[tuple]:
     ("--stage 1 --seed -1", "--seed"), ("--stage 1 --part vision", "only stage 0"),
     ("--stage 0 --part t5 --labels coarse", "--labels"), ("--stage 2 --labels dense", "--labels"),
     ("--stage 0 --data .", "--data"), ("--stage 1 --data .", "scenes.jsonl"),
-    ("--stage 1 --system lmeye", "own release"), ("--stage 1 --world huge", "--world")])
+    ("--stage 3 --system lmeye", "has the stages"), ("--stage 1 --world huge", "--world")])
 def test_bad_command_lines(called, capsys, argv, told):
     """Guards: a mistake that trains something else, or a traceback."""
     refused(call(train.main, capsys, *argv.split()), told)
