@@ -137,3 +137,12 @@ def test_the_map_of_lmeye_is_of_the_question(trained):
     maps, bars = explain.explain(system, reply)
     assert bars is None and len(maps) == 4
     torch.testing.assert_close(maps[0][1], two.mean(0))
+
+
+def test_foreign_answers_a_question_alone(trained):
+    """Guards: the control row that fails on a batch's last, single question."""
+    stages = part("lmeye", "stages")
+    model, tagger, tokenizer = stages.build("foreign", trained[0])
+    system = stages.LmeyeSystem(model, tokenizer, tagger, asks=True)
+    features = system.see([make_scene(WORLDS["medium"], "heldout", 0, 0).draw()])
+    assert len(system.answer(features, QUESTIONS[2:], max_new_tokens=3)) == 1

@@ -9,6 +9,9 @@ from lion_min.tokenizer import TinyTokenizer
 from lion_min.vision import TagHead
 
 
+OTHER = "What is in the image?"
+
+
 class LmeyeSystem(Seen):
     """What infer.py and evaluation.py talk to. asks False: stage 1, which has no request yet."""
 
@@ -18,5 +21,8 @@ class LmeyeSystem(Seen):
 
     def answer(self, features: dict, prompts: list[str], **options) -> list[str]:
         """One answer an image."""
+        if self.model.settings.control == "foreign" and len(prompts) == 1:
+            # Alone it has no other question's request to take: lend it one about its picture.
+            return self.answer(self.select([features], [0, 0]), [*prompts, OTHER], **options)[:1]
         x = make_inputs(self.model, self.tokenizer, features["states"], prompts, asks=self.asks)
         return [self.tokenizer.decode(row) for row in self.model.generate(x, **options).tolist()]

@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 
 from lion_min.asking import Reply
-from lion_min.lmeye.answering import LmeyeSystem
+from lion_min.lmeye.answering import OTHER, LmeyeSystem
 from lion_min.lmeye.prompt import make_inputs
-
-OTHER = "What is in the image?"            # beside the user's question: the map moves with it
 
 
 @torch.no_grad()
