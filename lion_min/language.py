@@ -93,13 +93,18 @@ class LanguageModel(nn.Module):
         """[..., T] ids -> [..., T, D]."""
         return self.model.get_input_embeddings()(ids)
 
+    def cell_words(self, first: int, side: int) -> Tensor:
+        """Its own words for column and row of every cell of a side x side grid, summed: [N, D].
+        first: id of the first column's word; columns, then rows, follow one another."""
+        columns, rows = self.embed(first + torch.arange(2 * side, device=self.device)).split(side)
+        return (rows[:, None] + columns[None]).flatten(0, 1)
+
     def pack(self, prompts: list[list[int]], answers: list[list[int]] | None = None,
              images: int | None = None, own: int = 0) -> TextBatch:
         """Token id lists of S samples -> TextBatch. With answers for `loss`, else `generate`.
 
-        Decoder-only training packs the samples into `images` rows (or a multiple of the images,
-        see rows_an_image), and leaves `own` slots before each text. Training pads right; a
-        decoder-only LLM generates from prompts padded left.
+        Decoder-only training packs the samples into `images` rows (see packed_rows) and leaves
+        `own` slots before each text. It pads right; to generate, prompts are padded left.
         """
         s, device = self.settings, self.device
         if answers is None or self.encoder_decoder:
@@ -154,15 +159,19 @@ class LanguageModel(nn.Module):
         """Packed decoder-only forward: logits [rows, L, V] of the text positions."""
         if own is not None:
             embeds = splice(embeds, text.own.long(), 1, own.flatten(0, 1))
+        return self.model.lm_head(self.states(embeds, text, shared))
+
+    def states(self, embeds: Tensor, text: TextBatch, shared: Tensor | None = None,
+               cache=None) -> Tensor:
+        """The same up to the head: states [rows, L, D]. cache: a DynamicCache to be filled."""
         seen = 0 if shared is None else shared.shape[1]
-        if shared is not None:                    # an image may have several rows
-            shared = shared.repeat_interleave(len(embeds) // len(shared), 0)  # [rows, P, D]
-        x = embeds if shared is None else torch.cat([shared.to(embeds.dtype), embeds], 1)
-        first = torch.arange(seen, device=self.device).expand(len(x), -1)        # [B, P]
-        hidden = self.model.model(
+        x = embeds if shared is None else torch.cat(      # an image may have several rows
+            [shared.repeat_interleave(len(embeds) // len(shared), 0).to(embeds.dtype), embeds], 1)
+        first = torch.arange(seen, device=self.device).expand(len(x), -1)     # [rows, P]
+        return self.model.model(
             inputs_embeds=x, attention_mask=additive(block_mask(text, seen), x.dtype)[:, None],
-            position_ids=torch.cat([first, text.position + seen], 1)).last_hidden_state
-        return self.model.lm_head(hidden[:, seen:])
+            position_ids=torch.cat([first, text.position + seen], 1), past_key_values=cache,
+            use_cache=cache is not None).last_hidden_state[:, seen:]
 
     def _joined(self, embeds, mask, shared, own):
         """All tokens of a sample in one row, visual first: x [S, K+P+L, D] and its mask."""
@@ -183,14 +192,12 @@ class LanguageModel(nn.Module):
         return self.model.generate(inputs_embeds=x, attention_mask=mask.long(), **options)
 
 
-def rows_an_image(prompts: list[list[int]], answers: list[list[int]], images: int, own: int = 0,
-                  most: int = 220) -> int:
-    """Into how many equal rows to pack an image's samples, so that a row has at most about `most`
-    tokens of text: attention costs the square of a row's length, another row costs the shared
-    tokens once more."""
+def packed_rows(prompts: list[list[int]], answers: list[list[int]], images: int, own=0) -> int:
+    """Rows to pack the samples of `images` into: equal ones of at most about 220 text tokens.
+    Attention costs the square of a row's length, another row the shared tokens once more."""
     n = len(prompts) // images
     tokens = (sum(map(len, prompts)) + sum(map(len, answers))) / images + own * n
-    return next(g for g in range(1, n + 1) if n % g == 0 and (tokens / g <= most or g == n))
+    return images * next(g for g in range(1, n + 1) if n % g == 0 and (tokens / g <= 220 or g == n))
 
 
 def block_mask(text: TextBatch, seen: int) -> Tensor:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from lion_min.adapters import REGION, attach_adapters, set_task
-from lion_min.language import LanguageModel, LanguageSettings, TextBatch, rows_an_image, splice
+from lion_min.language import LanguageModel, LanguageSettings, TextBatch, packed_rows, splice
 from lion_min.lion.aggregator import VisionAggregator
 from lion_min.lion.softprompt import SoftPrompt
 from lion_min.qformer import QFormer, QFormerSettings
@@ -112,16 +112,10 @@ class Lion(nn.Module):
         last, *keys = (x.states[d] for d in self.settings.depths)
         out = self.aggregator(last, keys, return_attention=maps)
         tokens = self.mlp(self.ln_adapter(out[0] if maps else out))
-        if self.settings.first_cell_id is not None:
-            tokens = torch.cat([tokens[:, :1], tokens[:, 1:] + self.cell_words()], 1)
+        if (first := self.settings.first_cell_id) is not None:
+            places = self.llm.cell_words(first, self.settings.vision.side)    # [N, D]
+            tokens = torch.cat([tokens[:, :1], tokens[:, 1:] + places], 1)
         return (tokens, out[1]) if maps else tokens
-
-    def cell_words(self) -> Tensor:
-        """The LLM's own words for each patch's column and row, summed: [N, D]."""
-        side, first = self.settings.vision.side, self.settings.first_cell_id
-        words = self.llm.embed(first + torch.arange(2 * side, device=self.llm.device))
-        columns, rows = words.split(side)                                 # each [side, D]
-        return (rows[:, None] + columns[None]).flatten(0, 1)
 
     def region_features(self, x: LionInputs) -> Tensor:
         """One token a box: RoIAlign on two depths, flattened, projected. [R, D]."""
@@ -150,7 +144,7 @@ class Lion(nn.Module):
         shared, own = self.visual(x)
         images = len(x.states[0])
         slots = 0 if own is None else own.shape[1]
-        rows = images * rows_an_image(x.prompts, x.answers, images, slots)
+        rows = packed_rows(x.prompts, x.answers, images, slots)
         text = self.llm.pack(x.prompts, x.answers, rows, slots)
         loss = self.llm.loss(self.words(x, text), text, shared, own)
         return loss, {"region" if x.task == REGION else "image": loss.detach()}

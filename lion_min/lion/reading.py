@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lion_min.evaluation import box_overlap
-from lion_min.language import LanguageModel, rows_an_image, splice
+from lion_min.language import LanguageModel, packed_rows, splice
 from lion_min.lion.textworld import ROUND, TextScenes, text_scenes
 from lion_min.scenes import World
 from lion_min.tokenizer import GRID, REACH, SIDES, TinyTokenizer
@@ -37,7 +37,7 @@ def read(llm: LanguageModel, told: TextScenes, tokenizer: TinyTokenizer, train: 
     """(embeds, text, shared) for llm.loss (train) or llm.generate."""
     parts = [p for p in (_rows(llm, told.grid), _rows(llm, told.listed)) if p is not None]
     shared = torch.cat(parts, 1)                                      # [B, P, D]
-    rows = len(shared) * rows_an_image(told.prompts, told.answers, len(shared))
+    rows = packed_rows(told.prompts, told.answers, len(shared))
     text = llm.pack(told.prompts, told.answers if train else None, rows)
     embeds = llm.embed(text.ids)                                      # [rows, L, D]
     if told.regions:

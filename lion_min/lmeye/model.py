@@ -34,7 +34,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from lion_min.language import LanguageModel, LanguageSettings, TextBatch, rows_an_image
+from lion_min.language import LanguageModel, LanguageSettings, TextBatch, packed_rows
 from lion_min.lmeye import two_passes
 from lion_min.lmeye.interaction import InteractionSettings, InteractivePerception
 from lion_min.qformer import QFormer, QFormerSettings
@@ -135,15 +135,6 @@ class Lmeye(nn.Module):
             return x.states[-1][:, :1]
         return self.patches(x) if reads == "patches" else self.qformer(self.patches(x))
 
-    def cell_words(self) -> Tensor | None:
-        """The LLM's own words for each patch's column and row, summed: [N, D]."""
-        side, first = self.settings.vision.side, self.settings.first_cell_id
-        if first is None:
-            return None
-        words = self.llm.embed(first + torch.arange(2 * side, device=self.llm.device))
-        columns, rows = words.split(side)                                 # each [side, D]
-        return (rows[:, None] + columns[None]).flatten(0, 1)
-
     def ask(self, x: LmeyeInputs, hidden: Tensor, maps: bool = False):
         """The LLM's states at the requests [S, D] -> returned [S, m, D], and maps [S, n, F]."""
         if self.settings.control == "zeroed":
@@ -153,7 +144,9 @@ class Lmeye(nn.Module):
                 raise ValueError("control 'foreign' takes the request of another sample: "
                                  "give two samples or more")
             hidden = hidden.roll(1, 0)
-        return self.interaction(hidden, self.features(x), self.cell_words(), maps)
+        first = self.settings.first_cell_id
+        places = None if first is None else self.llm.cell_words(first, self.settings.vision.side)
+        return self.interaction(hidden, self.features(x), places, maps)
 
     def marks(self, x: LmeyeInputs, text: TextBatch) -> two_passes.Marks | None:
         """Where request and slots stand; None where nothing is asked and one pass is enough."""
@@ -179,7 +172,7 @@ class Lmeye(nn.Module):
     def forward(self, x: LmeyeInputs) -> tuple[Tensor, dict[str, Tensor]]:
         """(loss, its named parts): the mean cross-entropy of the answer tokens."""
         images = len(x.states[0])
-        rows = images * rows_an_image(x.prompts, x.answers, images)
+        rows = packed_rows(x.prompts, x.answers, images)
         text = self.llm.pack(x.prompts, x.answers, rows)
         shared, marks, embeds = self.static_tokens(x), self.marks(x, text), self.words(x, text)
         if marks is None:

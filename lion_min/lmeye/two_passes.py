@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lion_min.cli import Parser
-from lion_min.language import LanguageModel, LanguageSettings, TextBatch, additive, block_mask
+from lion_min.language import LanguageModel, LanguageSettings, TextBatch, additive
 
 Ask = Callable[[Tensor], Tensor]           # states at the requests [S, D] -> returned [S, n, D]
 RERUN = -3                                 # a first-pass token that the second pass reads anew
@@ -71,16 +71,13 @@ def run(llm: LanguageModel, x: Tensor, mask: Tensor, position: Tensor, cache=Non
 def read(llm: LanguageModel, embeds: Tensor, text: TextBatch, shared: Tensor | None,
          cache=None) -> Tensor:
     """First pass over packed rows (or, encoder-decoder, over samples): states [rows, L, D]."""
+    if not llm.encoder_decoder:
+        return llm.states(embeds, text, shared, cache)
     seen = 0 if shared is None else shared.shape[1]
     x = embeds if shared is None else torch.cat(
         [shared.repeat_interleave(len(embeds) // len(shared), 0).to(embeds.dtype), embeds], 1)
-    if llm.encoder_decoder:
-        mask = F.pad(text.mask, (seen, 0), value=True).long()
-        return llm.model.encoder(inputs_embeds=x, attention_mask=mask).last_hidden_state[:, seen:]
-    mask = additive(block_mask(text, seen), x.dtype)[:, None]             # [rows, 1, P+L, P+L]
-    position = torch.cat([torch.arange(seen, device=x.device).expand(len(x), -1),
-                          text.position + seen], 1)
-    return run(llm, x, mask, position, cache)[:, seen:]
+    mask = F.pad(text.mask, (seen, 0), value=True).long()
+    return llm.model.encoder(inputs_embeds=x, attention_mask=mask).last_hidden_state[:, seen:]
 
 
 # ---- training ---------------------------------------------------------------------------------
@@ -192,16 +189,16 @@ def compare(rounds: int = 7, images: int = 4, questions: int = 8) -> dict[str, f
     torch.manual_seed(0)
     llm = LanguageModel(LanguageSettings(vocab=420, width=128, layers=5, ffn=384))
     question, slot, request = [5] * 10, 7, 6
-    prompts = [question + [request] + [slot] * 5 + question] * (images * questions)
+    prompts = [question + [request] + [slot] * 2 + question] * (images * questions)
     text = llm.pack(prompts, [[9, 10]] * len(prompts), images)
-    marks = mark(text.ids, len(prompts), 5, slot, request)
+    marks = mark(text.ids, len(prompts), 2, slot, request)
     shared = torch.randn(images, 8, 128, requires_grad=True)
     best = {"cached": float("inf"), "full": float("inf")}
     for _ in range(rounds):
         for how in best:
             start = time.perf_counter()
             loss(llm, llm.embed(text.ids), text, shared, marks,
-                 lambda h: h[:, None].expand(-1, 5, -1), how == "cached").backward()
+                 lambda h: h[:, None].expand(-1, 2, -1), how == "cached").backward()
             best[how] = min(best[how], time.perf_counter() - start)
     return best
 

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from lion_min.boxes import Box
-from lion_min.language import LanguageModel, LanguageSettings, TextBatch, rows_an_image, splice
+from lion_min.language import LanguageModel, LanguageSettings, TextBatch, packed_rows, splice
 from lion_min.pvit.region_encoder import RegionCLIP, RegionCLIPSettings
 from lion_min.pvit.region_encoder import TinyRegions, TinyRegionSettings
 from lion_min.training import freeze
@@ -110,16 +110,11 @@ class Pvit(nn.Module):
 
     def image_tokens(self, x: PvitInputs) -> Tensor:
         """X_I [B, N, D]: the states of the patches, side by side, projected."""
-        tokens = self.mm_projector(torch.cat([x.states[d][:, 1:] for d in self.settings.depths],
-                                             -1))
-        return tokens if self.settings.first_cell_id is None else tokens + self.cell_words()
-
-    def cell_words(self) -> Tensor:
-        """The LLM's own words for each patch's column and row, summed: [N, D]."""
-        side, first = self.settings.vision.side, self.settings.first_cell_id
-        words = self.llm.embed(first + torch.arange(2 * side, device=self.llm.device))
-        columns, rows = words.split(side)                                 # each [side, D]
-        return (rows[:, None] + columns[None]).flatten(0, 1)
+        s = self.settings
+        tokens = self.mm_projector(torch.cat([x.states[d][:, 1:] for d in s.depths], -1))
+        if s.first_cell_id is None:
+            return tokens
+        return tokens + self.llm.cell_words(s.first_cell_id, s.vision.side)
 
     def region_tokens(self, x: PvitInputs) -> Tensor:
         """What fills the slots, in reading order: X_R [R, D], or [4R, D] location tokens."""
@@ -179,7 +174,7 @@ class Pvit(nn.Module):
         """(loss, its named parts): the mean cross-entropy of the answer tokens."""
         self.check(x)
         images = len(x.states[0])
-        rows = images * rows_an_image(x.prompts, x.answers, images)
+        rows = packed_rows(x.prompts, x.answers, images)
         text = self.llm.pack(x.prompts, x.answers, rows)
         loss = self.llm.loss(self.words(x, text), text, self.shared(x))
         return loss, {"answer": loss.detach()}
