@@ -95,7 +95,7 @@ class Scene:
         canvas = _background(rng, size)
         for thing in self.objects:
             x1, y1, x2, y2 = (round(v * size) for v in thing.box)
-            mask = _stencil(thing.kind, x2 - x1)
+            mask = stencil(thing.kind, x2 - x1)
             colour = tuple(min(255, max(0, c + rng.randint(-18, 18)))
                            for c in COLOURS[thing.colour])
             canvas.paste(colour, (x1, y1), mask)
@@ -155,7 +155,7 @@ def _apart(a, b, gap: float) -> bool:
 # ---- drawing: sprites are cached stencils, so that a scene costs well under a millisecond ----
 
 @lru_cache(maxsize=None)
-def _stencil(kind: str, side: int) -> Image.Image:
+def stencil(kind: str, side: int) -> Image.Image:
     """Antialiased mask [side, side] of a kind, touching all four sides of its box."""
     n = side * 8                                          # drawn 8 times larger, then reduced
     image = Image.new("L", (n, n))

@@ -4,7 +4,7 @@ A detector says M things about a picture of n objects; which query answers for w
 the cheapest one-to-one matching (DETR, arXiv 2005.12872). Costs and weights are Grounding-DINO's
 (transformers' GroundingDinoConfig): words 1 (loss: 2, as in its training), L1 5, GIoU 2.
 
-Symbols: B images, M queries, T most objects of a picture, G tags, H W mask sides.
+Symbols: B images, M queries, T most objects of a picture, G words, H W mask sides.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lion_min.boxes import area
 from lion_min.lyrics.refiner import Detections, TinyRefiner, corners
-from lion_min.scenes import Scene, _stencil
+from lion_min.scenes import Scene, stencil
 
 WORDS, L1, GIOU = 2.0, 5.0, 2.0        # of the loss and of the matching cost; masks have 1
 
@@ -32,7 +32,7 @@ class Truth:
 
     counts: list[int]
     boxes: Tensor                # [B, T, 4] cxcywh fractions
-    words: Tensor                # [B, T, G] 1 where a tag names the object
+    words: Tensor                # [B, T, G] 1 where a word names the object
     masks: Tensor | None         # [B, T, H, W] the share of each pixel that is covered
 
 
@@ -42,25 +42,26 @@ def scene_masks(scene: Scene, size: int) -> Tensor:
     for thing in scene.objects:
         x1, y1, x2, _ = (round(v * scene.world.image) for v in thing.box)
         page = Image.new("L", (scene.world.image,) * 2)
-        page.paste(_stencil(thing.kind, x2 - x1), (x1, y1))
+        page.paste(stencil(thing.kind, x2 - x1), (x1, y1))
         page = page.resize((size, size), Image.Resampling.BOX)
         pages.append(torch.frombuffer(bytearray(page.tobytes()), dtype=torch.uint8))
     return torch.stack(pages).view(-1, size, size) / 255 if pages else torch.zeros(0, size, size)
 
 
-def truth_of(scenes: list[Scene], tags: tuple[str, ...], mask_size: int | None,
+def truth_of(scenes: list[Scene], vocabulary: tuple[str, ...], mask_size: int | None,
              device) -> Truth:
     """The truth about scenes; mask_size None leaves the masks out."""
     counts = [len(s.objects) for s in scenes]
     most = max([1, *counts])
     boxes = torch.full((len(scenes), most, 4), 0.5)
-    words = torch.zeros(len(scenes), most, len(tags))
+    words = torch.zeros(len(scenes), most, len(vocabulary))
     masks = torch.zeros(len(scenes), most, mask_size, mask_size) if mask_size else None
     for b, scene in enumerate(scenes):
         for t, thing in enumerate(scene.objects):
             x1, y1, x2, y2 = thing.box
             boxes[b, t] = torch.tensor([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1])
-            words[b, t] = torch.tensor([float(tag in (thing.colour, thing.kind)) for tag in tags])
+            named = {thing.size, thing.texture, thing.colour, thing.kind}
+            words[b, t] = torch.tensor([float(word in named) for word in vocabulary])
         if mask_size:
             masks[b, :counts[b]] = scene_masks(scene, mask_size)
     return Truth(counts, boxes.to(device), words.to(device),
@@ -155,7 +156,7 @@ def detection_parts(guess: Detections, truth: Truth, matched: list[list[int]]) -
     count = max(1, len(image))
     target = torch.zeros_like(guess.logits)
     target[image, query] = truth.words[image, thing]
-    asked = guess.logits.isfinite()                # a tag outside the prompt has no answer
+    asked = guess.logits.isfinite()                # a word outside the prompt has no answer
     ours, theirs = guess.boxes[image, query], truth.boxes[image, thing]       # [R, 4]
     return {"words": focal(guess.logits[asked], target[asked]).sum() / count,
             "l1": (ours - theirs).abs().sum() / count,
@@ -180,7 +181,7 @@ def refiner_loss(refiner: TinyRefiner, states: list[Tensor],
     """
     s = refiner.settings
     _, guesses, features = refiner(states)
-    truth = truth_of(scenes, refiner.tagger.tags, s.mask_size if refiner.segmenter else None,
+    truth = truth_of(scenes, refiner.words, s.mask_size if refiner.segmenter else None,
                      features.device)
     matched = [match(guess, truth) for guess in guesses]
     each = [detection_parts(guess, truth, own) for guess, own in zip(guesses, matched)]

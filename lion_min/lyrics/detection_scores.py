@@ -76,9 +76,10 @@ def mask_iou(a: Tensor, b: Tensor) -> Tensor:
 
 # ---- a refiner on scenes ------------------------------------------------------------------------
 
-def phrase(thing: Thing) -> str:
-    """The label that a refiner should give: 'red circle'."""
-    return f"{thing.colour} {thing.kind}"
+def phrase(thing: Thing, words: tuple[str, ...]) -> str:
+    """The label that a refiner of these words should give: 'small striped red circle'."""
+    named = {thing.size, thing.texture, thing.colour, thing.kind}
+    return " ".join(word for word in words if word in named)
 
 
 def found_in(refined: Refined) -> list[Found]:
@@ -89,9 +90,9 @@ def found_in(refined: Refined) -> list[Found]:
                                                    refined.mask)]
 
 
-def true_in(scenes: list[Scene]) -> list[Found]:
-    return [Found(torch.tensor([t.box for t in s.objects]).view(-1, 4), [*map(phrase, s.objects)])
-            for s in scenes]
+def true_in(scenes: list[Scene], words: tuple[str, ...]) -> list[Found]:
+    return [Found(torch.tensor([t.box for t in s.objects]).view(-1, 4),
+                  [phrase(t, words) for t in s.objects]) for s in scenes]
 
 
 def segment_iou(refined: Refined, scenes: list[Scene]) -> float:
@@ -112,7 +113,7 @@ def refiner_scores(refiner: TinyRefiner, states: list[Tensor],
                    scenes: list[Scene]) -> dict[str, float]:
     """AP of the kept boxes at .5 and over .5:.95, the same with the label right, mask IoU."""
     refined = refiner.refine(states)
-    found, true = found_in(refined), true_in(scenes)
+    found, true = found_in(refined), true_in(scenes, refiner.words)
     at = {name: [average_precision(found, true, mark, labels) for mark in MARKS]
           for name, labels in (("ap", False), ("labelled_ap", True))}
     scores = {f"{name}50": values[0] for name, values in at.items()}

@@ -5,7 +5,7 @@
     [image queries | object queries | text] -> MQ-Former -> Z [S, Q, Dq]
         stage 1: four heads on Z and on the text's states: ITC, ITM, ICG, MSP   (no LLM)
         stage 2: Z - language_projection ---------------------------> Q own tokens of a question
-    "red circle [x1,y1,x2,y2]" of each object ----------------------> M lines of an image
+    "small red circle [x1,y1,x2,y2]" of each object -------------------> M lines of an image
     [lines | own | prompt] -> frozen LLM with LoRA on q, k, v -> answer
 
 Symbols: B images, S samples (S = n*B, sample s asks about image s // n), N patches, M objects,
@@ -69,7 +69,7 @@ class Objects:
 
     features: Tensor                       # O [B, M, Do]
     mask: Tensor                           # [B, M] True = kept
-    lines: Tensor                          # [B, M, W] word ids of 'red circle' and its box, or 0
+    lines: Tensor                          # [B, M, W] word ids of 'small red circle' and its box, or 0
 
     def pick(self, rows: list[int]) -> Objects:
         return Objects(*(f[rows] for f in vars(self).values()))
@@ -173,7 +173,8 @@ class Lyrics(Eyes):
 
 def tiny(vision: VisionSettings, vocab: int, refiner: bool = True) -> LyricsSettings:
     """The bundled preset. `refiner` False: the same without objects (the ablation's other row)."""
-    found = RefinerSettings(vision_width=vision.width, side=vision.side, mask_size=4 * vision.side)
+    found = RefinerSettings(vision_width=vision.width, side=vision.side, mask_size=4 * vision.side,
+                            attributes=("small", "medium", "large", "striped"))
     settings = LyricsSettings(
         vision=vision,
         language=LanguageSettings(family="llama", vocab=vocab, layers=5, ffn=384),

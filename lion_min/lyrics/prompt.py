@@ -1,6 +1,6 @@
 """Pictures' objects and texts -> what Lyrics reads, in both stages.
 
-    an object's line     red circle <x4> <y1> <l8> <t8> <r6> <b11>      W words, one slot
+    an object's line     small red circle <x4> <y1> <l8> <t8> <r6> <b11>      W words, one slot
     stage 1, a pair      [CLS] line [SEP] line [SEP] caption [END]      pairtext.py
     stage 2, a question  [CLS] question [END], for the MQ-Former; the question alone for the LLM
 
@@ -17,7 +17,7 @@ from lion_min.lyrics.pairtext import PairText, object_text, pair_text
 from lion_min.lyrics.refiner import Refined
 from lion_min.tokenizer import WORDS, TinyTokenizer, box_words
 
-LABEL = 4                                  # words of a label at most: a colour, a kind, two strays
+LABEL = 6                                  # words of a label at most: four, and two strays
 
 
 def kept(refined: Refined, row: int) -> list[tuple[str, tuple[float, ...]]]:

@@ -5,16 +5,16 @@
       +- detector, prompted by the tags - M boxes, scores, features  where it is (Grounding-DINO's)
       +- segmenter, prompted by queries - M masks                    which pixels (SAM's)
 
-This is the tiny form: small heads on states that other parts of the system use, too.
-published_refiner.py has the same `Refined` from the published models. The detector follows
-Grounding-DINO (arXiv 2303.05499): the prompt's words are its classes, the patches most alike to
-a word become the queries, each decoder layer corrects the box of the layer before it. The
-released Lyrics code has no segmenter although the abstract names one (spec 8.1): a setting here.
+The tiny form: small heads on the ViT's states; published_refiner.py has the same `Refined` from
+the published models. The detector follows Grounding-DINO (arXiv 2303.05499): the prompt's words
+are its classes, the patches most alike to a word become the queries, each decoder layer corrects
+the last one's box. The released code has no segmenter, the abstract does (spec 8.1): a setting.
 
-Ours: plain attention for deformable, one image level, prompt and patches side by side in one
-cross-attention, a selected patch's own state (not a learned vector) as its query's content.
+Ours: sizes and textures (`attributes`) are in every prompt, for the tagger has no such tags;
+plain attention for deformable, one image level, prompt and patches in one cross-attention, a
+selected patch's own state (not a learned vector) as its query's content.
 
-Symbols: B images, N patches, Dv ViT width, G tags, M queries, d detector width, K segments,
+Symbols: B images, N patches, Dv ViT width, G words, M queries, d detector width, K segments,
 H W mask sides.
 """
 
@@ -58,6 +58,7 @@ class RefinerSettings:
     heads: int = 4
     segmenter: bool = True
     mask_size: int = 32          # a multiple of `side`
+    attributes: tuple[str, ...] = ()       # words of every prompt, before the tags
     threshold: float = 0.25      # a box's best word must be this likely
     text_threshold: float = 0.4  # each word of its label (published: 0.2, too loose for two words)
     overlap: float = 0.6         # IoU above which the lower score goes
@@ -123,14 +124,14 @@ class Detections:
 class Detector(nn.Module):
     """Patches read the prompt, the best M become queries, decoder layers correct their boxes."""
 
-    def __init__(self, settings: RefinerSettings, tags: int):
+    def __init__(self, settings: RefinerSettings, words: int):
         super().__init__()
         s, d = settings, settings.width
         self.settings = s
         self.patches = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(s.vision_width), nn.Linear(s.vision_width, d))
             for _ in s.depths)
-        self.words = nn.Parameter(torch.randn(1 + tags, d))    # the prompt's full stop, the tags
+        self.words = nn.Parameter(torch.randn(1 + words, d))   # the prompt's full stop, its words
         self.reads = nn.MultiheadAttention(d, s.heads, batch_first=True)
         self.norm = nn.LayerNorm(d)
         self.bias = nn.Parameter(torch.tensor(-3.0))           # at first almost nothing is there
@@ -210,7 +211,8 @@ class TinyRefiner(nn.Module):
         super().__init__()
         self.settings = settings
         self.tagger = freeze(tagger)
-        self.detector = Detector(settings, len(tagger.tags))
+        self.words = (*settings.attributes, *tagger.tags)      # of a label, in this order
+        self.detector = Detector(settings, len(self.words))
         self.segmenter = Segmenter(settings) if settings.segmenter else None
 
     def forward(self, states: list[Tensor], tags: list[list[str]] | None = None):
@@ -221,8 +223,9 @@ class TinyRefiner(nn.Module):
         return tags, guesses, torch.cat([last.hidden, last.boxes], -1)
 
     def prompted(self, tags: list[list[str]]) -> Tensor:
-        """Which tags the prompt names, [B, G]."""
-        return torch.tensor([[tag in row for tag in self.tagger.tags] for row in tags],
+        """Which words the prompt names, [B, G]: the attributes and these tags."""
+        asked = set(self.settings.attributes)
+        return torch.tensor([[word in asked.union(row) for word in self.words] for row in tags],
                             device=self.detector.bias.device)
 
     @torch.no_grad()
@@ -234,7 +237,7 @@ class TinyRefiner(nn.Module):
         order, mask = choose(boxes, last.scores, s.threshold, s.overlap)
         features = rows_of(features, order)
         says = (rows_of(last.logits, order).sigmoid() > s.text_threshold) & mask[..., None]
-        labels = [[" ".join(tag for tag, y in zip(self.tagger.tags, row) if y) for row in rows]
+        labels = [[" ".join(word for word, y in zip(self.words, row) if y) for row in rows]
                   for rows in says.tolist()]                   # [B][M] phrases
         segments = None if self.segmenter is None else self.segmenter(states, features)
         return Refined(tags, rows_of(boxes, order), rows_of(last.scores, order), labels, features,
