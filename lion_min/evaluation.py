@@ -12,7 +12,6 @@ import random
 import re
 import time
 from collections import Counter, defaultdict
-from statistics import mean, stdev
 
 import torch
 
@@ -136,11 +135,6 @@ def columns(scored: dict[str, dict]) -> str:
 def table(before: dict, after: dict) -> str:
     """The scores of two evaluations side by side, one line each."""
     return columns({"before": before, "after": after})
-
-
-def spread(values: list[float]) -> str:
-    """Mean and standard deviation over seeds."""
-    return f"{mean(values):.3f} +- {stdev(values) if values[1:] else 0:.3f}"
 
 
 def _mean(values) -> float:

@@ -12,36 +12,17 @@ that hallucinates says yes too often (exist_yes_rate above .5). The paper's own 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from lion_min.cli import Parser, guarded, prepare, whole
-
-SCORES = ("exist_acc", "exist_yes_rate", "vqa_acc", "caption_object_f1")
+from lion_min import compare
 
 
-def main(argv: list[str] | None = None) -> int:
-    p = Parser(prog="python -m lion_min.lyrics.ablation", description=__doc__.splitlines()[0])
-    p.add_argument("--seeds", type=whole(0), nargs="+", default=[0, 1, 2])
-    p.add_argument("--steps", type=whole(1), default=200)
-    p.add_argument("--count", type=whole(2), default=200, help="held-out scenes a row")
-    p.add_argument("--out", type=Path, default=Path("runs"),
-                   help="whose lion/stage0, lyrics/stage0 and lyrics/stage1 to start from")
-    args = p.parse_args(argv)
-    prepare()
-    return guarded(lambda: run(args.seeds, args.steps, args.count, args.out))
-
-
-def run(seeds: list[int], steps: int, count: int, out: Path) -> None:
-    """Train and score both rows, then print mean and spread (standard deviation) over seeds."""
-    from lion_min.evaluation import spread
-    rows = {name: [row(name == "on", seed, steps, count, out) for seed in seeds]
-            for name in ("on", "off")}
-    print(f"\n{len(seeds)} seeds, {steps} steps, {count} scenes each: mean +- standard deviation")
-    for name, results in rows.items():
-        print(f"refiner {name:<4}" + "".join(f"  {score} {spread([r[score] for r in results])}"
-                                             for score in SCORES))
+def stages_of(row: str) -> tuple[Callable, list]:
+    """How a row is trained: stage 2 with or without objects."""
+    from lion_min.lyrics import loading, stages
+    stage = loading.stage_of(2)
+    return stages.train, [stage if row == "on" else off(stage)]
 
 
 def off(stage):
@@ -53,26 +34,17 @@ def off(stage):
     return replace(stage, refiner=False, start=start)
 
 
-def row(refiner: bool, seed: int, steps: int, count: int, out: Path) -> dict:
-    """The scores of one run, which is thrown away."""
-    from lion_min import evaluation
-    from lion_min.lyrics import loading, stages
-    from lion_min.scenes import WORLDS
-    stage = loading.stage_of(2)
-    stage = replace(stage if refiner else off(stage), plan=replace(stage.plan, steps=steps,
-                                                                   seed=seed))
-    with TemporaryDirectory() as folder:
-        for part in ("lion/stage0", "lyrics/stage0", "lyrics/stage1"):
-            (Path(folder) / part).parent.mkdir(exist_ok=True)
-            if (out / part).exists():
-                (Path(folder) / part).symlink_to((out / part).resolve())
-        done = stages.train(stage, Path(folder), seed=seed, checks=2)
-    scored = evaluation.evaluate(done["system"], WORLDS["medium"], count, 2**21 + seed,
-                                 shuffled=False)
-    print(f"refiner {'on' if refiner else 'off'} seed {seed}: "
-          + ", ".join(f"{s} {scored[s]:.3f}" for s in SCORES))
-    return scored
-
+COMPARISON = compare.Comparison(
+    command="lion_min.lyrics.ablation",
+    doc=__doc__,
+    rows=("on", "off"),
+    label="refiner ",
+    stages=stages_of,
+    starts=("lion/stage0", "lyrics/stage0", "lyrics/stage1"),
+    steps=200,
+    scores=("exist_acc", "exist_yes_rate", "vqa_acc", "caption_object_f1"),
+    pairs=(("on", "off", "exist_acc"),),
+)
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(compare.main(COMPARISON))
