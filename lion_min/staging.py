@@ -12,15 +12,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from lion_min import checkpoints, evaluation, training
-from lion_min.frozen import Live, Pool, earlier, fingerprint, say_if_bundled
+from lion_min.frozen import Live, Pool, earlier, fingerprint, say_if_bundled, stage_name
 from lion_min.scenes import WORLDS, Scene, make_scene
 from lion_min.training import Plan
 
-POOL = 4096                                # scenes whose frozen features are kept in memory
+POOL = 16384                               # scenes whose frozen features are kept in memory
 BATCH = 16                                 # scenes a step
 
 
@@ -56,7 +55,7 @@ class Stage:
 
     @property
     def folder(self) -> str:
-        return f"stage{self.number}" if isinstance(self.number, int) else self.number
+        return stage_name(self.number)
 
 
 # (round, rows of the pool, their states, rng) -> (loss, its named parts)

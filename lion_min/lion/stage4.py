@@ -15,7 +15,7 @@ STAGE = LionStage(
     mode="all",
     trains=STAGE3.trains + ("soft_prompt",),
     rounds=STAGE3.rounds,
-    plan=Plan(steps=600, lr=1e-3, warmup=20, decay="linear_tail", precision="bf16",
+    plan=Plan(steps=600, lr=1e-3, warmup=20, decay="cosine", precision="bf16",
               lr_scale={"aggregator": 0.1}),
     start=lambda earlier: earlier(3),
     tags=True,

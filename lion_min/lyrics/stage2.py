@@ -2,7 +2,8 @@
 
 Starts from stage 1 without its heads. Trains the MQ-Former, now led by the instruction, its
 projection and LoRA on the LLM's q, k and v. The tags prompt the detector, the objects' lines
-stand before the question.
+stand before the question. Half the rounds are captions: what the lines say is read from the first
+step on, a whole scene told in order is not (captions .938 with a quarter of them, .955 with half).
 """
 
 from lion_min.lyrics.stages import LyricsStage
@@ -12,10 +13,10 @@ from lion_min.training import Plan
 STAGE = LyricsStage(
     number=2,
     trains=("ln_vision", "mqformer", "language_projection", "loras"),
-    rounds=("vqa", "region", "caption", "reg"),
+    rounds=("caption", "vqa", "caption", "region"),
     batch=BATCH,
     easy=60,
-    plan=Plan(steps=600, lr=1.5e-3, warmup=60, decay="linear_tail", precision="bf16"),
+    plan=Plan(steps=1000, lr=1.5e-3, warmup=60, decay="cosine", precision="bf16"),
     start=lambda earlier: {name: tensor for name, tensor in earlier(1).items()
                            if not name.startswith("heads.")},
 )
