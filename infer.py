@@ -26,7 +26,8 @@ def parser() -> Parser:
     p.add_argument("--system", choices=ROOMS, default="lion")
     p.add_argument("--preset", choices=("tiny",), default="tiny")
     p.add_argument("--weights", type=Path, metavar="DIR",
-                   help="a run's folder, such as runs/lion/stage3; default: the bundled stage 4")
+                   help="a run's folder, such as runs/lion/stage3; default: the bundled weights "
+                        "of the system's last stage")
     p.add_argument("--save", type=Path, metavar="OUT.png", help="the picture with every box")
     p.add_argument("--show", nargs="?", type=Path, const=Path(), metavar="OUT",
                    help="a panel of where the answer looked; default: IMAGE's name + _show.png "
@@ -34,7 +35,7 @@ def parser() -> Parser:
     p.add_argument("--json", action="store_true", help="one JSON object instead of text")
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     p.add_argument("--seed", type=whole(0), default=0, metavar="N",
-                   help="for systems that sample; LION's tiny preset decodes greedily")
+                   help="for systems that sample; the tiny presets decode greedily")
     return p
 
 

@@ -1,23 +1,125 @@
-"""Readers of annotated pictures from the disk. So far: what `python -m lion_min.scenes` writes.
+"""Annotated pictures from the disk: `read_samples` for every format, `read_scenes` for drawn ones.
+
+    python -m lion_min.datasets check FILE [--format NAME] [--images DIR]
+
+lists every bad record by line and reason, or counts what is there. FORMATS names the formats;
+"samples" is the project's own, one JSON object a line:
+
+    {"image": "cat.jpg", "task": "rec", "prompt": "Where is the cat?", "answer": "[12,30,96,88]",
+     "turns": [["What is this?", "A sofa."]], "split": "train"}
+
+Boxes are written in the texts as at the command line: fractions when no number exceeds 1, else
+pixels of the picture as displayed. `turns` (said before), `split`, `boxes` (unrounded fractions,
+as many as the texts name) and `id` may be left out.
 
 A stored scene is a Scene whose picture is a file: it goes wherever a generated scene goes.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from lion_min import BadInput
-from lion_min.boxes import check_box
+from lion_min import BadInput, formats
+from lion_min.boxes import Box, prompt_boxes
+from lion_min.cli import Parser, guarded
 from lion_min.images import load_image
+from lion_min.records import (TASKS, Reading, Record, Sample, find_picture, fraction_box,
+                              json_lines, picture_size)
 from lion_min.scenes import Scene, Thing, World
 
 SCENES = "scenes.jsonl"
+FIELDS = ("image", "task", "prompt", "answer", "turns", "boxes", "split", "id")
 
+
+# ---- every format --------------------------------------------------------------------------------
+
+def own(file: Path, pictures: Path) -> Reading:
+    """The project's own JSONL, see the top of this file. A misspelt field is told, not ignored."""
+    def make(r: Record) -> list[Sample]:
+        if unknown := sorted(set(r.fields) - set(FIELDS)):
+            raise r.bad(f"unknown field {unknown[0][:40]!r}; there are {', '.join(FIELDS)}")
+        if (task := r.text("task")) not in TASKS:
+            raise r.bad(f"task {task[:40]!r} is none of {', '.join(TASKS)}")
+        path = find_picture(r.text("image"), pictures, r.where)
+        talk = [_with_boxes(text, name, path, r) for name, text in _texts(r)]
+        split = r.text("split") if "split" in r.fields else ""
+        return formats.answers(path, task, _unrounded(talk, path, r), split)[-1:]
+    return json_lines(file), make
+
+
+FORMATS = {"samples": own, "coco": formats.coco, "captions": formats.captions,
+           "refcoco": formats.refcoco, "vg": formats.vg, "vsr": formats.vsr, "pope": formats.pope,
+           "llava": formats.conversations, "pvit": formats.conversations}
+
+
+def read_samples(file: Path | str, form: str = "samples", images: Path | str | None = None,
+                 on_bad: Callable[[BadInput], None] | None = None) -> Iterator[Sample]:
+    """The samples of an annotation file, in its order, each made when it is asked for.
+
+    form: one of FORMATS. images: the folder of the pictures; default: the file's own. A picture
+    may also stand in that folder's images/, VG_100K/ or VG_100K_2/.
+    on_bad: is told of each bad record, which is then left out; without it the first one raises
+    BadInput, naming file, record and reason. A file without one good record raises BadInput.
+    """
+    path = Path(file)
+    rows, make = FORMATS[form](path, path.parent if images is None else Path(images))
+    count = 0
+    for where, raw in rows:
+        try:
+            made = make(Record(raw, where))
+        except BadInput as error:
+            if on_bad is None:
+                raise
+            on_bad(error)
+        else:
+            count += len(made)
+            yield from made
+    if not count:
+        raise BadInput(f"{path}: holds no good record of the format {form!r}")
+
+
+def _texts(r: Record) -> list[tuple[str, str]]:
+    """(field, text) of the turns, the prompt and the answer, in the order they were said."""
+    turns = r.take("turns", list) if "turns" in r.fields else []
+    for turn in turns:
+        if not isinstance(turn, list) or [type(text) for text in turn] != [str, str]:
+            raise r.bad("turns must be a list of [prompt, answer], all text")
+    said = [("turns", text) for turn in turns for text in turn]
+    return [(name, r.checked(text, name)) for name, text in said] + [
+        (name, r.text(name)) for name in ("prompt", "answer")]
+
+
+def _with_boxes(text: str, name: str, path: Path, r: Record) -> tuple[str, list[Box]]:
+    """The text with its boxes as BoxText writes them, and the boxes."""
+    try:
+        return prompt_boxes(text, *picture_size(path))[:2]
+    except BadInput as error:
+        raise r.bad(f"{name}: {str(error).removeprefix('prompt: ')}") from None
+
+
+def _unrounded(talk: list, path: Path, r: Record) -> list:
+    """The boxes of the texts replaced by those of the field `boxes`, where there is one."""
+    if "boxes" not in r.fields:
+        return talk
+    named = sum(len(boxes) for _, boxes in talk)
+    if len(given := r.take("boxes", list)) != named:
+        raise r.bad(f"boxes holds {len(given)}, but the texts name {named}")
+    if not all(isinstance(box, list) for box in given):
+        raise r.bad("boxes must be a list of [x1, y1, x2, y2]")
+    exact = iter([fraction_box(box, picture_size(path), r.where) for box in given])
+    talk = [(text, [(box, next(exact)) for box in boxes]) for text, boxes in talk]
+    if any(abs(a - b) > 0.002 for _, pairs in talk for pair in pairs for a, b in zip(*pair)):
+        raise r.bad("boxes are other ones than the texts name, or in another order")
+    return [(text, [box for _, box in pairs]) for text, pairs in talk]
+
+
+# ---- drawn scenes --------------------------------------------------------------------------------
 
 @dataclass(frozen=True)
 class StoredScene(Scene):
@@ -42,57 +144,75 @@ def read_scenes(folder: Path | str, world: World) -> list[StoredScene]:
     if not path.is_file():
         raise BadInput(f"data {str(folder)!r}: holds no {SCENES}; "
                        "make one with python -m lion_min.scenes")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 text (byte {error.start}); write it again") from None
-    scenes = [_scene(line, f"{path} line {number}", Path(folder), world)
-              for number, line in enumerate(lines, 1) if line.strip()]
+    scenes = [_scene(Record(line, where), Path(folder), world) for where, line in json_lines(path)]
     if not scenes:
         raise BadInput(f"{path}: holds no scene; make some with python -m lion_min.scenes")
     return scenes
 
 
-def _scene(line: str, where: str, folder: Path, world: World) -> StoredScene:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{where}: not JSON ({error}); one object a line is needed") from None
-    if not isinstance(record, dict):
-        raise BadInput(f"{where}: a {type(record).__name__}, not a JSON object")
-    file, objects = (_field(record, name, kind, where)
-                     for name, kind in (("file", str), ("objects", list)))
-    width, height = (_field(record, name, int, where) for name in ("width", "height"))
+def _scene(r: Record, folder: Path, world: World) -> StoredScene:
+    file, objects = r.take("file", str), r.take("objects", list)
+    width, height = r.take("width", int), r.take("height", int)
     if min(width, height) < 1:
-        raise BadInput(f"{where}: {width}x{height} is no size of a picture")
+        raise r.bad(f"{width}x{height} is no size of a picture")
     if not (folder / file).is_file():
-        raise BadInput(f"{where}: picture {file!r} is not in {folder}; copy it there")
+        raise r.bad(f"picture {file!r} is not in {folder}; copy it there")
     if not objects:
-        raise BadInput(f"{where}: no object; every task asks about one, so leave the line out")
-    things = [_thing(o, width, height, f"{where}, object {i}", world)
-              for i, o in enumerate(objects, 1)]
+        raise r.bad("no object; every task asks about one, so leave the line out")
+    things = [_thing(Record(raw, where), width, height, world)
+              for where, raw in r.rows("objects")]
     things.sort(key=lambda t: (int(t.centre[1] * 8), int(t.centre[0] * 8)))  # reading order
     return StoredScene(world, tuple(things), file, folder / file)
 
 
-def _thing(record: object, width: int, height: int, where: str, world: World) -> Thing:
-    if not isinstance(record, dict):
-        raise BadInput(f"{where}: a {type(record).__name__}, not a JSON object")
+def _thing(r: Record, width: int, height: int, world: World) -> Thing:
     known = {"kind": world.kinds, "colour": world.colours, "size": tuple(world.sizes),
              "texture": world.textures}
-    words = {name: _field(record, name, str, where) for name in known}
+    words = {name: r.take(name, str) for name in known}
     for name, word in words.items():
         if word not in known[name]:
-            raise BadInput(f"{where}: {name} {word!r} is not of the world {world.name!r}; "
-                           f"it has {', '.join(known[name])}")
-    numbers = _field(record, "box", list, where)
-    if numbers and all(isinstance(v, (int, float)) for v in numbers) and max(numbers) > 1.01:
-        raise BadInput(f"{where}: box {numbers} is not in fractions of the picture; "
-                       "divide by its width and height")  # pixels would pass the door below
-    return Thing(**words, box=check_box(numbers, width, height, where)[0])
+            raise r.bad(f"{name} {word!r} is not of the world {world.name!r}; "
+                        f"it has {', '.join(known[name])}")
+    return Thing(**words, box=fraction_box(r.take("box", list), (width, height), r.where))
 
 
-def _field(record: dict, name: str, kind: type, where: str):
-    if not isinstance(record.get(name), kind) or isinstance(record[name], bool):
-        raise BadInput(f"{where}: {name} is {record.get(name)!r:.40}; a {kind.__name__} is needed")
-    return record[name]
+# ---- the command ---------------------------------------------------------------------------------
+
+def check(file: Path, form: str | None = None, images: Path | None = None) -> None:
+    """Print every bad record, one a line, then raise BadInput; or print what the file holds."""
+    if form is None and file.suffix != ".jsonl":
+        raise BadInput(f"{file}: say which format it has: --format {'|'.join(FORMATS)}")
+    bad, samples, seen = [], [], set()
+
+    def tell(error: BadInput) -> None:
+        bad.append(error)
+        print(" ".join(str(error).split()))
+
+    for sample in read_samples(file, form or "samples", images, tell):
+        samples.append((sample.task, sample.split, len(sample.boxes)))
+        if sample.image not in seen:
+            seen.add(sample.image)
+            try:
+                picture_size(sample.image)
+            except BadInput as error:
+                tell(error)
+    if bad:
+        raise BadInput(f"{file}: {len(bad)} bad, {len(samples)} good; mend or remove the bad ones")
+    print(f"{file}: {len(samples)} samples of {len(seen)} pictures, "
+          f"{sum(boxes for *_, boxes in samples)} boxes")
+    for (task, split), count in sorted(Counter(s[:2] for s in samples).items()):
+        print(f"{count:8d}  {task}{split and ', ' + split}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    p = Parser(prog="python -m lion_min.datasets", description="Check an annotation file.")
+    p.add_argument("action", choices=("check",))
+    p.add_argument("file", type=Path, metavar="FILE")
+    p.add_argument("--format", choices=FORMATS, help="default for .jsonl: samples, our own")
+    p.add_argument("--images", type=Path, metavar="DIR", help="default: the folder of FILE")
+    a = p.parse_args(argv)
+    return guarded(lambda: check(a.file, a.format, a.images))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -13,6 +13,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from lion_min import BadInput
+from lion_min.regions import axis_points
 
 SHORT_SIDE = 384  # pixels; below it a label covers what it names
 LONG_SIDE = 4096  # a very thin picture grows no further than this
@@ -139,21 +140,11 @@ def sampling_points(image: Image.Image, box: Sequence[float], cells: int, bins: 
         pen.line((x, y1, x, y2), fill=COLOURS[0])
         pen.line((x1, y, x2, y), fill=COLOURS[0])
     pen.rectangle((x1, y1, x2, y2), outline=COLOURS[0], width=3)
-    xs, ys = (axis_points(box[i], box[i + 2], cells, bins).flatten().tolist() for i in (0, 1))
+    points, _ = axis_points(*torch.tensor([*box]).view(2, 2) * cells, bins)     # [x and y, S, G]
+    xs, ys = (own[own.isfinite()].add(0.5).div(cells).tolist() for own in points)
     for x, y in ((x * W, y * H) for y in ys for x in xs):
         pen.ellipse((x - 4, y - 4, x + 4, y + 4), fill=PAPER, outline=INK)
     return picture
-
-
-def axis_points(low: float, high: float, cells: int, bins: int) -> Tensor:
-    """Where regions.axis_weights reads a box along one axis, as fractions: [bins, samples].
-    The same float32 arithmetic, so that a bin takes the same number of samples here."""
-    start, end = torch.tensor([low, high]) * cells - 0.5        # index units: cell i stands at i
-    width = (end - start) / bins
-    count = int(width.ceil())
-    points = start + torch.arange(bins)[:, None] * width + (
-        torch.arange(count) + 0.5) * (width / max(count, 1))    # [bins, samples]
-    return (points + 0.5) / cells
 
 
 # ---- the panel of --show ------------------------------------------------------------------------

@@ -16,7 +16,8 @@ def parser() -> Parser:
                description="Score a trained system on scenes it never saw.")
     p.add_argument("--system", choices=ROOMS, default="lion")
     p.add_argument("--weights", type=Path, metavar="DIR",
-                   help="a run's folder, such as runs/lion/stage3; default: the bundled stage 4")
+                   help="a run's folder, such as runs/lion/stage3; default: the bundled weights "
+                        "of the system's last stage")
     p.add_argument("--count", type=whole(2), default=500, metavar="N", help="scenes; default: 500")
     p.add_argument("--seed", type=whole(0), default=0, metavar="S")
     p.add_argument("--world", choices=WORLDS, help="default: the one the weights were trained in")
@@ -48,19 +49,22 @@ def run(args: argparse.Namespace) -> None:
     system = loading.load_system(args.weights, training.device_of(args.device))
     result = evaluation.evaluate(system, world, args.count, args.seed, shuffled=args.shuffled,
                                  scenes=scenes)
-    if hasattr(system, "report") and scenes is None:
-        result |= system.report(world, args.count, args.seed)
-    result |= {"system": args.system, "weights": str(args.weights or loading.BUNDLED)}
-    print(json.dumps(result) if args.json else readable(result))
+    own = hasattr(system, "report") and scenes is None
+    report = system.report(world, args.count, args.seed) if own else {}
+    result |= report | {"system": args.system, "weights": str(args.weights or loading.BUNDLED)}
+    print(json.dumps(result) if args.json else readable(result, report))
 
 
-def readable(result: dict) -> str:
-    """The scores beside their floors, then what they were taken on."""
+def readable(result: dict, report: dict[str, dict]) -> str:
+    """The scores beside their floors, the system's own report, then what they were taken on."""
     from lion_min.evaluation import columns
     scored = {"right image": result} | (
         {"shuffled": result["shuffled"]} if "shuffled" in result else {})
     return "\n".join([
         columns(scored),
+        *(line for part, numbers in report.items() for line in [part] + [
+            f"  {name:<24}{number:>10{'' if isinstance(number, int) else '.3f'}}"
+            for name, number in numbers.items()]),
         f"{result['count']} scenes of the world {result['world']}, seed {result['seed']}, "
         f"{sum(result['n'].values())} questions, {result['seconds']} s",
         f"weights {result['weights']}"])

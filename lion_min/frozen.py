@@ -24,11 +24,16 @@ from lion_min.vision import TagHead, VisionEncoder, VisionSettings
 WEIGHTS = Path(__file__).with_name("weights")
 
 
+def stage_name(stage: int | str) -> str:
+    """What a stage's script and folder are called: 'stage2', or 'joint'."""
+    return f"stage{stage}" if isinstance(stage, int) else stage
+
+
 def folder(system: str, out: Path, stage: int | str, part: str = "") -> Path:
     """Where a stage lies: in --out when it was trained there, else among the bundled weights."""
-    name = f"stage{stage}" if isinstance(stage, int) else stage
-    own = Path(out) / system / name / part
-    return own if (own / checkpoints.CONFIG).exists() else WEIGHTS / system / name / part
+    name = Path(system) / stage_name(stage) / part
+    own = Path(out) / name
+    return own if (own / checkpoints.CONFIG).exists() else WEIGHTS / name
 
 
 def say_if_bundled(system: str, out: Path, stage: int, part: str = "") -> None:

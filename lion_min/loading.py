@@ -8,15 +8,23 @@ from pathlib import Path
 from torch import nn
 
 from lion_min import BadInput, checkpoints, training
-from lion_min.frozen import WEIGHTS, check_stage0, fingerprint
+from lion_min.cli import room
+from lion_min.frozen import WEIGHTS, check_stage0, fingerprint, stage_name
 from lion_min.scenes import WORLDS
+from lion_min.staging import Stage
 
 
-def checked_config(name: str, stages: tuple, where: Path) -> dict:
-    """The settings of a run's folder of the system `name`.
+def stage_of(name: str, number: int | str) -> Stage:
+    """The Stage that a stage script of the system `name` declares."""
+    return room(name, stage_name(number)).STAGE
 
-    Raises BadInput for a folder that is missing, damaged, or no stage that can be asked.
+
+def read_config(name: str, stages: tuple, bundled: Path, weights: Path | None = None) -> dict:
+    """The settings of a run's folder of the system `name`; without `weights`, of `bundled`.
+
+    Raises BadInput for a folder that is missing, damaged, or none of `stages`.
     """
+    where = Path(weights or bundled)
     if not where.is_dir():
         mend = "it is not bundled yet: train it" if WEIGHTS in where.resolve().parents \
             else "train it or leave --weights out"
@@ -28,7 +36,8 @@ def checked_config(name: str, stages: tuple, where: Path) -> dict:
             raise BadInput(f"{where / checkpoints.CONFIG}: {key} is {config.get(key)!r:.40}, "
                            f"not one of {', '.join(map(str, values))}; give the folder of a "
                            f"{name} stage that was trained here")
-    if where.parent.name != name and (where.parent / "stage0").exists():
+    around = where.resolve().parent
+    if around.name != name and (around / "stage0").exists():
         # The bundled stage 0 would load as well, and every answer would be nonsense.
         raise BadInput(f"weights {str(where)!r}: the folder around it must be called {name!r}, "
                        "for its stage0 to be found; rename it")

@@ -1,14 +1,17 @@
-"""What a user of train.py may change, for every system's pipeline."""
+"""What a user of train.py may change, and stages run as these options say, for every system."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lion_min import BadInput, checkpoints, datasets, evaluation, training
+from lion_min.cli import room
+from lion_min.frozen import stage_name
+from lion_min.loading import stage_of
 from lion_min.scenes import WORLDS
 from lion_min.staging import BATCH
 from lion_min.training import Plan
@@ -64,15 +67,29 @@ def timed(name: str, minutes: dict[str, float]) -> Iterator[None]:
     minutes[name] = (time.perf_counter() - start) / 60
 
 
-def one_after_another(system: str, numbers: tuple[int, ...], train: Callable[[int, Options], dict],
-                      o: Options, minutes: dict[str, float]) -> None:
-    """Stages in turn, then how long each took and the scores each left behind."""
-    scores = {}
+def train_stage(system: str, number: int | str, o: Options) -> dict:
+    """One stage of a system; its scores 'before' and 'after'."""
+    stage = stage_of(system, number)
+    scenes = o.scenes() if number else {}          # a stage 0 learns from scenes it makes
+    return room(system, "stages").train(stage, plan=o.plan(stage.plan), **o.shared(), **scenes)
+
+
+def in_turn(system: str, numbers: tuple[int, ...], o: Options,
+            minutes: dict[str, float]) -> dict[int, dict]:
+    """Stages one after another, then how long each took; the scores of each."""
+    done = {}
     for number in numbers:
         print(f"---- stage {number}")
         with timed(str(number), minutes):
-            done = train(number, lenient(o, o.out / system / f"stage{number}"))
-        scores[f"stage {number}"] = done["after"]
+            where = o.out / system / stage_name(number)
+            done[number] = train_stage(system, number, lenient(o, where))
     print("minutes: " + ", ".join(f"stage {k} {v:.1f}" for k, v in minutes.items())
           + f", all {sum(minutes.values()):.1f}")
-    print(evaluation.columns(scores))
+    return done
+
+
+def one_after_another(system: str, numbers: tuple[int, ...], o: Options,
+                      minutes: dict[str, float]) -> None:
+    """As in_turn, then the scores that each stage left behind, side by side."""
+    done = in_turn(system, numbers, o, minutes)
+    print(evaluation.columns({f"stage {n}": scores["after"] for n, scores in done.items()}))

@@ -63,13 +63,12 @@ from torch import Tensor
 CHUNK_ELEMENTS = 1 << 25  # numbers held at a time while pooling: 128 MB of float32
 
 
-def axis_weights(start: Tensor, end: Tensor, cells: int, bins: int, sampling_ratio: int = 0,
-                 aligned: bool = True) -> Tensor:
-    """How much of every cell each bin takes, along one axis: [R], [R] -> [R, bins, cells].
+def axis_points(start: Tensor, end: Tensor, bins: int, sampling_ratio: int = 0,
+                aligned: bool = True) -> tuple[Tensor, Tensor]:
+    """Where each bin is read, along one axis: [R], [R] -> (points [R, bins, G], counts [R]).
 
-    start, end: the boxes' two sides in units of cells (0 is the map's edge, `cells` the other).
-    A row sums to 1, or to less where the bin's points lie outside the map; an adaptive box of
-    no extent has no points and its rows are zero (g = ceil(0) = 0), never NaN.
+    start, end: the boxes' two sides in units of cells; points are in index units. A box has
+    counts[r] points a bin and G is the most of all boxes: the rest of its row is infinite.
     """
     start, end = start - 0.5 * aligned, end - 0.5 * aligned
     extent = end - start  # [R]
@@ -85,9 +84,20 @@ def axis_weights(start: Tensor, end: Tensor, cells: int, bins: int, sampling_rat
     # torchvision's order of operations: b / g first. Another moves points by float32's last digit.
     step = (a + 0.5) * (width / counts.clamp(min=1))[:, None]  # [R, G]
     points = (start[:, None] + s * width[:, None])[..., None] + step[:, None]  # [R, S, G]
-    # Boxes with fewer than G samples leave the rest of their row unused.
-    used = (a < counts[:, None])[:, None] & (points >= -1) & (points <= cells)  # [R, S, G]
-    cell = torch.arange(cells, device=start.device, dtype=start.dtype)  # [cells]
+    return points.masked_fill((a >= counts[:, None])[:, None], math.inf), counts
+
+
+def axis_weights(start: Tensor, end: Tensor, cells: int, bins: int, sampling_ratio: int = 0,
+                 aligned: bool = True) -> Tensor:
+    """How much of every cell each bin takes, along one axis: [R], [R] -> [R, bins, cells].
+
+    start, end: the boxes' two sides in units of cells (0 is the map's edge, `cells` the other).
+    A row sums to 1, or to less where the bin's points lie outside the map; an adaptive box of
+    no extent has no points and its rows are zero (g = ceil(0) = 0), never NaN.
+    """
+    points, counts = axis_points(start, end, bins, sampling_ratio, aligned)
+    used = (points >= -1) & (points <= cells)  # [R, S, G]; the infinite ones are not
+    cell = torch.arange(cells, device=points.device, dtype=points.dtype)  # [cells]
     hat = 1 - (points.clamp(0, cells - 1)[..., None] - cell).abs()  # [R, S, G, cells]
     shares = hat.clamp(min=0) * used[..., None]  # [R, S, G, cells]
     return shares.sum(2) / counts.clamp(min=1)[:, None, None]  # [R, S, cells]

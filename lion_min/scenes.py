@@ -1,9 +1,8 @@
 """The embedded world: draws scenes and knows the truth about them (no download, no data set).
 
-A scene is a handful of coloured shapes on a noisy background. It is a pure function of
-(world, split, seed, index), so a training scene and a held-out scene never meet, whatever the
-seeds. Boxes are xyxy fractions of the image. Some colour-kind pairs never occur in training:
-they score what a model composes rather than remembers.
+A scene is a few coloured shapes on a noisy background, a pure function of (world, split, seed,
+index): training and held-out scenes never meet, whatever the seeds. Boxes are xyxy fractions of
+the image. Some colour-kind pairs never occur in training, to score composing, not remembering.
 
     python -m lion_min.scenes OUT_DIR --count 3 --seed 99001      # PNG files and scenes.jsonl
 """

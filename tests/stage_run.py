@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from few_steps import SCORES
 from random_lion import write_stage0
 from torch import nn
 
@@ -14,7 +15,6 @@ from lion_min.lion import stages
 from lion_min.lion.loading import stage_of
 
 NUMBERS = (1, 2, 3, 4, "joint")
-SCORES = {"vqa_by_type": dict.fromkeys(evaluation.VQA, 0.0)}
 
 
 @dataclass

@@ -99,6 +99,25 @@ def test_evaluate_on_a_folder(runs, ready, capsys):
     refused(call(evaluate.main, capsys, "--weights", "nowhere"), "nowhere")
 
 
+def test_evaluate_tells_a_system_s_own_report(runs, ready, capsys, system, monkeypatch):
+    """Guards: minutes spent on numbers that only --json shows."""
+    report = {"refiner": {"ap50": 0.98765}, "retrieval": {"image_to_text": 1.0, "count": 4}}
+    monkeypatch.setattr(type(system), "report", lambda *_: report, raising=False)
+    words = ["--weights", runs / "lion" / "stage4", "--count", 4, "--no-shuffled"]
+    _, out, _ = call(evaluate.main, capsys, *words)
+    lines = [line.split() for line in out.splitlines()]
+    at = lines.index(["refiner"])
+    assert lines[at:at + 5] == [["refiner"], ["ap50", "0.988"], ["retrieval"],
+                                ["image_to_text", "1.000"], ["count", "4"]]
+    assert json.loads(call(evaluate.main, capsys, *words, "--json")[1]).items() >= report.items()
+
+
+def test_weights_named_from_within_their_room(runs, ready, capsys, monkeypatch):
+    """Guards: a folder that exists and is refused because its path does not spell out `lion`."""
+    monkeypatch.chdir(runs / "lion")
+    assert call(evaluate.main, capsys, "--weights", "stage4", "--count", 2)[0] == 0
+
+
 @pytest.mark.parametrize("argv", [("scene.png",), ("scene.png", ASK, "--seed", "-1"),
                                   ("scene.png", ASK, "--device", "tpu"),
                                   ("scene.png", ASK, "--system", "gpt")])

@@ -105,6 +105,20 @@ def test_mask_losses_by_hand():
     assert all(v == 0 for v in mask_parts(logits[:0], truth[:0]).values())
 
 
+def test_truth_marks_size_and_texture():
+    """Bug: a refiner that is asked for sizes and textures and never told which are right; a word
+    of one object marked at another's."""
+    things = (Thing("square", "red", "large", "plain", (0.25, 0.5, 0.5, 0.75)),
+              Thing("ring", "blue", "small", "striped", (0.5, 0.0, 0.75, 0.25)))
+    words = ("small", "large", "striped", *TAGS)
+    truth = truth_of([Scene(WORLD, things, "x"), Scene(WORLD, things[1:], "x")], words, None, "cpu")
+    assert truth.words.shape == (2, 2, len(words)) and truth.counts == [2, 1]
+    marked = [[{w for w, yes in zip(words, row) if yes} for row in own]
+              for own in truth.words.tolist()]
+    ring = {"small", "striped", "blue", "ring"}
+    assert marked == [[{"large", "red", "square"}, ring], [ring, set()]]
+
+
 def test_scene_masks_are_the_drawn_pixels():
     """Bug: masks mirrored, moved by a pixel, or of the box instead of the shape."""
     square = Thing("square", "red", "large", "plain", (0.25, 0.5, 0.5, 0.75))

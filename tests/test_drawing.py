@@ -5,9 +5,8 @@ import torch
 from PIL import Image, ImageChops
 
 from lion_min import BadInput
-from lion_min.drawing import (COLOURS, SHORT_SIDE, axis_points, draw_boxes, enlarge, heat_map,
-                              panel, sampling_points, save_image)
-from lion_min.regions import axis_weights
+from lion_min.drawing import (COLOURS, SHORT_SIDE, draw_boxes, enlarge, heat_map, panel,
+                              sampling_points, save_image)
 
 
 def ink(before, after):
@@ -77,18 +76,6 @@ def test_heat_is_where_the_weight_is():
     flat, cold = heat_map(image, torch.ones(4, 8)), warm.getpixel((24, 336))
     assert flat.getextrema() == tuple((v, v) for v in cold)
     assert heat_map(image, torch.full((2, 2), float("nan"))).size == warm.size
-
-
-def test_drawn_points_are_the_ones_read():
-    """Guards: dots half a cell beside what RoIAlign reads, or fewer of them than it takes."""
-    corners = torch.rand(200, 2, generator=torch.Generator().manual_seed(0)).sort(1).values
-    corners[:3] = torch.tensor([[0.1, 0.475], [0.0, 1.0], [0.3, 0.3]])  # 0.1 + 3/8: on the edge
-    for low, high in corners.tolist():
-        sides = torch.tensor([[low], [high]]) * 8
-        points = axis_points(low, high, cells=8, bins=3) * 8 - 0.5  # [S, G], index units
-        hat = (1 - (points.clamp(0, 7)[..., None] - torch.arange(8)).abs()).clamp(min=0)
-        shares = hat.sum(1) / max(1, points.shape[1])  # [S, cells]
-        assert torch.allclose(shares, axis_weights(*sides, cells=8, bins=3)[0], atol=1e-5)
 
 
 def test_sampling_points_land_on_their_fractions():

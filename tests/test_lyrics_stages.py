@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from few_steps import SCORES, few_steps, trains
 from random_lion import write_stage0
 
 import train
-from lion_min import BadInput, checkpoints, evaluation, training
+from lion_min import BadInput, checkpoints, evaluation, options
 from lion_min.lyrics import ablation, loading, pipeline, stages
 from lion_min.lyrics.loading import load_alignment, load_system, stage_of
 from lion_min.options import Options
@@ -16,7 +17,6 @@ from lion_min.scenes import WORLDS, make_scene
 from lion_min.vision import TagHead
 
 WORLD = WORLDS["medium"]
-SCORES = {"vqa_by_type": dict.fromkeys(evaluation.VQA, 0.0)}
 QUESTIONS = ["What is in [0.1,0.1,0.5,0.5]?", "Describe the image.", "Is there a red circle?"]
 # Never run, so never moved: in stage 2 nobody reads the text half of the last layer.
 IDLE = {0: (), 1: (), 2: ("mqformer.layers.2.text_ffn.",)}
@@ -38,29 +38,12 @@ def finds_something():
         yield
 
 
-def few_steps(stage: stages.LyricsStage, out: Path, **options) -> tuple[dict, dict]:
-    """Every parameter of the stage's model before and after a few steps."""
-    seen, run = [], training.run
-
-    def running(model, *arguments):
-        seen.append({n: p.detach().clone() for n, p in model.named_parameters()})
-        run(model, *arguments)
-        seen.append({n: p.detach().clone() for n, p in model.named_parameters()})
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "run", running)
-        patch.setattr(evaluation, "evaluate", lambda *a, **k: SCORES)
-        plan = replace(stage.plan, steps=max(4, 2 * len(stage.rounds)), warmup=0)
-        stages.train(stage, out, plan=plan, batch=4, pool=16, checks=4, quiet=True, **options)
-    return tuple(seen)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> tuple[Path, dict]:
     """(OUT with every stage after a few steps, {stage: parameters before, after})."""
     out = tmp_path_factory.mktemp("lyrics")
     write_stage0(out)
-    return out, {number: few_steps(stage_of(number), out) for number in (0, 1, 2)}
+    return out, {number: few_steps("lyrics", stage_of(number), out) for number in (0, 1, 2)}
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
@@ -68,11 +51,11 @@ def test_a_stage_moves_exactly_what_it_trains(trained, number):
     """Guards: a tagger, ViT, refiner or LLM that a stray gradient moves; a part left untrained,
     or that the file lacks."""
     before, after = trained[1][number]
-    trains = {n for n in before if any(training.matches(n, t) for t in stage_of(number).trains)}
+    own = trains(stage_of(number), before)
     moved = {n for n in before if not torch.equal(before[n], after[n])}
-    assert moved == {n for n in trains if not n.startswith(IDLE[number])}
+    assert moved == {n for n in own if not n.startswith(IDLE[number])}
     saved = checkpoints.load_run(trained[0] / "lyrics" / f"stage{number}")[0]
-    assert saved.keys() == trains and all(torch.equal(saved[n], after[n]) for n in saved)
+    assert saved.keys() == own and all(torch.equal(saved[n], after[n]) for n in saved)
 
 
 def test_stages_start_from_the_ones_before(trained):
@@ -115,7 +98,7 @@ def test_report(trained):
 def test_the_ablation_without_refiner(trained):
     """Guards: a row without refiner that has object parts, or that starts at random."""
     out, moves = trained
-    before, after = few_steps(ablation.off(stage_of(2)), out)
+    before, after = few_steps("lyrics", ablation.off(stage_of(2)), out)
     assert not [n for n in after if "object" in n or "refiner" in n]
     kept = moves[1][1]["mqformer.query_tokens"][:, :8]
     assert torch.equal(before["mqformer.query_tokens"], kept)
@@ -160,7 +143,7 @@ def test_all_three_stages_in_turn(trained, tmp_path, monkeypatch, capsys):
     done = {n: {"before": {"ap50": 0.1}, "after": {"ap50": 0.9} if n < 2 else evaluated()}
             for n in (0, 1, 2)}
     order = []
-    monkeypatch.setattr(pipeline, "train_stage", lambda n, o: order.append(n) or done[n])
+    monkeypatch.setattr(options, "train_stage", lambda _, n, o: order.append(n) or done[n])
     pipeline.train_all(Options(tmp_path), Path("train.py"))
     out = capsys.readouterr().out
     assert order == [0, 1, 2] and "minutes: stage 0" in out and "ap50" in out and "reg_exact" in out
@@ -172,7 +155,8 @@ def evaluated() -> dict:
 
 @pytest.mark.parametrize("words, told", [
     (["--stage", "0", "--labels", "coarse"], "leave it out"), (["--stage", "3"], "has the stages"),
-    (["--stage", "0", "--part", "vision"], "no parts"),
+    (["--stage", "0", "--part", "vision"], "only stage 0 of lion has parts"),
+    (["--stage", "all", "--labels", "dense"], "leave it out"),
     (["--stage", "1", "--batch-size", "1", "--steps", "1"], "--batch-size")])
 def test_bad_commands_are_one_line(trained, words, told, capsys, monkeypatch):
     """Guards: a traceback, or an option that is silently ignored."""

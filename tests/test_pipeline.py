@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,11 @@ def called(monkeypatch, tmp_path) -> list[tuple]:
     ("--stage 1 --lr -1", "lr -1"), ("--stage 1 --batch-size 0", "--batch-size"),
     ("--stage 1 --seed -1", "--seed"), ("--stage 1 --part vision", "only stage 0"),
     ("--stage 0 --part t5 --labels coarse", "--labels"), ("--stage 2 --labels dense", "--labels"),
+    ("--stage all --labels dense --system pvit", "lion's stage 0"),
+    ("--stage all --labels dense --system lmeye", "lion's stage 0"),
+    ("--stage all --labels coarse --system lyrics", "lion's stage 0"),
+    ("--stage 0 --part vision --system lyrics", "only stage 0 of lion"),
+    ("--stage 0 --system pvit", "stage 0 is shared"),
     ("--stage 0 --data .", "--data"), ("--stage 1 --data .", "scenes.jsonl"),
     ("--stage 3 --system lmeye", "has the stages"), ("--stage 1 --world huge", "--world")])
 def test_bad_command_lines(called, capsys, argv, told):
@@ -104,6 +110,16 @@ def test_all_runs_every_stage_in_order(called, capsys, monkeypatch):
     assert ["--labels=coarse" in c for c in commands] == [True, False, False]
     assert all(train.parser().parse_args(c[2:]).stage == "0" for c in commands)
     assert "minutes: stage 0 0.0, stage 1" in out and "stage 4" in out and "rec_acc50" in out
+
+
+@pytest.mark.parametrize("system", ["pvit", "lmeye"])
+def test_all_of_a_room_without_stage_0(called, capsys, monkeypatch, system):
+    """Guards: a room's `--stage all` that trains another room, or leaves a stage out."""
+    monkeypatch.setattr(import_module(f"lion_min.{system}.stages"), "train", stages.train)
+    code, out, _ = call(train.main, capsys, "--stage", "all", "--system", system, "--steps", 5)
+    assert code == 0 and [number for number, _ in called] == [1, 2]
+    assert all(k["plan"].steps == 5 for _, k in called)
+    assert "minutes: stage 1 0.0, stage 2 0.0, all 0.0" in out and "rec_acc50" in out
 
 
 def python(code: str) -> list[str]:

@@ -2,8 +2,8 @@
 
 import pytest
 from commands import SCENE, call, refused
+from few_steps import few_steps
 from random_lion import write_stage0
-from test_rooms import few_steps
 
 import infer
 from lion_min.pvit import loading
@@ -29,7 +29,7 @@ def weights(tmp_path_factory):
     out = tmp_path_factory.mktemp("pvit")
     write_stage0(out)
     for number in (1, 2):
-        few_steps("pvit", number, out)
+        few_steps("pvit", loading.stage_of(number), out)
     return out / "pvit" / "stage2"
 
 

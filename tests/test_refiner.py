@@ -101,6 +101,38 @@ def test_only_prompted_words_are_found():
     assert silent.features.isfinite().all() and not silent.mask.any()
 
 
+def test_attributes_are_prompted_whatever_the_tags():
+    """Bug: sizes asked for only when the tagger says them, which it never does; an attribute's
+    column that is a tag's; a prompt of one row a word."""
+    refiner = make(attributes=("small", "striped"))
+    assert refiner.words == ("small", "striped", *TAGS)
+    prompted = refiner.prompted([[], ["circle", "red"], ["unheard of"]])
+    assert prompted.shape == (3, len(refiner.words)) and prompted.dtype == torch.bool
+    asked = [{w for w, yes in zip(refiner.words, row) if yes} for row in prompted.tolist()]
+    assert asked == [{"small", "striped"}, {"small", "striped", "red", "circle"},
+                     {"small", "striped"}]
+    assert refiner.detector.words.shape == (1 + len(refiner.words), 32)
+
+
+def test_a_label_tells_attributes_before_tags():
+    """Bug: 'red circle small', which no other text of the house says; an attribute that is never
+    told, or told of another object."""
+    refiner = make(attributes=("small", "striped"), threshold=0.0, overlap=1.0).eval()
+    states, told = told_states(SCENES[:2]), refiner.detector.guess
+
+    def guess(*arguments):                           # the first query says this, the others nothing
+        found = told(*arguments)
+        found.logits.fill_(-9)
+        for word in ("circle", "red", "striped", "small"):
+            found.logits[:, 0, refiner.words.index(word)] = 9
+        return found
+
+    refiner.detector.guess = guess
+    labels = refiner.refine(states, [["red", "circle"]] * 2).labels
+    assert [own[0] for own in labels] == ["small striped red circle"] * 2
+    assert not any(label for own in labels for label in own[1:])
+
+
 def test_the_prompt_reaches_the_features():
     """Bug: tags only mask the labels; patches and queries then know nothing of the prompt."""
     refiner, states = make().eval(), told_states(SCENES[:1])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lion_min import regions
-from lion_min.regions import pool_regions, roi_align
+from lion_min.regions import axis_points, axis_weights, pool_regions, roi_align
 
 
 def slow_roi_align(features, rois, size, scale, sampling_ratio, aligned):
@@ -80,6 +80,21 @@ def test_agrees_with_the_plain_loop(sampling_ratio, aligned, monkeypatch):
     slow = slow_roi_align(features, rois, 3, 1 / 4, sampling_ratio, aligned)
     assert slow.abs().sum((1, 2, 3)).count_nonzero() > 60  # the table is not all zeros
     torch.testing.assert_close(ours, slow, rtol=0, atol=1e-12)
+
+
+def test_points_are_the_ones_weighed():
+    """Guards: a picture of points (drawing.py) that RoIAlign does not read, or fewer than it does;
+    points of a long box that are left in a short one's row."""
+    start, end = torch.rand(200, 2, generator=torch.Generator().manual_seed(0)).sort(1).values.T
+    start[:3], end[:3] = torch.tensor([0.1, 0.0, 0.3]), torch.tensor([0.475, 1.0, 0.3])
+    points, counts = axis_points(start * 8, end * 8, bins=3)  # [R, S, G]; 0.1 + 3/8 is on the edge
+    weights = axis_weights(start * 8, end * 8, cells=8, bins=3)
+    assert counts[1:3].tolist() == [3, 0] and len(set(counts.tolist())) == 4
+    for own, count, shares in zip(points, counts.tolist(), weights):
+        own = own[own.isfinite()].view(3, -1)  # [S, g]
+        hat = (1 - (own.clamp(0, 7)[..., None] - torch.arange(8)).abs()).clamp(min=0)
+        assert own.shape[1] == count
+        torch.testing.assert_close(hat.sum(1) / max(1, count), shares, rtol=0, atol=1e-5)
 
 
 def test_empty_and_outside_boxes_are_zero():

@@ -1,19 +1,18 @@
 """The stages of PVIT and LMEye on random parts, in seconds: what moves, loads and answers."""
 
 import shutil
-from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 import torch
+from few_steps import few_steps, trains
 from random_lion import write_stage0
 
-from lion_min import BadInput, checkpoints, evaluation, training
+from lion_min import BadInput, checkpoints, training
 from lion_min.asking import Reply
+from lion_min.loading import stage_of
 from lion_min.scenes import WORLDS, make_scene
 
-SCORES = {"vqa_by_type": dict.fromkeys(evaluation.VQA, 0.0)}
 STAGES = [("pvit", 1), ("pvit", 2), ("lmeye", 1), ("lmeye", 2)]
 QUESTIONS = ["What is in [0.1,0.1,0.5,0.5]?", "Describe the image.", "Is there a red circle?"]
 # Never run, so never moved: CLIP's last norm comes after the raw states that are read.
@@ -24,40 +23,25 @@ def part(system: str, name: str):
     return import_module(f"lion_min.{system}.{name}")
 
 
-def few_steps(system: str, number: int, out: Path, **options) -> tuple[dict, dict, set[str]]:
-    """(every parameter before, after, what the stage trains) of three steps."""
-    stage, seen, run = part(system, "loading").stage_of(number), [], training.run
-    plan = replace(stage.plan, steps=max(3, 2 * len(stage.rounds)), warmup=0)
-
-    def running(model, *arguments):
-        seen.append({n: p.detach().clone() for n, p in model.named_parameters()})
-        run(model, *arguments)
-        seen.append({n: p.detach().clone() for n, p in model.named_parameters()})
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "run", running)
-        patch.setattr(evaluation, "evaluate", lambda *a, **k: SCORES)
-        part(system, "stages").train(stage, out, plan=plan, batch=2, pool=8, quiet=True, **options)
-    return *seen, {n for n in seen[0] if any(training.matches(n, t) for t in stage.trains)}
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """(OUT with every stage of both rooms after a few steps, {(system, stage): what moved})."""
+    """(OUT with every stage of both rooms after a few steps, {(system, stage): (parameters before,
+    after)})."""
     out = tmp_path_factory.mktemp("rooms")
     write_stage0(out)
-    return out, {(system, number): few_steps(system, number, out) for system, number in STAGES}
+    return out, {(s, n): few_steps(s, stage_of(s, n), out) for s, n in STAGES}
 
 
 @pytest.mark.parametrize("system, number", STAGES)
 def test_a_stage_moves_exactly_what_it_trains(trained, system, number):
     """Guards: a frozen part that a stray gradient or weight decay moves; a part left untrained;
     a trained part that the file lacks (the official LMEye loses its query tokens)."""
-    before, after, trains = trained[1][system, number]
+    before, after = trained[1][system, number]
+    own = trains(stage_of(system, number), before)
     moved = {n for n in before if not torch.equal(before[n], after[n])}
-    assert moved == {n for n in trains if not n.startswith(IDLE)}
+    assert moved == {n for n in own if not n.startswith(IDLE)}
     saved = checkpoints.load_run(trained[0] / system / f"stage{number}")[0]
-    assert saved.keys() == trains and all(torch.equal(saved[n], after[n]) for n in saved)
+    assert saved.keys() == own and all(torch.equal(saved[n], after[n]) for n in saved)
 
 
 @pytest.mark.parametrize("system, number", STAGES)
@@ -82,14 +66,15 @@ def test_stages_start_from_the_ones_before(trained):
     """Guards: a stage 2 that begins at random."""
     for system in ("pvit", "lmeye"):
         one, two = trained[1][system, 1], trained[1][system, 2]
-        assert one[2] and all(torch.equal(one[1][n], two[0][n]) for n in one[2])
+        names = trains(stage_of(system, 1), one[1])
+        assert names and all(torch.equal(one[1][n], two[0][n]) for n in names)
 
 
 @pytest.mark.parametrize("representation", ["text", "location"])
 def test_pvit_trains_with_other_representations(trained, tmp_path, representation):
     """Guards: an ablation row whose parts do not exist or never move."""
-    stages, loading = part("pvit", "stages"), part("pvit", "loading")
-    stage = stages.of_representation(loading.stage_of(2), representation)
+    stages = part("pvit", "stages")
+    stage = stages.of_representation(stage_of("pvit", 2), representation)
     model = stages.build(representation, trained[0])[0]
     names = training.only_trainable(model, stage.trains)
     assert any(n.startswith("locations") for n in names) == (representation == "location")
@@ -116,7 +101,7 @@ def test_weights_of_another_stage_0_are_refused(trained, tmp_path, system):
     with pytest.raises(BadInput, match="another stage 0"):
         part(system, "loading").load_system(out / system / "stage2")
     with pytest.raises(BadInput, match="another stage 0"):
-        few_steps(system, 2, out)
+        few_steps(system, stage_of(system, 2), out)
     halved = {n: t.half() for n, t in tensors.items()}
     checkpoints.save_run(where, halved, config)                # as bundle.py writes them
     part(system, "loading").load_system(out / system / "stage2")

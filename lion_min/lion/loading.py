@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from functools import partial
 from pathlib import Path
 
-from lion_min import BadInput, checkpoints
+from lion_min import BadInput, checkpoints, loading
 from lion_min.frozen import WEIGHTS
 from lion_min.lion import stages
 from lion_min.lion.answering import LionSystem
-from lion_min.loading import checked_config, load_trained
 
-STAGES = {1: "stage1", 2: "stage2", 3: "stage3", 4: "stage4", "joint": "joint"}
+STAGES = (1, 2, 3, 4, "joint")
 BUNDLED = WEIGHTS / "lion" / "stage4"
 
-
-def stage_of(number: int | str) -> stages.LionStage:
-    """The Stage that a stage script declares."""
-    return import_module(f"lion_min.lion.{STAGES[number]}").STAGE
-
-
-def read_config(weights: Path | None) -> dict:
-    """The settings of a run's folder (None: the bundled stage 4), checked."""
-    return checked_config("lion", tuple(STAGES), Path(weights or BUNDLED))
+# number -> the Stage that a stage script declares
+stage_of = partial(loading.stage_of, "lion")
+# weights (None: the bundled ones) -> the settings of their run, checked
+read_config = partial(loading.read_config, "lion", STAGES, BUNDLED)
 
 
 def load_system(weights: Path | None = None, device="cpu") -> LionSystem:
@@ -32,10 +26,10 @@ def load_system(weights: Path | None = None, device="cpu") -> LionSystem:
     BadInput for a folder that is missing, damaged or foreign.
     """
     where = Path(weights or BUNDLED).resolve()
-    config = read_config(where if weights else None)
+    config = read_config(weights)
     stage = stage_of(config["stage"])
     model, tagger, tokenizer = stages.build(stage.mode, where.parents[1], _family(config, where))
-    load_trained(model, stage.trains, where, config, tagger)
+    loading.load_trained(model, stage.trains, where, config, tagger)
     return LionSystem(model.to(device), tokenizer, tagger.to(device), stage.tags)
 
 

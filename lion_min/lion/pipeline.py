@@ -1,4 +1,4 @@
-"""From the command line's words to runs: one stage, stage 0's parts, or everything from nothing."""
+"""From the command line's words to runs: stage 0's parts, or everything from nothing."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from collections import deque
 from pathlib import Path
 
 from lion_min import BadInput
-from lion_min.lion import stage0, stages
-from lion_min.lion.loading import stage_of
+from lion_min.lion import stage0
 from lion_min.options import Options, lenient, one_after_another, timed
 
 
@@ -28,12 +27,6 @@ def train_parts(o: Options) -> None:
         train_part(part, lenient(o, o.out / "lion" / "stage0" / part))
 
 
-def train_stage(number: int | str, o: Options) -> dict:
-    """One of stages 1-4, or 'joint'; its scores before and after."""
-    stage = stage_of(number)
-    return stages.train(stage, plan=o.plan(stage.plan), **o.shared(), **o.scenes())
-
-
 def train_all(o: Options, script: Path) -> None:
     """Every weight from nothing: stage 0 in two processes, then stages 1-4 in this one."""
     o.scenes()                                     # a mistake in --data shows before stage 0
@@ -41,7 +34,7 @@ def train_all(o: Options, script: Path) -> None:
     with timed("0", minutes):
         side_by_side([[part_command(script, part, o) for part in chain]
                       for chain in (("vision", "t5"), ("llama",))])
-    one_after_another("lion", (1, 2, 3, 4), train_stage, o, minutes)
+    one_after_another("lion", (1, 2, 3, 4), o, minutes)
 
 
 def part_command(script: Path, part: str, o: Options) -> list[str]:

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from functools import partial
 from pathlib import Path
 
-from lion_min import BadInput, checkpoints
+from lion_min import BadInput, checkpoints, loading
 from lion_min.frozen import WEIGHTS, folder
-from lion_min.loading import checked_config, load_trained
 from lion_min.lmeye import stages
 from lion_min.lmeye.answering import LmeyeSystem
 from lion_min.lmeye.model import CONTROLS
 
-STAGES = {1: "stage1", 2: "stage2"}
+STAGES = (1, 2)
 BUNDLED = WEIGHTS / "lmeye" / "stage2"
 
-
-def stage_of(number: int) -> stages.LmeyeStage:
-    """The Stage that a stage script declares."""
-    return import_module(f"lion_min.lmeye.{STAGES[number]}").STAGE
-
-
-def read_config(weights: Path | None) -> dict:
-    """The settings of a run's folder (None: the bundled stage 2), checked."""
-    return checked_config("lmeye", tuple(STAGES), Path(weights or BUNDLED))
+# number -> the Stage that a stage script declares
+stage_of = partial(loading.stage_of, "lmeye")
+# weights (None: the bundled ones) -> the settings of their run, checked
+read_config = partial(loading.read_config, "lmeye", STAGES, BUNDLED)
 
 
 def load_system(weights: Path | None = None, device="cpu") -> LmeyeSystem:
@@ -33,7 +27,7 @@ def load_system(weights: Path | None = None, device="cpu") -> LmeyeSystem:
     ones. Raises BadInput for a folder that is missing, damaged or foreign.
     """
     where = Path(weights or BUNDLED).resolve()
-    config = read_config(where if weights else None)
+    config = read_config(weights)
     stage = stage_of(config["stage"])
     out = where.parents[1]
     model, tagger, tokenizer = stages.build(control_of(config, where), out)
@@ -41,7 +35,7 @@ def load_system(weights: Path | None = None, device="cpu") -> LmeyeSystem:
         static = checkpoints.load_run(folder("lmeye", out, 1))[0]
         checkpoints.load_into(model, static, folder("lmeye", out, 1) / checkpoints.MODEL,
                               [n for n, _ in model.named_parameters() if n in static])
-    load_trained(model, stage.trains, where, config, tagger)
+    loading.load_trained(model, stage.trains, where, config, tagger)
     return LmeyeSystem(model.to(device), tokenizer, tagger.to(device), stage.asks)
 
 

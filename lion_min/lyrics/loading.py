@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 
+from lion_min import loading
 from lion_min.frozen import WEIGHTS, folder
-from lion_min.loading import checked_config, load_trained
 from lion_min.lyrics import stages
 from lion_min.lyrics.answering import LyricsSystem
 from lion_min.lyrics.model import Alignment
 
-STAGES = {0: "stage0", 1: "stage1", 2: "stage2"}
+STAGES = (2,)                              # stages 0 and 1 have no LLM to ask
 BUNDLED = WEIGHTS / "lyrics" / "stage2"
 
-
-def stage_of(number: int) -> stages.LyricsStage:
-    """The Stage that a stage script declares."""
-    return import_module(f"lion_min.lyrics.{STAGES[number]}").STAGE
-
-
-def read_config(weights: Path | None) -> dict:
-    """The settings of a run's folder (None: the bundled stage 2), checked. Stages 0 and 1 have
-    no LLM, so they cannot be asked."""
-    return checked_config("lyrics", (2,), Path(weights or BUNDLED))
+# number -> the Stage that a stage script declares
+stage_of = partial(loading.stage_of, "lyrics")
+# weights (None: the bundled ones) -> the settings of their run, checked
+read_config = partial(loading.read_config, "lyrics", STAGES, BUNDLED)
 
 
 def load_system(weights: Path | None = None, device="cpu") -> LyricsSystem:
@@ -34,9 +27,9 @@ def load_system(weights: Path | None = None, device="cpu") -> LyricsSystem:
     ones. Raises BadInput for a folder that is missing, damaged or foreign.
     """
     where = Path(weights or BUNDLED).resolve()
-    config = read_config(where if weights else None)
+    config = read_config(weights)
     model, parts = stages.build(where.parents[1])
-    load_trained(model, stage_of(2).trains, where, config)
+    loading.load_trained(model, stage_of(2).trains, where, config)
     return LyricsSystem(model.to(device), parts.tokenizer, parts.tagger.to(device),
                         partial(load_alignment, where.parents[1], device))
 
@@ -44,7 +37,7 @@ def load_system(weights: Path | None = None, device="cpu") -> LyricsSystem:
 def load_alignment(out: Path, device="cpu") -> Alignment:
     """The model of OUT/lyrics/stage1, or of the bundled one, with its heads."""
     where = folder("lyrics", out, 1)
-    config = checked_config("lyrics", (1,), where)
+    config = loading.read_config("lyrics", (1,), where)
     model, _ = stages.build_alignment(out)
-    load_trained(model, stage_of(1).trains, where, config)
+    loading.load_trained(model, stage_of(1).trains, where, config)
     return model.to(device).eval()

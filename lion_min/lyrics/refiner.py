@@ -14,8 +14,7 @@ Ours: sizes and textures (`attributes`) are in every prompt, for the tagger has 
 plain attention for deformable, one image level, prompt and patches in one cross-attention, a
 selected patch's own state (not a learned vector) as its query's content.
 
-Symbols: B images, N patches, Dv ViT width, G words, M queries, d detector width, K segments,
-H W mask sides.
+Symbols: B images, N patches, Dv ViT width, G words, M queries, d their width, K masks of H x W.
 """
 
 from __future__ import annotations
@@ -75,8 +74,7 @@ def corners(boxes: Tensor) -> Tensor:
 def suppress(boxes: Tensor, scores: Tensor, overlap: float) -> list[int]:
     """Class-agnostic non-maximum suppression: the rows that stay, by falling score.
 
-    boxes [M, 4] xyxy, scores [M]. A box stays when no better box that stays overlaps it by
-    more than `overlap`.
+    boxes [M, 4] xyxy, scores [M]. A box goes when a better one stays at an IoU above `overlap`.
     """
     close = (box_iou(boxes, boxes) > overlap).tolist()
     stay: list[int] = []

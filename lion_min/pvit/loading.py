@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from functools import partial
 from pathlib import Path
 
+from lion_min import loading
 from lion_min.frozen import WEIGHTS
-from lion_min.loading import checked_config, load_trained
 from lion_min.pvit import stages
 from lion_min.pvit.answering import PvitSystem
 
-STAGES = {1: "stage1", 2: "stage2"}
+STAGES = (1, 2)
 BUNDLED = WEIGHTS / "pvit" / "stage2"
 
-
-def stage_of(number: int) -> stages.PvitStage:
-    """The Stage that a stage script declares."""
-    return import_module(f"lion_min.pvit.{STAGES[number]}").STAGE
-
-
-def read_config(weights: Path | None) -> dict:
-    """The settings of a run's folder (None: the bundled stage 2), checked."""
-    return checked_config("pvit", tuple(STAGES), Path(weights or BUNDLED))
+# number -> the Stage that a stage script declares
+stage_of = partial(loading.stage_of, "pvit")
+# weights (None: the bundled ones) -> the settings of their run, checked
+read_config = partial(loading.read_config, "pvit", STAGES, BUNDLED)
 
 
 def load_system(weights: Path | None = None, device="cpu") -> PvitSystem:
@@ -31,8 +26,8 @@ def load_system(weights: Path | None = None, device="cpu") -> PvitSystem:
     folder that is missing, damaged or foreign.
     """
     where = Path(weights or BUNDLED).resolve()
-    config = read_config(where if weights else None)
+    config = read_config(weights)
     stage = stage_of(config["stage"])
     model, tagger, tokenizer = stages.build(stage.representation, where.parents[1])
-    load_trained(model, stage.trains, where, config, tagger)
+    loading.load_trained(model, stage.trains, where, config, tagger)
     return PvitSystem(model.to(device), tokenizer, tagger.to(device))

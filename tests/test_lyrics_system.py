@@ -1,0 +1,97 @@
+"""Lyrics ready to be asked, on random parts: the right picture's objects, and what is shown."""
+
+import pytest
+import torch
+from PIL import Image
+from random_lyrics import PROMPTS, TAGS, TOKENIZER, build, found, inputs
+
+from lion_min.asking import Reply
+from lion_min.lyrics.answering import LyricsSystem
+from lion_min.lyrics.explain import SIDE, explain, frame, inside
+from lion_min.lyrics.prompt import objects_of
+from lion_min.lyrics.retrieval import hits
+from lion_min.vision import TagHead
+
+
+def pictures(count: int) -> list[Image.Image]:
+    g = torch.Generator().manual_seed(3)
+    noise = torch.randint(0, 256, (count, 192), generator=g, dtype=torch.uint8)
+    return [Image.frombytes("RGB", (8, 8), bytes(n.tolist())).resize((80, 64)) for n in noise]
+
+
+@pytest.mark.parametrize("refiner", [True, False])
+def test_select_takes_the_right_pictures(refiner):
+    """Objects of another picture beside the states of this one, across chunks."""
+    model = build(refiner)
+    system = LyricsSystem(model, TOKENIZER, TagHead(32, TAGS))
+    images = pictures(4)
+    seen = [system.see(images[:3]), system.see(images[3:])]
+    picked = system.select(seen, [3, 1, 3])
+    for row, own in enumerate((seen[1], system.see(images[1:2]), seen[1])):
+        assert picked["tags"][row] == own["tags"][0]
+        torch.testing.assert_close(picked["states"][4][row], own["states"][4][0], atol=1e-4,
+                                   rtol=1e-4)
+        if refiner:
+            assert picked["objects"].mask.any(1).all()
+            assert torch.equal(picked["objects"].lines[row], own["objects"].lines[0])
+            torch.testing.assert_close(picked["objects"].features[row],
+                                       own["objects"].features[0], atol=1e-4, rtol=1e-4)
+    answers = system.answer(picked, PROMPTS[:3], max_new_tokens=4)
+    assert len(answers) == 3 and all(isinstance(a, str) for a in answers)
+
+
+def test_hits_count_the_same_words_as_right():
+    """R@1 that calls a caption wrong because another picture has the very same one."""
+    scores = torch.tensor([[0., 1, 0], [0, 1, 0], [1, 0, 0]])
+    assert hits(scores, ["a", "a", "b"]) == round(2 / 3, 4)
+    assert hits(scores, ["a", "b", "c"]) == round(1 / 3, 4)
+
+
+# ---- what is shown ---------------------------------------------------------------------------
+
+def test_frames_stand_upright():
+    """Rows and columns exchanged; a rim that is filled."""
+    area = inside((0.5, 0.0, 1.0, 0.25))
+    assert area[0, -1] == 1 and area[-1, 0] == 0 and area.sum() == SIDE * SIDE / 8
+    rim = frame((0.25, 0.25, 0.75, 0.75))
+    assert rim[SIDE // 4, SIDE // 2] == 1 and rim[SIDE // 2, SIDE // 2] == 0
+
+
+@pytest.mark.parametrize("refiner", [True, False])
+def test_explain_shows_objects_and_attention(refiner, monkeypatch):
+    """Attention drawn in the place of another object; masks of objects that were not kept."""
+    system = LyricsSystem(build(refiner), TOKENIZER, TagHead(32, TAGS))
+    features = system.see(pictures(1))
+    if refiner:
+        one = found()
+        features |= {"refined": one, "objects": objects_of(one, TOKENIZER).pick([0])}
+    image, objects = torch.zeros(1, 4, 8, 64), torch.zeros(1, 4, 12, 12)
+    image[..., 2 * 8 + 5], objects[..., 1] = 1.0, 1.0                # row 2, column 5; object 1
+    maps = [(image, objects) if refiner else image] * 3
+    monkeypatch.setattr(system.model, "query_tokens", lambda x, maps: (None, own))
+    own = maps
+    tiles, bars = explain(system, Reply(PROMPTS[0], "yes", [], [], 0.0, features))
+    shown = dict(tiles)
+    assert bars is None
+    assert shown["image queries, led by the question"].argmax() == 2 * 8 + 5
+    if not refiner:
+        assert len(tiles) == 1
+        return
+    assert tiles[0][0] == "tags: red, blue, circle, star"
+    assert [t.split(",")[0] for t, _ in tiles[1:3]] == ["red circle", "blue star"]
+    assert len(tiles) == 5
+    looked = shown["object queries, led by the question"]
+    assert torch.equal(looked, inside(one.boxes[0, 1].tolist()))
+
+
+@torch.no_grad()
+def test_maps_are_shares():
+    """Attention before its softmax, or with the blank row that stands for no object."""
+    model = build()
+    maps = model.query_tokens(inputs(model), maps=True)[1]
+    assert len(maps) == 3
+    for image, objects in maps:
+        assert image.shape == (4, 4, 8, 64) and objects.shape == (4, 4, 12, 12)
+        torch.testing.assert_close(image.sum(-1), torch.ones(4, 4, 8))
+        torch.testing.assert_close(objects.sum(-1)[:2], torch.ones(2, 4, 12))
+        assert not objects[2:].any()                                 # nothing was found there
