@@ -66,8 +66,7 @@ def load_tensors(path: Path | str) -> dict[str, Tensor]:
     return _read(path)[0]
 
 
-def _read(path: Path | str, names: Iterable[str] | None = None
-          ) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read(path: Path | str, names: Iterable[str] | None = None) -> tuple[dict, dict]:
     """(tensors, metadata); `names` limits the tensors that are read."""
     _must_exist(path)
     try:
@@ -119,10 +118,8 @@ def load_into(module: nn.Module, tensors: dict[str, Tensor], where: Path | str,
     A file of trained parts goes into a whole model with
     `load_into(model, tensors, path, names=only_trainable(model, prefixes))`.
     """
-    parameters = dict(module.named_parameters())
-    if names is not None:
-        parameters = {name: parameters[name] for name in names}
-    _copy(parameters, tensors, where)
+    named = dict(module.named_parameters())
+    _copy(named if names is None else {n: named[n] for n in names}, tensors, where)
 
 
 @torch.no_grad()
@@ -132,8 +129,7 @@ def _copy(parameters: dict[str, Tensor], tensors: dict[str, Tensor], where: Path
               "wrong shape": [f"{name} {list(tensors[name].shape)} instead of {list(p.shape)}"
                               for name, p in parameters.items()
                               if name in tensors and tensors[name].shape != p.shape]}
-    told = "; ".join(f"{kind}: {_first(names)}" for kind, names in faults.items() if names)
-    if told:
+    if told := "; ".join(f"{kind}: {_first(names)}" for kind, names in faults.items() if names):
         raise BadInput(f"{where}: does not fit this model ({told}); "
                        "use weights of the same system, preset and stage")
     for name, parameter in parameters.items():
@@ -247,3 +243,8 @@ def load_state(folder: Path | str, optimizer: torch.optim.Optimizer) -> tuple[in
 def _named(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {name: parameter for group in optimizer.param_groups
             for name, parameter in zip(group["param_names"], group["params"], strict=True)}
+
+
+if __name__ == "__main__":                 # a published checkpoint into a folder of ours
+    from lion_min.importing import main
+    raise SystemExit(main())

@@ -194,4 +194,6 @@ def test_no_pickle_anywhere():
     assert len(pickling("import pickle\nfrom torch import load\ntorch.load(x)\nimport dill.x")) == 4
     sources = [*(ROOT / "lion_min").rglob("*.py"), *ROOT.glob("*.py")]
     assert ROOT / "lion_min" / "checkpoints.py" in sources
-    assert {str(p): pickling(p.read_text()) for p in sources if pickling(p.read_text())} == {}
+    found = {p.name: pickling(p.read_text()) for p in sources}
+    # importing.py opens published .pth files, weights_only=True: test_import.py checks that.
+    assert {name: uses for name, uses in found.items() if uses} == {"importing.py": ["torch.load"]}

@@ -1,9 +1,10 @@
 """The official LION checkpoint's names -> ours, key by key (JiuTian-LION, commit 7578437).
 
 The official loader ignores what it does not find, so a wrong file loads "successfully". Here
-every key must be known and every expected key present.
+every key must be known, every expected key present, and each of its shape.
 
-Shapes: Q queries, D width, Dv vision width, K adapters.
+Shapes: Q queries, D width, Dv vision width, K adapters. In the table of shapes: d LLM, v ViT and
+q Q-Former width; b bottleneck; f g h m F inner widths; Q queries; V W vocabularies.
 """
 
 import re
@@ -11,7 +12,7 @@ import re
 import torch
 from torch import Tensor
 
-from .. import BadInput
+from ..keys import account, count_layers, matches, rows
 
 TRAINED = ("qformer", "aggregator", "adapters", "soft_prompt",
            "t5_proj", "adapter_proj", "ln_vision", "ln_adapter")  # all that LION's .pth holds
@@ -22,6 +23,7 @@ PARTS = TRAINED + ("vision", "t5")  # the frozen rest comes from eva_vit_g.pth a
 IGNORED = (r"t5_model\.(encoder|decoder)\.embed_tokens\.weight",
            r"Qformer\.bert\.embeddings\.position_ids", r"visual_encoder\.blocks\.39\..*")
 CROSS_EVERY = 2  # the official Q-Former's cross-attention frequency
+PUBLISHED_WIDTHS = (2048, 4096)  # of FlanT5-XL and FlanT5-XXL
 
 _ATTENTION = {"self.query": "query", "self.key": "key", "self.value": "value",
               "output.dense": "out", "output.LayerNorm": "norm"}
@@ -39,18 +41,11 @@ def rename(weights: dict[str, Tensor],
     `parts`: what the file should hold, PARTS or, for the published .pth, TRAINED. "vision" has
     the names of transformers' InstructBlipVisionModel without post_layernorm (LION reads raw
     block states), "t5" those of T5ForConditionalGeneration. Layer counts are read off the keys.
-    Raises BadInput naming the first key that is unknown or missing.
+    Raises BadInput naming the keys that are unknown, missing or of another shape.
     """
-    weights = {k: v for k, v in weights.items() if not any(re.fullmatch(p, k) for p in IGNORED)}
+    weights = {k: v for k, v in weights.items() if not matches(k, IGNORED)}
     tables = official_names(weights, parts)
-    expected = [key for table in tables.values() for key in table]
-    for key in sorted(weights.keys() - set(expected)):
-        raise BadInput(f"not a LION checkpoint: unknown key '{key}' (parts read: "
-                       f"{', '.join(parts)})")
-    for key in expected:
-        if key not in weights:
-            raise BadInput(f"incomplete LION checkpoint: key '{key}' is missing; "
-                           "take the whole official file")
+    account(weights, {key: shape_of(key) for table in tables.values() for key in table}, "LION")
     ours = {part: {new: weights[old] for old, new in table.items()}
             for part, table in tables.items()}
     for part, join in (("adapters", _join_router), ("vision", _join_qkv_bias), ("t5", _tie)):
@@ -61,9 +56,14 @@ def rename(weights: dict[str, Tensor],
 
 def official_names(weights: dict[str, Tensor], parts: tuple[str, ...] = PARTS) -> dict[str, Table]:
     """The key table of each part for a model as deep as `weights`: {part: {official: ours}}."""
-    encoder, decoder = (count_layers(weights, f"t5_model.{side}.block.") for side in _T5_FFN)
+    # Of the published widths the number of layers is known: a missing end is missed.
+    whole = rows(weights, "soft_prompt_hint") in PUBLISHED_WIDTHS
+    eva = rows(weights, "ln_vision.weight") == 1408
+    encoder, decoder = (count_layers(weights, f"t5_model.{side}.block.", 24 if whole else 1)
+                        for side in _T5_FFN)
     tables = {
-        "qformer": lambda: _qformer(count_layers(weights, "Qformer.bert.encoder.layer.")),
+        "qformer": lambda: _qformer(count_layers(weights, "Qformer.bert.encoder.layer.",
+                                                 12 if whole else 1)),
         "aggregator": lambda: _aggregator(blocks=2),
         "adapters": lambda: _adapters(encoder, decoder),
         "soft_prompt": lambda: {"soft_prompt_hint": "hint"},
@@ -71,16 +71,45 @@ def official_names(weights: dict[str, Tensor], parts: tuple[str, ...] = PARTS) -
         "adapter_proj": lambda: _pair("adapter_proj.0", "0") | _pair("adapter_proj.2", "2"),
         "ln_vision": lambda: _pair("ln_vision", ""),
         "ln_adapter": lambda: _pair("ln_adapter", ""),
-        "vision": lambda: _vision(count_layers(weights, "visual_encoder.blocks.")),
+        "vision": lambda: _vision(count_layers(weights, "visual_encoder.blocks.",
+                                               39 if eva else 1)),
         "t5": lambda: _t5(encoder, decoder),
     }
     return {part: tables[part]() for part in parts}
 
 
-def count_layers(weights: dict[str, Tensor], prefix: str) -> int:
-    """1 + the largest index after `prefix`; at least 1, so that an absent stack is missed."""
-    numbers = (re.match(re.escape(prefix) + r"(\d+)\.", key) for key in weights)
-    return max((int(n[1]) + 1 for n in numbers if n), default=1)
+# The first pattern that is all of a key tells its shape (spec section 5).
+_SHAPES: tuple[tuple[str, str], ...] = (
+    ("query_tokens", "1 Q q"), ("soft_prompt_hint", "d"), (r"ln_(vision|adapter)\..*", "v"),
+    (r"t5_proj\.weight", "d q"), (r"adapter_proj\.0\.weight", "m v"),
+    (r"adapter_proj\.2\.weight", "d m"), (r"adapter_proj\.0\.bias", "m"),
+    (r"(t5_proj|adapter_proj\.2)\.bias", "d"),
+    (r"fusion_adapter\..*\.intermediate\.dense\.weight", "f v"),
+    (r"fusion_adapter\..*\.intermediate\.dense\.bias", "f"),
+    (r"fusion_adapter\.blocks\.\d+\.output\.dense\.weight", "v f"),
+    (r"fusion_adapter\..*(LayerNorm\.weight|bias)", "v"), (r"fusion_adapter\..*", "v v"),
+    (r".*\.router_ratio[12]", "2 d"), (r".*\.scale", "1"), (r".*\.down_proj\.weight", "b d"),
+    (r".*\.down_proj\.bias", "b"), (r".*\.up_proj\.weight", "d b"), (r".*\.up_proj\.bias", "d"),
+    (r".*\.word_embeddings\.weight", "W q"), (r".*\.position_embeddings\.weight", "P q"),
+    (r"Qformer\..*\.intermediate(_query)?\.dense\.weight", "g q"),
+    (r"Qformer\..*\.intermediate(_query)?\.dense\.bias", "g"),
+    (r"Qformer\.bert\.encoder\.layer\.\d+\.output(_query)?\.dense\.weight", "q g"),
+    (r"Qformer\..*(LayerNorm\.weight|bias)", "q"),
+    (r"Qformer\..*\.crossattention\.self\.(key|value)\.weight", "q v"), (r"Qformer\..*", "q q"),
+    (r"visual_encoder\.cls_token", "1 1 v"), (r"visual_encoder\.pos_embed", "1 N v"),
+    (r"visual_encoder\.patch_embed\.proj\.weight", "v 3 p p"),
+    (r"visual_encoder\..*\.mlp\.fc1\.weight", "h v"), (r".*\.mlp\.fc1\.bias", "h"),
+    (r"visual_encoder\..*\.mlp\.fc2\.weight", "v h"), (r".*\.qkv\.weight", "3v v"),
+    (r"visual_encoder\..*\.proj\.weight", "v v"), (r"visual_encoder\..*", "v"),
+    (r"t5_model\.(shared|lm_head)\.weight", "V d"), (r".*\.relative_attention_bias\.weight", "B H"),
+    (r"t5_model\..*\.wi_[01]\.weight", "F d"), (r"t5_model\..*\.wo\.weight", "d F"),
+    (r"t5_model\..*Attention\.[qkv]\.weight", "a d"), (r"t5_model\..*\.o\.weight", "d a"),
+    (r"t5_model\..*layer_norm\.weight", "d"))
+
+
+def shape_of(key: str) -> str:
+    """The shape of an official key, in letters."""
+    return next(shape for pattern, shape in _SHAPES if re.fullmatch(pattern, key))
 
 
 def _pair(official: str, ours: str) -> Table:

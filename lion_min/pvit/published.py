@@ -4,39 +4,76 @@ Two files make one state dict here, `pvit | regionclip`: PVIT's own (`model.*`, 
 the delta is added to LLaMA's) and `regionclip_pretrained-cc_rn50x4.pth` (`backbone.*`). CLIP's
 ViT comes from neither; transformers loads it.
 
-Every key must be known and every expected one there: BadInput names the first that is not.
-
-Shapes: V words, D width, F region feature.
+Every key must be known, every expected one there and of its shape: BadInput names those that are
+not. Shapes: V words, D width, F region feature; in the tables d LLM, c CLIP width, h half of
+RegionCLIP's, whose blocks of layer i have 2^i h planes and four times as many channels outside.
 """
 
-import math
 import re
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lion_min import BadInput
-from lion_min.language import LanguageSettings
+from lion_min import BadInput, checkpoints, keys
+from lion_min.language import LanguageModel, LanguageSettings
 from lion_min.pvit.model import Pvit, PvitSettings
-from lion_min.pvit.region_encoder import RegionCLIPSettings
-from lion_min.vision import VisionSettings
+from lion_min.pvit.region_encoder import RegionCLIP, RegionCLIPSettings
+from lion_min.vision import VisionEncoder, VisionSettings
 
+STAGE = 2
+FROZEN = ("vision.",)                      # CLIP's ViT: in none of the files
+OPTIONS = {"heads": 32}                    # of the LLM: what no shape tells, as published
 VIT_L = VisionSettings(family="clip", image=224, patch=14, width=1024, blocks=24, heads=16,
                        mlp=4096, stem=())
 # Rotary tables are computed; RegionCLIP's text half is not used.
-IGNORED = (r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq", r"lang_encoder\..*")
+IGNORED = (keys.ROTARY, r"lang_encoder\..*")
 NEW_WORDS = 5                              # <im_patch> <im_start> <im_end> <Region> </Region>
-BRIDGE = ("mm_projector", "prompt_projector", "bbox_fc")
 
 _NORM = ("weight", "bias", "running_mean", "running_var")
 # Official convolution (its norm follows it) -> its place in our Sequential.
 _STEM = {"1": 0, "2": 3, "3": 6}
 _BRANCH = {"1": 0, "2": 3, "3": 7}
-_LLAMA = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-          "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", "input_layernorm",
-          "post_attention_layernorm")
+_RN50X4 = (4, 6, 10, 6)                    # blocks of layer1 .. layer4, 40 = h
+_BRIDGE = {"mm_projector": "d c", "prompt_projector": "d F", "bbox_fc": "d 4"}
 
 Table = dict[str, str]                     # official key -> our key
+
+
+def convert(tensors: dict[str, Tensor], base: dict[str, Tensor] | None = None,
+            **options) -> tuple[dict[str, Tensor], PvitSettings]:
+    """PVIT's and RegionCLIP's tensors -> (ours by parameter name, their settings).
+
+    base: LLaMA's, when PVIT's are differences from it, as Hugging Face's are. options: those of
+    OPTIONS. BadInput names the keys that do not fit.
+    """
+    if base is not None:
+        seen = {k: v for k, v in tensors.items() if k.startswith(("backbone.", "lang_encoder."))}
+        tensors = add_base({k: v for k, v in tensors.items() if k not in seen}, base) | seen
+    ours = rename(tensors)
+    ours["markers"] = tensors["model.embed_tokens.weight"][-2:].clone()      # [2, D]
+    return ours, settings_of(tensors, **OPTIONS | options)
+
+
+def preset_of(settings: PvitSettings) -> str:
+    """The published model that has this width."""
+    return {4096: "pvit-7b"}.get(settings.language.width, "own")
+
+
+def build(settings: PvitSettings, vision: nn.Module | None = None) -> Pvit:
+    """A Pvit of these settings; the ViT is made, too, unless it is given."""
+    return Pvit(settings, vision or VisionEncoder(settings.vision),
+                LanguageModel(settings.language), RegionCLIP(settings.regions))
+
+
+def load(folder: Path | str, vision: nn.Module) -> Pvit:
+    """The Pvit of an imported folder around CLIP's ViT, a VisionEncoder or what acts like one."""
+    tensors, config = checkpoints.load_run(folder)
+    settings = keys.restore(PvitSettings, config["settings"], vision=VisionSettings,
+                            language=LanguageSettings, regions=RegionCLIPSettings)
+    model = build(settings, vision)
+    keys.fill(model, tensors, folder, FROZEN)
+    return model.eval()
 
 
 def settings_of(weights: dict[str, Tensor], vision: VisionSettings = VIT_L,
@@ -52,7 +89,7 @@ def settings_of(weights: dict[str, Tensor], vision: VisionSettings = VIT_L,
         vision=vision,
         language=LanguageSettings(
             family="llama", vocab=vocab, width=width, heads=heads, positions=2048, tied=False,
-            layers=_count(weights, "model.layers."), eos_id=2,
+            layers=keys.count_layers(weights, "model.layers."), eos_id=2,
             ffn=len(weights["model.layers.0.mlp.up_proj.weight"])),
         regions=_region_settings(weights),
         open_id=opens, close_id=closes, region_id=patch, image_id=patch,
@@ -64,9 +101,10 @@ def _region_settings(weights: dict[str, Tensor]) -> RegionCLIPSettings:
     pool = "backbone.attnpool"
     positions, channels = weights[f"{pool}.positional_embedding"].shape
     return RegionCLIPSettings(
-        layers=tuple(_count(weights, f"backbone.layer{i}.") for i in (1, 2, 3, 4)),
+        layers=tuple(keys.count_layers(weights, f"backbone.layer{i}.") for i in (1, 2, 3, 4)),
         width=len(weights["backbone.conv3.weight"]), heads=channels // 64,
-        output=len(weights[f"{pool}.c_proj.weight"]), resolution=32 * math.isqrt(positions - 1))
+        output=len(weights[f"{pool}.c_proj.weight"]),
+        resolution=32 * keys.side(positions - 1, f"{pool}.positional_embedding"))
 
 
 def load_official(model: Pvit, weights: dict[str, Tensor]) -> None:
@@ -82,27 +120,49 @@ def load_official(model: Pvit, weights: dict[str, Tensor]) -> None:
 
 def rename(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Official state dict -> ours, without `vision.*` and `markers`. BadInput on a wrong key."""
-    weights = {k: v for k, v in weights.items() if not any(re.fullmatch(p, k) for p in IGNORED)}
+    weights = {k: v for k, v in weights.items() if not keys.matches(k, IGNORED)}
     table = official_names(weights)
-    for key in sorted(weights.keys() - table.keys()):
-        raise BadInput(f"not a PVIT checkpoint: unknown key '{key}'")
-    for key in table:
-        if key not in weights:
-            raise BadInput(f"incomplete PVIT checkpoint: key '{key}' is missing; "
-                           "take the whole of PVIT's and RegionCLIP's files")
+    keys.account(weights, shapes(weights), "PVIT")
     return {new: weights[old] for old, new in table.items()}
 
 
 def official_names(weights: dict[str, Tensor]) -> Table:
     """The key table of a model as deep as `weights`: {official: ours}."""
-    names = ["model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"]
-    names += [f"model.layers.{i}.{part}.weight" for i in range(_count(weights, "model.layers."))
-              for part in _LLAMA]
-    table = {name: f"llm.model.{name}" for name in names}
-    has_bbox = any(k.startswith("model.bbox_fc.") for k in weights)       # not after stage 1
-    table |= {f"model.{part}.{w}": f"{part}.{w}" for part in BRIDGE[:2 + has_bbox]
+    table = {name: f"llm.model.{name}" for name in keys.llama_shapes(weights)}
+    table |= {f"model.{part}.{w}": f"{part}.{w}" for part in _bridge(weights)
               for w in ("weight", "bias")}
     return table | {f"backbone.{old}": f"regions.{new}" for old, new in _backbone(weights).items()}
+
+
+def _bridge(weights: dict[str, Tensor]) -> list[str]:
+    """Without bbox_fc after stage 1."""
+    return [p for p in _BRIDGE if p != "bbox_fc" or any(f".{p}." in key for key in weights)]
+
+
+def shapes(weights: dict[str, Tensor]) -> keys.Shapes:
+    """The shape of every official key, in letters."""
+    table = keys.llama_shapes(weights)
+    for part in _bridge(weights):
+        table |= {f"model.{part}.weight": _BRIDGE[part], f"model.{part}.bias": "d"}
+    return table | {f"backbone.{key}": _backbone_shape(key) for key in _backbone(weights)}
+
+
+def _backbone_shape(key: str) -> str:
+    if key.startswith("attnpool."):
+        rows = "p" if "positional" in key else "F" if "c_proj" in key else "64h"
+        return rows if key.endswith("bias") else f"{rows} 64h"
+    if not key.startswith("layer"):                                       # the stem
+        rows = "2h" if key.startswith(("conv3", "bn3")) else "h"
+        columns = "3" if key.startswith("conv1") else "h"
+        return f"{rows} {columns} 3 3" if key.startswith("conv") else rows
+    layer, block, part = re.fullmatch(r"layer(\d)\.(\d+)\.(.*)", key).groups()
+    planes = 2 ** int(layer)
+    inside, outside = f"{planes}h", f"{4 * planes}h"
+    before = outside if block != "0" else f"{2 * planes}h" if layer != "1" else "2h"
+    return {"conv1.weight": f"{inside} {before} 1 1", "conv2.weight": f"{inside} {inside} 3 3",
+            "conv3.weight": f"{outside} {inside} 1 1",
+            "downsample.0.weight": f"{outside} {before} 1 1"}.get(
+                part, inside if part.startswith(("bn1.", "bn2.")) else outside)
 
 
 def _backbone(weights: dict[str, Tensor]) -> Table:
@@ -111,8 +171,9 @@ def _backbone(weights: dict[str, Tensor]) -> Table:
         table |= {f"attnpool.{old}_proj.{w}": f"attnpool.{new}.{w}" for w in ("weight", "bias")}
     for n, place in _STEM.items():
         table |= _conv(f"conv{n}", f"bn{n}", "stem", place)
-    for layer in (f"layer{i}" for i in (1, 2, 3, 4)):
-        for i in range(_count(weights, f"backbone.{layer}.")):
+    known = _RN50X4 if keys.rows(weights, "backbone.conv1.weight") == 40 else (1, 1, 1, 1)
+    for layer, least in zip(("layer1", "layer2", "layer3", "layer4"), known):
+        for i in range(keys.count_layers(weights, f"backbone.{layer}.", least)):
             block = f"{layer}.{i}"
             for n, place in _BRANCH.items():
                 table |= _conv(f"{block}.conv{n}", f"{block}.bn{n}", f"{block}.branch", place)
@@ -128,26 +189,27 @@ def _conv(conv: str, norm: str, ours: str, place: int) -> Table:
         f"{norm}.{w}": f"{ours}.{place + 1}.{w}" for w in _NORM}
 
 
-def _count(weights: dict[str, Tensor], prefix: str) -> int:
-    """Numbered layers under a prefix: the highest number plus one, so that a gap is missed."""
-    numbers = [int(k[len(prefix):].split(".")[0]) for k in weights if k.startswith(prefix)
-               and k[len(prefix):].split(".")[0].isdigit()]
-    return max(numbers, default=0) + 1
-
-
 def add_base(delta: dict[str, Tensor], base: dict[str, Tensor]) -> dict[str, Tensor]:
     """Hugging Face's PVIT/pvit holds differences from LLaMA-7B (official apply_delta.py).
 
     Rows of new words and the bridge's tensors are absolute; all else is target minus base.
     """
     whole = {}
-    for key, value in delta.items():
-        if key in base:
-            grown = torch.zeros_like(value)
-            grown[:len(base[key])] = base[key].to(value.dtype)
-            value = value + grown
-        whole[key] = value
     for key in sorted(base.keys() - delta.keys()):
-        if not re.fullmatch(IGNORED[0], key):
+        if not keys.matches(key, IGNORED):
             raise BadInput(f"the delta lacks LLaMA's key '{key}'; take all of its files")
+    for key, value in delta.items():
+        alone = key.startswith(tuple(f"model.{part}." for part in _BRIDGE))
+        if alone or keys.matches(key, IGNORED):
+            whole[key] = value
+            continue
+        if key not in base:
+            raise BadInput(f"the base lacks the delta's key '{key}'; give the whole of LLaMA-7B")
+        more = NEW_WORDS if key in ("model.embed_tokens.weight", "lm_head.weight") else 0
+        old = base[key]                                                   # [V - 5, D] of words
+        if list(value.shape) != [keys.rows(base, key) + more, *old.shape[1:]]:
+            raise BadInput(f"key '{key}' is {list(value.shape)} in the delta and "
+                           f"{list(old.shape)} in the base; LLaMA-7B is its base")
+        whole[key] = value.clone()
+        whole[key][:len(old)] += old.to(value.dtype)
     return whole
