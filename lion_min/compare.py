@@ -22,6 +22,7 @@ from lion_min.scenes import WORLDS
 
 Scores = dict[str, float]
 KEY = ("row", "seed", "steps", "count")    # what makes a line of the log the same one
+POOL = 4096                                # training scenes: enough for so few steps
 Key = tuple[str, int, int, int]
 
 
@@ -97,7 +98,7 @@ def score(c: Comparison, row: str, seed: int, steps: int, count: int, out: Path)
                 here.symlink_to((out / part).resolve())
         for stage in stages:
             plan = replace(stage.plan, steps=steps // len(stages), seed=seed)
-            last = train(replace(stage, plan=plan), Path(folder), seed=seed, checks=2)
+            last = train(replace(stage, plan=plan), Path(folder), seed=seed, checks=2, pool=POOL)
     return evaluation.evaluate(last["system"], WORLDS["medium"], count, 2**21 + seed,
                                shuffled=False)
 

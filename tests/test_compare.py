@@ -44,7 +44,7 @@ class Bench:
     def stages(self, row):
         return self.train, [Stage(row, n, Plan(99, lr=1.0)) for n in self.numbers]
 
-    def train(self, stage, out, seed, checks):
+    def train(self, stage, out, seed, checks, pool):
         if (stage.row, seed) == self.stop:
             raise KeyboardInterrupt
         there = sorted(p.relative_to(out).as_posix() for p in out.glob("*/*"))

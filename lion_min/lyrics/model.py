@@ -69,7 +69,7 @@ class Objects:
 
     features: Tensor                       # O [B, M, Do]
     mask: Tensor                           # [B, M] True = kept
-    lines: Tensor                          # [B, M, W] word ids of 'small red circle' and its box, or 0
+    lines: Tensor                          # [B, M, W] ids of 'small red circle' and its box, or 0
 
     def pick(self, rows: list[int]) -> Objects:
         return Objects(*(f[rows] for f in vars(self).values()))
