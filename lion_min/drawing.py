@@ -150,8 +150,8 @@ def sampling_points(image: Image.Image, box: Sequence[float], cells: int, bins: 
 # ---- the panel of --show ------------------------------------------------------------------------
 
 def panel(images_with_titles: Sequence[tuple[Image.Image, str]],
-          bars: Sequence[tuple[float, float]] | None = None) -> Image.Image:
-    """Tiles side by side, three a row, each under its title; the router's mix as the last tile.
+          bars: Sequence[tuple[float, float]] | None = None, columns: int = 3) -> Image.Image:
+    """Tiles side by side, `columns` a row, each under its title; the router's mix as the last tile.
 
     bars: per layer, first layer first, how much of the region adapter and of the image adapter
     the router mixes in (LION's mixture of adapters).
@@ -161,7 +161,7 @@ def panel(images_with_titles: Sequence[tuple[Image.Image, str]],
              for picture, text in images_with_titles]
     if bars:
         tiles.append((_bar_chart(bars, tile), "the router's mix per layer"))
-    columns = max(1, min(3, len(tiles)))
+    columns = max(1, min(columns, len(tiles)))
     rows = -(-len(tiles) // columns)
     step = tile + gap, tile + title + gap
     sheet = Image.new("RGB", (columns * step[0] + gap, rows * step[1] + gap), PAPER)

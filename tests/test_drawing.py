@@ -101,6 +101,7 @@ def test_panel_has_every_tile_and_bar():
     assert COLOURS[:2] == ("#e69f00", "#56b4e9")
     seen = {c: n for n, c in panel([(wide, "w")], [(0.9, 0.1), (0.8, -0.2)]).getcolors(1 << 20)}
     assert seen[region] > 5 * seen[image] > 0
+    assert panel([(red, "r")] * 4, columns=4).size == (4 * 396 + 12, 438)  # one row
     many = panel([(red, "m")], [(1.0, 0.0)] * 48)  # FlanT5-XL: 24 encoder and 24 decoder layers
     assert many.size == panel([(red, "m")], [(1.0, 0.0)]).size
 

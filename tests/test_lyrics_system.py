@@ -6,8 +6,9 @@ from PIL import Image
 from random_lyrics import PROMPTS, TAGS, TOKENIZER, build, found, inputs
 
 from lion_min.asking import Reply
+from lion_min.drawing import INK, PAPER
 from lion_min.lyrics.answering import LyricsSystem
-from lion_min.lyrics.explain import SIDE, explain, frame, inside
+from lion_min.lyrics.explain import MARGIN, SIDE, explain, frame, inside, matrix
 from lion_min.lyrics.prompt import objects_of
 from lion_min.lyrics.retrieval import hits
 from lion_min.vision import TagHead
@@ -55,6 +56,22 @@ def test_frames_stand_upright():
     assert area[0, -1] == 1 and area[-1, 0] == 0 and area.sum() == SIDE * SIDE / 8
     rim = frame((0.25, 0.25, 0.75, 0.75))
     assert rim[SIDE // 4, SIDE // 2] == 1 and rim[SIDE // 2, SIDE // 2] == 0
+
+
+def test_matrix_has_its_rows_down_and_its_columns_across():
+    """A mask drawn transposed, so that the image seems to read the text; black where nothing is
+    seen; a group's line at another group's place."""
+    seen = torch.zeros(4, 4, dtype=torch.bool)
+    seen[3, 1] = True                                                # the last row sees column 1
+    picture = matrix(seen, {"image": 1, "objects": 1, "text": 2})
+    cell = (picture.width - MARGIN) / 4
+    middle = [int(MARGIN + (i + 0.5) * cell) for i in range(4)]
+    shades = [[picture.getpixel((x, y)) for x in middle] for y in middle]
+    black = tuple(bytes.fromhex(INK[1:]))
+    assert [(y, x) for y in range(4) for x in range(4) if shades[y][x] == black] == [(3, 1)]
+    assert shades[1][3] == tuple(bytes.fromhex(PAPER[1:]))
+    lines = [x for x in range(picture.width) if picture.getpixel((x, 5)) == (213, 94, 0)]
+    assert {round((x - MARGIN) / cell) for x in lines} == {0, 1, 2}  # "text" is two columns wide
 
 
 @pytest.mark.parametrize("refiner", [True, False])

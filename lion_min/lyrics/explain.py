@@ -1,4 +1,5 @@
-"""What Lyrics found and where it looked: the refiner's boxes and masks, the queries' attention.
+"""What Lyrics found and where it looked: the refiner's boxes and masks, the queries' attention;
+and who may look at whom: an attention mask as a picture.
 
 Symbols: H heads, Qi and Qo image and object queries, N patches, M objects, P pixels a side.
 """
@@ -8,14 +9,17 @@ from __future__ import annotations
 import math
 
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from lion_min.asking import Reply
 from lion_min.boxes import Box
+from lion_min.drawing import COLOURS, INK, PAPER, RULE, SHORT_SIDE
 from lion_min.lyrics.answering import LyricsSystem
 from lion_min.lyrics.prompt import kept, make_inputs
 
 SIDE = 96                                  # P of a drawn box; a mask is enlarged to it
+MARGIN = 60                                # pixels for the groups' names beside a matrix
 
 
 @torch.no_grad()
@@ -69,3 +73,27 @@ def frame(box: Box, line: float = 1.5 / SIDE) -> Tensor:
     """A box's rim: [P, P]."""
     x1, y1, x2, y2 = box
     return inside(box) - inside((x1 + line, y1 + line, x2 - line, y2 - line))
+
+
+def matrix(seen: Tensor, groups: dict[str, int]) -> Image.Image:
+    """Who may look at whom, [n, n] booleans: row i sees column j where the cell is black.
+
+    groups: what rows and columns are, name -> how many, in order; each begins at a line.
+    """
+    picture = Image.new("RGB", (SHORT_SIDE, SHORT_SIDE), PAPER)
+    pen, font, side = ImageDraw.Draw(picture), ImageFont.load_default(15), SHORT_SIDE - MARGIN - 2
+    edges = [MARGIN + i * side // len(seen) for i in range(len(seen) + 1)]   # pixels, both axes
+    for i, row in enumerate(seen.tolist()):
+        for j, sees in enumerate(row):
+            pen.rectangle((edges[j], edges[i], edges[j + 1], edges[i + 1]), outline=RULE,
+                          fill=INK if sees else PAPER)
+    start = 0
+    for name, size in groups.items():
+        middle = (edges[start] + edges[start + size]) // 2
+        pen.text((middle, MARGIN - 6), name, font=font, fill=INK, anchor="ms")
+        pen.text((MARGIN - 6, middle), name, font=font, fill=INK, anchor="rm")
+        for line in ((edges[start], 0, edges[start], SHORT_SIDE),
+                     (0, edges[start], SHORT_SIDE, edges[start])):
+            pen.line(line, fill=COLOURS[5], width=2)
+        start += size
+    return picture
