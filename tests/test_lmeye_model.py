@@ -166,13 +166,28 @@ def test_unknown_settings_raise(changes):
         build(**changes)
 
 
+def test_a_static_token_says_where_it_looked():
+    """Places of another token or layer, or none: then no static token tells where its object is."""
+    model = build()
+    x, places = inputs(model), model.places()                             # [N, D]
+    with torch.no_grad():
+        static = model.static_tokens(x)                                   # [B, Q, D]
+        queries, maps = model.qformer(model.patches(x), return_attention=True)
+    where = torch.einsum("bhqn,nd->bqd", maps[-1], places) / maps[-1].shape[1]
+    assert where.abs().max() > 1e-3
+    torch.testing.assert_close(static, model.query_proj(queries) + where, atol=1e-5, rtol=1e-5)
+    model.settings.first_cell_id = None                                   # the published forms
+    assert model.places() is None
+    assert not torch.allclose(model.static_tokens(x), static, atol=1e-3)
+
+
 def test_the_tiny_preset_asks_and_answers():
     """The preset's sizes not fitting each other, or its size creeping up."""
     tokenizer, vision = TinyTokenizer(), VisionSettings()
     s = tiny(vision, len(tokenizer))
     model = Lmeye(s, VisionEncoder(vision), LanguageModel(s.language))
     size = sum(p.numel() for p in trained(model).values())
-    assert 400_000 < size < 700_000
+    assert 400_000 < size < 900_000
     states = [torch.randn(2, 65, 128) for _ in range(5)]
     prompts = ["What colour is the circle?", "Find the red square."]
     x = make_inputs(model, tokenizer, states, prompts, ["red", "[0.1,0.1,0.5,0.5]"])

@@ -17,8 +17,9 @@ width, Q queries, L tokens, m return slots, D LLM width.
 Deviations from the paper and its code:
 - tiny: two requests for up to four objects: five listed them all, whatever was asked;
 - tiny: the interaction is a trainable block over 64 patches, not CLIP's text tower;
-- tiny: an image token carries the LLM's words for its column and row, as told scenes do, and
-  what a request looks at is also returned as it is, beside the transmitted vector;
+- tiny: an image token carries the LLM's words for its column and row, as told scenes do, a
+  static one for those of the patches it looks at; what a request looks at is also returned as
+  it is, beside the transmitted vector;
 - tiny: the question stands once more behind the slots, where the LLM is used to find it;
 - `zeroed` blanks the LLM's state before the projection, whose bias stays: a question that
   is the same for all, not no question;
@@ -110,7 +111,14 @@ class Lmeye(nn.Module):
         """What every question sees of an image: [B, Q, D]; None where it is added onto <img>."""
         if self.settings.static == "pooled":
             return None
-        return self.query_proj(self.qformer(self.patches(x)))
+        queries, maps = self.qformer(self.patches(x), return_attention=True)
+        tokens, places = self.query_proj(queries), self.places()          # [B, Q, D], [N, D]
+        return tokens if places is None else tokens + maps[-1].mean(1) @ places
+
+    def places(self) -> Tensor | None:
+        """The LLM's words for column and row of each patch, summed: [N, D]; tiny preset alone."""
+        first = self.settings.first_cell_id
+        return None if first is None else self.llm.cell_words(first, self.settings.vision.side)
 
     def words(self, x: LmeyeInputs, text: TextBatch) -> Tensor:
         """The embedded text of the first pass: learned vectors added onto the placeholders."""
@@ -144,9 +152,7 @@ class Lmeye(nn.Module):
                 raise ValueError("control 'foreign' takes the request of another sample: "
                                  "give two samples or more")
             hidden = hidden.roll(1, 0)
-        first = self.settings.first_cell_id
-        places = None if first is None else self.llm.cell_words(first, self.settings.vision.side)
-        return self.interaction(hidden, self.features(x), places, maps)
+        return self.interaction(hidden, self.features(x), self.places(), maps)
 
     def marks(self, x: LmeyeInputs, text: TextBatch) -> two_passes.Marks | None:
         """Where request and slots stand; None where nothing is asked and one pass is enough."""
@@ -213,7 +219,7 @@ def tiny(vision: VisionSettings, vocab: int) -> LmeyeSettings:
         interaction=InteractionSettings(llm_width=128, image_width=seen, mlp=128, init_std=start,
                                         requests=2, returned=2),
         request_id=vocab, slot_id=vocab + 1,
-        qformer=QFormerSettings(width=128, layers=1, heads=4, ffn=256, queries=8,
+        qformer=QFormerSettings(width=128, layers=2, heads=4, ffn=256, queries=16,
                                 vision_width=seen, vocab=1, max_text=1, cross_every=1,
                                 init_std=start),
         token_std=0.1, first_cell_id=6)

@@ -16,7 +16,7 @@ STAGE = LmeyeStage(
     trains=("interaction", "e_imgq", "e_imgd"),
     rounds=("region", "vqa", "region", "caption"),
     easy=150,
-    plan=Plan(steps=3000, lr=1.5e-3, warmup=60, decay="linear_tail", precision="bf16",
+    plan=Plan(steps=2500, lr=1.5e-3, warmup=60, decay="cosine", precision="bf16",
               lr_scale={"interaction.encoder": 0.2}),
     start=lambda earlier: earlier(1),
 )
