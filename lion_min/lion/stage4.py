@@ -15,7 +15,7 @@ STAGE = LionStage(
     mode="all",
     trains=STAGE3.trains + ("soft_prompt",),
     rounds=("vqa", "region", "caption", "vqa", "region"),
-    plan=Plan(steps=600, lr=1e-3, warmup=20, decay="cosine", precision="bf16",
+    plan=Plan(steps=400, lr=1e-3, warmup=20, decay="cosine", precision="bf16",
               lr_scale={"aggregator": 0.1}),
     start=lambda earlier: earlier(3),
     tags=True,
