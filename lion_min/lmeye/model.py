@@ -111,9 +111,10 @@ class Lmeye(nn.Module):
         """What every question sees of an image: [B, Q, D]; None where it is added onto <img>."""
         if self.settings.static == "pooled":
             return None
+        if (places := self.places()) is None:
+            return self.query_proj(self.qformer(self.patches(x)))
         queries, maps = self.qformer(self.patches(x), return_attention=True)
-        tokens, places = self.query_proj(queries), self.places()          # [B, Q, D], [N, D]
-        return tokens if places is None else tokens + maps[-1].mean(1) @ places
+        return self.query_proj(queries) + maps[-1].mean(1) @ places       # [B, Q, N] @ [N, D]
 
     def places(self) -> Tensor | None:
         """The LLM's words for column and row of each patch, summed: [N, D]; tiny preset alone."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from lion_min.boxes import area
 from lion_min.lyrics.refiner import Detections, TinyRefiner, corners
 from lion_min.scenes import Scene, stencil
+from lion_min.tasks import fits
 
 WORDS, L1, GIOU = 2.0, 5.0, 2.0        # of the loss and of the matching cost; masks have 1
 
@@ -60,8 +61,7 @@ def truth_of(scenes: list[Scene], vocabulary: tuple[str, ...], mask_size: int | 
         for t, thing in enumerate(scene.objects):
             x1, y1, x2, y2 = thing.box
             boxes[b, t] = torch.tensor([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1])
-            named = {thing.size, thing.texture, thing.colour, thing.kind}
-            words[b, t] = torch.tensor([float(word in named) for word in vocabulary])
+            words[b, t] = torch.tensor([float(fits(word, thing)) for word in vocabulary])
         if mask_size:
             masks[b, :counts[b]] = scene_masks(scene, mask_size)
     return Truth(counts, boxes.to(device), words.to(device),

@@ -18,6 +18,7 @@ from lion_min.boxes import box_iou, iou
 from lion_min.lyrics.detection_loss import scene_masks
 from lion_min.lyrics.refiner import Refined, TinyRefiner
 from lion_min.scenes import Scene, Thing
+from lion_min.tasks import fits
 
 MARKS = tuple(0.5 + 0.05 * i for i in range(10))
 
@@ -78,8 +79,7 @@ def mask_iou(a: Tensor, b: Tensor) -> Tensor:
 
 def phrase(thing: Thing, words: tuple[str, ...]) -> str:
     """The label that a refiner of these words should give: 'small striped red circle'."""
-    named = {thing.size, thing.texture, thing.colour, thing.kind}
-    return " ".join(word for word in words if word in named)
+    return " ".join(word for word in words if fits(word, thing))
 
 
 def found_in(refined: Refined) -> list[Found]:

@@ -222,8 +222,8 @@ class TinyRefiner(nn.Module):
 
     def prompted(self, tags: list[list[str]]) -> Tensor:
         """Which words the prompt names, [B, G]: the attributes and these tags."""
-        asked = set(self.settings.attributes)
-        return torch.tensor([[word in asked.union(row) for word in self.words] for row in tags],
+        asked = [{*self.settings.attributes, *row} for row in tags]
+        return torch.tensor([[word in row for word in self.words] for row in asked],
                             device=self.detector.bias.device)
 
     @torch.no_grad()
