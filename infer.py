@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lion_min import BadInput
 from lion_min.cli import ROOMS, Parser, guarded, prepare, room, whole
+from lion_min.presets import PRESETS
 
 
 def parser() -> Parser:
@@ -24,10 +25,13 @@ def parser() -> Parser:
     p.add_argument("image", type=Path, metavar="IMAGE", help="PNG, JPEG, WEBP, BMP or GIF")
     p.add_argument("prompt", metavar="PROMPT", help="boxes as [x1,y1,x2,y2]")
     p.add_argument("--system", choices=ROOMS, default="lion")
-    p.add_argument("--preset", choices=("tiny",), default="tiny")
+    p.add_argument("--preset", choices=PRESETS, help="default: that of the weights")
     p.add_argument("--weights", type=Path, metavar="DIR",
                    help="a run's folder, such as runs/lion/stage3; default: the bundled weights "
                         "of the system's last stage")
+    p.add_argument("--vision", metavar="DIR",
+                   help="the ViT of a pretrained preset, where it is not what training took")
+    p.add_argument("--llm", metavar="DIR", help="its LLM, likewise")
     p.add_argument("--save", type=Path, metavar="OUT.png", help="the picture with every box")
     p.add_argument("--show", nargs="?", type=Path, const=Path(), metavar="OUT",
                    help="a panel of where the answer looked; default: IMAGE's name + _show.png "
@@ -47,14 +51,17 @@ def main(argv: list[str] | None = None) -> int:
 
 def infer(args: argparse.Namespace) -> None:
     """Everything that can be refused is refused before the model is loaded."""
-    loading = room(args.system, "loading")
+    room(args.system, "loading")
     import torch
-    from lion_min import asking, images, training
+    from lion_min import asking, images, loading, training
     outputs = check_outputs(args)
     image = images.load_image(args.image)
     prompt, boxes, notes = asking.read_prompt(args.prompt, image)
     torch.manual_seed(args.seed)
-    system = loading.load_system(args.weights, training.device_of(args.device))
+    system = loading.open_system(args.system, args.weights, training.device_of(args.device),
+                                 args.preset, args.vision, args.llm)
+    args.preset = args.preset or (room(args.system, "loading").read_config(args.weights)["preset"]
+                                  if args.weights else "tiny")
     reply = asking.ask(system, image, prompt, boxes)
     write_pictures(args, outputs, system, image, reply)
     notes += asking.doubts(system.tokenizer, image, prompt)

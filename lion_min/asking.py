@@ -15,6 +15,7 @@ from lion_min import BadInput
 from lion_min.boxes import Box, BoxText, prompt_boxes
 from lion_min.drawing import draw_boxes
 from lion_min.drawn import is_drawn
+from lion_min.tokenizer import TinyTokenizer
 
 MAX_TOKENS = 512         # of a question; the tiny LLMs were trained on far shorter ones
 ABOUT_A_BOX = re.compile(r"\b(describe|in|inside|within|does)\s+((the|this|that)\s+)?"
@@ -57,6 +58,8 @@ def ask(system, image: Image.Image, prompt: str, asked: list[Box]) -> Reply:
 
 def doubts(tokenizer, image: Image.Image, prompt: str) -> list[str]:
     """What the user should know beside the answer: a photograph, words never learnt."""
+    if not isinstance(tokenizer, TinyTokenizer):       # of a pretrained LLM: any words, any picture
+        return []
     notes = [] if is_drawn(image) else [
         "this looks like a photograph; the tiny preset only knows the drawn world of "
         "lion_min.scenes, so do not trust its answer"]

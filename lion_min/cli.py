@@ -15,6 +15,8 @@ from lion_min import BadInput
 ROOMS = {"lion": "lion_min.lion", "pvit": "lion_min.pvit", "lyrics": "lion_min.lyrics",
          "lmeye": "lion_min.lmeye"}
 MAX_SEED = 2**63 - 1
+# Those of datasets.py, whose import would make --help slow.
+FORMATS = ("samples", "coco", "captions", "refcoco", "vg", "vsr", "pope", "llava", "pvit")
 
 
 def room(system: str, part: str) -> ModuleType:
@@ -65,10 +67,16 @@ def guarded(action: Callable[[], object]) -> int:
             raise                                  # torch would make --help slow
         return _told(error)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _print("interrupted")
         return 130
 
 
 def _told(message: object) -> int:
-    print("error: " + " ".join(str(message).split()), file=sys.stderr)
+    _print("error: " + " ".join(str(message).split()))
     return 2
+
+
+def _print(line: str) -> None:
+    """To stderr; under torchrun all processes fail alike, and the first one speaks for all."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr)

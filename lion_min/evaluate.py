@@ -1,29 +1,44 @@
-"""Score a trained system on scenes it never saw: `python -m lion_min.evaluate`, see --help."""
+"""Score a trained system on pictures it never saw: `python -m lion_min.evaluate`, see --help."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 
 from lion_min import BadInput
-from lion_min.cli import ROOMS, Parser, guarded, prepare, room, whole
+from lion_min.cli import FORMATS, ROOMS, Parser, guarded, prepare, room, whole
 from lion_min.scenes import WORLDS
+
+TOLD = 5  # bad records, one line each; then their number
 
 
 def parser() -> Parser:
     p = Parser(prog="python -m lion_min.evaluate",
-               description="Score a trained system on scenes it never saw.")
+               description="Score a trained system on pictures it never saw.")
     p.add_argument("--system", choices=ROOMS, default="lion")
     p.add_argument("--weights", type=Path, metavar="DIR",
                    help="a run's folder, such as runs/lion/stage3; default: the bundled weights "
                         "of the system's last stage")
-    p.add_argument("--count", type=whole(2), default=500, metavar="N", help="scenes; default: 500")
+    p.add_argument("--vision", metavar="DIR",
+                   help="the ViT of a pretrained preset, where it is not what training took")
+    p.add_argument("--llm", metavar="DIR", help="its LLM, likewise")
+    p.add_argument("--count", type=whole(2), default=500, metavar="N",
+                   help="scenes, or questions of an annotation file, at most; default: 500")
     p.add_argument("--seed", type=whole(0), default=0, metavar="S")
     p.add_argument("--world", choices=WORLDS, help="default: the one the weights were trained in")
-    p.add_argument("--data", type=Path, metavar="DIR", help="score on the pictures of a folder")
-    p.add_argument("--format", choices=("scenes", "coco"), default="scenes",
-                   help="of --data; scenes: what python -m lion_min.scenes writes")
+    p.add_argument("--data", type=Path, metavar="PATH",
+                   help="score on the pictures of a folder of scenes, or on an annotation file")
+    p.add_argument("--format", choices=("scenes", *FORMATS),
+                   help="of --data; scenes (default): a folder that python -m lion_min.scenes "
+                        "wrote; the others: a file, see lion_min/datasets.py")
+    p.add_argument("--images", type=Path, metavar="DIR",
+                   help="the file's pictures; default: its own folder")
+    p.add_argument("--split", metavar="NAME", help="only the file's samples of this split")
+    p.add_argument("--skip-bad", action="store_true",
+                   help="leave bad records of the file out and say so; default: stop at the first")
     p.add_argument("--shuffled", action=argparse.BooleanOptionalAction, default=True,
                    help="also score with each picture replaced by another one's: the floor that "
                         "language alone reaches")
@@ -39,20 +54,41 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.format and not args.data:
+        raise BadInput(f"--format {args.format}: of which data? add --data PATH")
+    if args.data and not args.format and args.data.is_file():
+        raise BadInput(f"{args.data}: is a file; say which format it has: "
+                       f"--format {'|'.join(FORMATS)}")
+    from_file = args.format in FORMATS
+    if not from_file and (args.images or args.split or args.skip_bad):
+        raise BadInput("--images, --split and --skip-bad go with an annotation file: "
+                       "--data FILE --format NAME")
     loading = room(args.system, "loading")
-    if args.format == "coco":
-        raise BadInput("--format coco: arrives with the photographs release; "
-                       "so far there is --format scenes")
-    from lion_min import datasets, evaluation, training
+    result, text = (score_file if from_file else score_scenes)(args, loading)
+    result |= {"system": args.system, "weights": str(args.weights or loading.BUNDLED)}
+    print(json.dumps(result) if args.json else f"{text}\nweights {result['weights']}")
+
+
+def opened(args: argparse.Namespace):
+    """The system that the command line names."""
+    from lion_min import loading, training
+    return loading.open_system(args.system, args.weights, training.device_of(args.device), None,
+                               args.vision, args.llm)
+
+
+# ---- drawn scenes --------------------------------------------------------------------------------
+
+def score_scenes(args: argparse.Namespace, loading: ModuleType) -> tuple[dict, str]:
+    """(scores, their table) on made scenes, or on those of a folder."""
+    from lion_min import datasets, evaluation
     world = WORLDS[args.world or loading.read_config(args.weights)["world"]]
     scenes = args.data and datasets.read_scenes(args.data, world)[:args.count]
-    system = loading.load_system(args.weights, training.device_of(args.device))
+    system = opened(args)
     result = evaluation.evaluate(system, world, args.count, args.seed, shuffled=args.shuffled,
                                  scenes=scenes)
     own = hasattr(system, "report") and scenes is None
     report = system.report(world, args.count, args.seed) if own else {}
-    result |= report | {"system": args.system, "weights": str(args.weights or loading.BUNDLED)}
-    print(json.dumps(result) if args.json else readable(result, report))
+    return result | report, readable(result, report)
 
 
 def readable(result: dict, report: dict[str, dict]) -> str:
@@ -66,8 +102,53 @@ def readable(result: dict, report: dict[str, dict]) -> str:
             f"  {name:<24}{number:>10{'' if isinstance(number, int) else '.3f'}}"
             for name, number in numbers.items()]),
         f"{result['count']} scenes of the world {result['world']}, seed {result['seed']}, "
-        f"{sum(result['n'].values())} questions, {result['seconds']} s",
-        f"weights {result['weights']}"])
+        f"{sum(result['n'].values())} questions, {result['seconds']} s"])
+
+
+# ---- the field's data ----------------------------------------------------------------------------
+
+def score_file(args: argparse.Namespace, loading: ModuleType) -> tuple[dict, str]:
+    """(scores, their table) on the samples of an annotation file."""
+    from lion_min import field
+    samples = field.some(read(args), args.count, args.seed)
+    system = opened(args)
+    result = field.score_samples(system, samples, shuffled=args.shuffled)
+    result |= {"data": str(args.data), "format": args.format, "split": args.split,
+               "count": args.count, "seed": args.seed}
+    columns = [("right image", result)] + (
+        [("shuffled", result["shuffled"])] if args.shuffled else [])
+    return result, "\n".join([
+        f"{'score':<26}" + "".join(f"{name:>13}" for name, _ in columns),
+        *(f"{name:<26}" + "".join(f"{scored[name]:>13.3f}" for _, scored in columns)
+          for name in field.SCORES if result[name] is not None),
+        f"{sum(result['n'].values())} questions on {result['pictures']} pictures of {args.data} "
+        f"({args.format}), seed {args.seed}, {result['seconds']} s"])
+
+
+def read(args: argparse.Namespace) -> list:
+    """The file's samples of the split; bad records stop, or are told on stderr and left out."""
+    from lion_min.datasets import read_samples
+    if args.data.is_dir():
+        raise BadInput(f"{args.data}: is a folder; --data names the annotation file of the format "
+                       f"{args.format}, --images the folder of its photographs")
+    bad = 0
+
+    def tell(error: BadInput) -> None:
+        nonlocal bad
+        bad += 1
+        if bad <= TOLD:
+            print("left out: " + " ".join(str(error).split()), file=sys.stderr)
+
+    samples = list(read_samples(args.data, args.format, args.images,
+                                tell if args.skip_bad else None))
+    if bad:
+        print(f"note: {bad} bad records left out; python -m lion_min.datasets check lists all",
+              file=sys.stderr)
+    chosen = [s for s in samples if args.split in (None, s.split)]
+    if not chosen:
+        raise BadInput(f"{args.data}: no sample of the split {args.split!r}; it has "
+                       + ", ".join(sorted({repr(s.split) for s in samples})))
+    return chosen
 
 
 if __name__ == "__main__":

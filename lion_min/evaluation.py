@@ -126,15 +126,20 @@ def columns(scored: dict[str, dict]) -> str:
     """The scores of any number of evaluations side by side, a column each under its name."""
     width = max(10, *(len(name) + 2 for name in scored))
     lines = [f"{'score':<26}" + "".join(f"{name:>{width}}" for name in scored)]
-    rows = [(name, [s[name] for s in scored.values() if name in s]) for name in ROWS]
-    rows += [("  " + task, [s["vqa_by_type"][task] for s in scored.values()]) for task in VQA]
+    first = next(iter(scored.values()))
+    names = ROWS if "vqa_by_type" in first else [            # photographs: field.py's scores
+        name for name, value in first.items() if isinstance(value, float) and name != "seconds"]
+    rows = [(name, [s[name] for s in scored.values() if name in s]) for name in names]
+    rows += [("  " + task, [s["vqa_by_type"][task] for s in scored.values()]) for task in VQA
+             if "vqa_by_type" in first]
     return "\n".join(lines + [f"{name:<26}" + "".join(f"{v:>{width}.3f}" for v in values)
                               for name, values in rows])
 
 
 def table(before: dict, after: dict) -> str:
-    """The scores of two evaluations side by side, one line each."""
-    return columns({"before": before, "after": after})
+    """The scores of two evaluations side by side, one line each, and the later one's floor."""
+    floor = {"shuffled": after["shuffled"]} if "shuffled" in after else {}
+    return columns({"before": before, "after": after} | floor)
 
 
 def _mean(values) -> float:

@@ -7,6 +7,7 @@ every system starts from the same ones. Symbols: B images, N patches, Dv encoder
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,8 +16,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from lion_min import BadInput, checkpoints
-from lion_min.images import CLIP_MEAN, CLIP_STD, to_pixels
+from lion_min.images import to_pixels
 from lion_min.language import LanguageModel, LanguageSettings
+from lion_min.presets import PRESETS
 from lion_min.scenes import WORLDS, Scene
 from lion_min.tokenizer import TinyTokenizer
 from lion_min.vision import TagHead, VisionEncoder, VisionSettings
@@ -44,13 +46,18 @@ def say_if_bundled(system: str, out: Path, stage: int, part: str = "") -> None:
               f"bundled weights {where}")
 
 
-def earlier(system: str, out: Path, number: int, stage0: str | None = None) -> dict[str, Tensor]:
+def earlier(system: str, out: Path, number: int, stage0: str | None = None,
+            bundled: bool = True) -> dict[str, Tensor]:
     """The trained tensors of an earlier stage, said aloud when they are the bundled ones.
 
-    stage0: the fingerprint of the frozen parts in use; BadInput when the stage grew on others.
+    stage0: the fingerprint of the frozen parts in use; BadInput when the stage grew on others,
+    or where it is not in --out and nothing is bundled for the preset.
     """
-    say_if_bundled(system, out, number)
     where = folder(system, out, number)
+    if not bundled and WEIGHTS in where.parents:
+        raise BadInput(f"no {system} stage {number} in {out}, and none is bundled for this "
+                       f"preset; train it first: --stage {number}")
+    say_if_bundled(system, out, number)
     tensors, config = checkpoints.load_run(where)
     check_stage0(config, where, stage0)
     return {k: v.float() for k, v in tensors.items()}
@@ -70,10 +77,31 @@ def check_stage0(config: dict, where: Path, stage0: str | None) -> None:
                        f"here {stage0}); train it again, or use the stage 0 it grew on")
 
 
-def frozen_parts(out: Path, llm: str = "llama"
+@dataclass(frozen=True)
+class Source:
+    """Where the frozen parts come from: the tiny stage 0, or a preset's pretrained backbones."""
+
+    preset: str = "tiny"
+    vision: str | None = None              # a folder or name in the place of the preset's own;
+    language: str | None = None            # vision: also a stage 0 of ours, which saw drawings
+
+
+def frozen_parts(out: Path, llm: str = "llama", source: Source = Source()
                  ) -> tuple[VisionEncoder, TagHead, LanguageModel, TinyTokenizer]:
-    """(vision, tagger, LLM, tokenizer) of stage 0; the heads that taught them stay behind."""
-    where = folder("lion", out, 0, "vision")
+    """(vision, tagger, LLM, tokenizer); the heads that taught stage 0's stay behind."""
+    if source.preset != "tiny":
+        return pretrained_parts(out, source)
+    vision, tagger = drawn_eyes(folder("lion", out, 0, "vision"))
+    where = folder("lion", out, 0, llm)
+    tensors, config = checkpoints.load_run(where)
+    language = LanguageModel(_settings(LanguageSettings, config, "language", where))
+    told = {k.removeprefix("llm."): v for k, v in _under(tensors, "llm.").items()}
+    checkpoints.load_into(language, told, where)
+    return vision, tagger, language, TinyTokenizer()
+
+
+def drawn_eyes(where: Path) -> tuple[VisionEncoder, TagHead]:
+    """The ViT and the tag head that a stage 0 trained on drawn scenes."""
     tensors, config = checkpoints.load_run(where)
     settings = _settings(VisionSettings, config, "vision", where)
     world = WORLDS[config["world"]]                                   # the world it has seen
@@ -81,12 +109,31 @@ def frozen_parts(out: Path, llm: str = "llama"
         "vision": VisionEncoder(settings),
         "tagger": TagHead(settings.width, (*world.colours, *world.kinds))})
     checkpoints.load_into(eyes, _under(tensors, *(f"{name}." for name in eyes)), where)
-    where = folder("lion", out, 0, llm)
+    return eyes["vision"], eyes["tagger"]
+
+
+def pretrained_parts(out: Path, source: Source):
+    """The backbones of a preset; the tag head is OUT's own, trained on the data's names, if any."""
+    from lion_min.backbones import load_language, load_vision
+    preset = PRESETS[source.preset]
+    drawn = source.vision and Path(source.vision, checkpoints.CONFIG)
+    if drawn and drawn.is_file() and checkpoints.load_json(drawn).get("part") == "vision":
+        vision = drawn_eyes(drawn.parent)[0]
+    else:
+        vision = load_vision(source.vision or preset.vision)
+    language, tokenizer = load_language(source.language or preset.language)
+    return vision, photo_tagger(out, vision.settings.width), language, tokenizer
+
+
+def photo_tagger(out: Path, width: int) -> TagHead:
+    """OUT/lion/stage0/tags, or a head that knows no tag."""
+    where = Path(out) / "lion" / "stage0" / "tags"
+    if not (where / checkpoints.CONFIG).exists():
+        return TagHead(width, ())
     tensors, config = checkpoints.load_run(where)
-    language = LanguageModel(_settings(LanguageSettings, config, "language", where))
-    told = {k.removeprefix("llm."): v for k, v in _under(tensors, "llm.").items()}
-    checkpoints.load_into(language, told, where)
-    return eyes["vision"], eyes["tagger"], language, TinyTokenizer()
+    tagger = TagHead(width, tuple(config["tags"]))
+    checkpoints.load_into(tagger, tensors, where)
+    return tagger
 
 
 def _settings(kind: type, config: dict, part: str, where: Path):
@@ -107,7 +154,8 @@ def _under(tensors: dict[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
 
 def look(vision: VisionEncoder, images: list[Image.Image]) -> list[Tensor]:
     """Every state of the encoder, each [B, 1+N, Dv]; no gradient unless its parameters train."""
-    pixels = to_pixels(images, vision.settings.image, CLIP_MEAN, CLIP_STD)
+    s = vision.settings
+    pixels = to_pixels(images, s.image, s.mean, s.std)
     return vision(pixels.to(next(vision.parameters()).device))
 
 
@@ -116,14 +164,15 @@ class Pool:
 
     def __init__(self, vision: VisionEncoder, tagger: TagHead, scenes: list[Scene],
                  depths: set[int]):
-        self.scenes, self.tags, chunks = scenes, [], []
+        self.scenes, self.words, self.tags, chunks = scenes, tagger.tags, [], []
         for start in range(0, len(scenes), 128):
             with torch.no_grad():
                 states = look(vision, [s.draw() for s in scenes[start:start + 128]])
             self.tags += tagger.predict(states[-1])
             chunks.append([s.half() if d in depths else s[:, :0].half()
                            for d, s in enumerate(states)])
-        self.states = [torch.cat(depth) for depth in zip(*chunks)]        # each [size, 1+N, Dv]
+        with torch.autocast(states[0].device.type, enabled=False):        # knows no float16
+            self.states = [torch.cat(depth) for depth in zip(*chunks)]    # each [size, 1+N, Dv]
 
     def take(self, rows: list[int]) -> list[Tensor]:
         """The states of some scenes, each [len(rows), 1+N, Dv]; empty at depths nobody reads."""
@@ -131,13 +180,18 @@ class Pool:
 
 
 class Live:
-    """A pool whose encoder is not frozen: every batch is looked at anew."""
+    """A pool without memory: every batch is looked at anew, because the encoder trains or the
+    pictures are too many. Tags are those of the tagger, or the scenes' own."""
 
-    def __init__(self, vision: VisionEncoder, scenes: list[Scene]):
-        self.vision, self.scenes = vision, scenes
+    def __init__(self, vision: VisionEncoder, scenes: list[Scene], tagger: TagHead | None = None):
+        self.vision, self.scenes, self.tagger = vision, scenes, tagger
+        self.words, self.tags = tagger.tags if tagger else (), {}
 
     def take(self, rows: list[int]) -> list[Tensor]:
-        return look(self.vision, [self.scenes[r].draw() for r in rows])
+        states = look(self.vision, [self.scenes[r].draw() for r in rows])
+        if self.tagger is not None:
+            self.tags = dict(zip(rows, self.tagger.predict(states[-1])))
+        return states
 
 
 class Seen:

@@ -18,25 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-@dataclass
-class LanguageSettings:
-    """Sizes of an LLM built from a config, in the words of transformers."""
-
-    family: str = "llama"                  # 'llama' or 't5'
-    vocab: int = 420
-    width: int = 128
-    layers: int = 4                        # T5: encoder layers
-    decoder_layers: int | None = None      # T5; None: as many as encoder layers
-    heads: int = 4
-    head_width: int | None = None          # None: width / heads
-    ffn: int = 512
-    positions: int = 1024                  # Llama
-    buckets: int = 32                      # T5: relative positions told apart,
-    distance: int = 128                    # and the one from which all are alike
-    tied: bool = True                      # the head is the embedding; FlanT5 has its own
-    pad_id: int = 0
-    eos_id: int = 1
+from lion_min.language_build import LanguageSettings, build
 
 
 @dataclass
@@ -73,7 +55,11 @@ def _pad(rows: list[list], value: float, left: bool = False) -> Tensor:
 
 
 class LanguageModel(nn.Module):
-    """One interface over transformers' T5ForConditionalGeneration and LlamaForCausalLM."""
+    """One interface over transformers' T5ForConditionalGeneration and LlamaForCausalLM.
+
+    model: a ready one (backbones.py); None: a random one of these settings. Family 'llama' is
+    every decoder-only LLM with the parts of Llama's: SmolLM2, Vicuna, Qwen2.
+    """
 
     def __init__(self, settings: LanguageSettings, model: nn.Module | None = None):
         super().__init__()
@@ -90,8 +76,10 @@ class LanguageModel(nn.Module):
         return self.model.get_input_embeddings().weight.shape[1]
 
     def embed(self, ids: Tensor) -> Tensor:
-        """[..., T] ids -> [..., T, D]."""
-        return self.model.get_input_embeddings()(ids)
+        """[..., T] ids -> [..., T, D]. Ids beyond the vocabulary, which stand for features until
+        `splice` puts those in their places, take the row of id 0."""
+        table = self.model.get_input_embeddings()
+        return table(ids.masked_fill(ids >= table.num_embeddings, 0))
 
     def cell_words(self, first: int, side: int) -> Tensor:
         """Its own words for column and row of every cell of a side x side grid, summed: [N, D].
@@ -180,7 +168,8 @@ class LanguageModel(nn.Module):
         parts = [own, shared] if self.encoder_decoder else [shared, own]
         visual = [p for p in parts if p is not None]
         ones = [mask.new_ones(p.shape[:2]) for p in visual]
-        return torch.cat([*visual, embeds], 1), torch.cat([*ones, mask], 1)
+        return (torch.cat([*(p.to(embeds.dtype) for p in visual), embeds], 1),
+                torch.cat([*ones, mask], 1))
 
     @torch.no_grad()
     def generate(self, embeds: Tensor, text: TextBatch, shared: Tensor | None = None,
@@ -188,7 +177,8 @@ class LanguageModel(nn.Module):
         """Answer ids [S, <= max_new_tokens] by transformers' generate, prompt not repeated;
         an encoder-decoder puts its start token before them."""
         x, mask = self._joined(embeds, text.mask, shared, own)
-        options = {"max_new_tokens": 48, "do_sample": False, "num_beams": 1} | options
+        ends = {"eos_token_id": self.settings.eos_id, "pad_token_id": self.settings.pad_id}
+        options = {"max_new_tokens": 48, "do_sample": False, "num_beams": 1} | ends | options
         return self.model.generate(inputs_embeds=x, attention_mask=mask.long(), **options)
 
 
@@ -211,40 +201,3 @@ def block_mask(text: TextBatch, seen: int) -> Tensor:
 def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
     """A mask to add to attention scores: 0 where one may look, the lowest number elsewhere."""
     return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
-
-
-def build(s: LanguageSettings) -> nn.Module:
-    """A randomly initialised transformers model of these sizes, no network."""
-    import transformers
-    common = {"vocab_size": s.vocab, "pad_token_id": s.pad_id, "eos_token_id": s.eos_id}
-    head_width = s.head_width or s.width // s.heads
-    if s.family == "t5":
-        return _build_t5(transformers.T5Config(
-            **common, d_model=s.width, d_kv=head_width, d_ff=s.ffn, num_layers=s.layers,
-            num_decoder_layers=s.decoder_layers or s.layers, num_heads=s.heads, dropout_rate=0.0,
-            relative_attention_num_buckets=s.buckets, relative_attention_max_distance=s.distance,
-            feed_forward_proj="gated-gelu", decoder_start_token_id=s.pad_id,
-            tie_word_embeddings=s.tied), s.tied)
-    if s.family == "llama":
-        config = transformers.LlamaConfig(
-            **common, hidden_size=s.width, intermediate_size=s.ffn, num_hidden_layers=s.layers,
-            num_attention_heads=s.heads, num_key_value_heads=s.heads, head_dim=head_width,
-            bos_token_id=None, max_position_embeddings=s.positions, tie_word_embeddings=s.tied)
-        model = transformers.LlamaForCausalLM(config)
-        # Plain matrix products: with a mask, the fused kernel is slower on a CPU at these sizes.
-        model.set_attn_implementation("eager")
-        return model
-    raise ValueError(f"unknown LLM family {s.family!r}: 'llama' or 't5'")
-
-
-def _build_t5(config, tied: bool) -> nn.Module:
-    import transformers
-    # BLIP-2 and LION run FlanT5 with the exact GELU; "gated-gelu" alone means the tanh form.
-    config.dense_act_fn = "gelu"
-    model = transformers.T5ForConditionalGeneration(config)
-    if not tied:
-        # transformers 5 ties every T5 built from a config: loading a head of its own would
-        # write over the embedding. Cut here, and kept cut in the config.
-        model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
-        model.config.tie_word_embeddings = False
-    return model

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from torch import nn
 
-from lion_min import BadInput, checkpoints, training
+from lion_min import BadInput, checkpoints
 from lion_min.cli import room
-from lion_min.frozen import WEIGHTS, check_stage0, fingerprint, stage_name
+from lion_min.frozen import WEIGHTS, Source, check_stage0, fingerprint, stage_name
+from lion_min.presets import PRESETS
 from lion_min.scenes import WORLDS
 from lion_min.staging import Stage
+from lion_min.trainable import only_trainable
 
 
 def stage_of(name: str, number: int | str) -> Stage:
@@ -30,7 +32,8 @@ def read_config(name: str, stages: tuple, bundled: Path, weights: Path | None = 
             else "train it or leave --weights out"
         raise BadInput(f"weights {str(where)!r}: no such folder; {mend}")
     config = checkpoints.load_json(where / checkpoints.CONFIG)
-    wanted = {"system": (name,), "stage": stages, "preset": ("tiny",), "world": tuple(WORLDS)}
+    wanted = {"system": (name,), "stage": stages, "preset": tuple(PRESETS),
+              "world": tuple(WORLDS)}
     for key, values in wanted.items():
         if config.get(key) not in values:
             raise BadInput(f"{where / checkpoints.CONFIG}: {key} is {config.get(key)!r:.40}, "
@@ -42,6 +45,44 @@ def read_config(name: str, stages: tuple, bundled: Path, weights: Path | None = 
         raise BadInput(f"weights {str(where)!r}: the folder around it must be called {name!r}, "
                        "for its stage0 to be found; rename it")
     return config
+
+
+def open_system(name: str, weights: Path | None, device, preset: str | None = None,
+                vision: str | None = None, language: str | None = None):
+    """The room's system for a command line: its weights, or the bundled ones.
+
+    vision, language: the backbones' folders where they are not what training took. BadInput for
+    a preset without weights, or other weights than its own.
+    """
+    rooms = room(name, "loading")
+    if preset not in (None, "tiny") and weights is None:
+        raise BadInput(f"--preset {preset}: nothing is bundled for it; train it and give its "
+                       "folder: --weights DIR")
+    if preset is not None and weights is not None:
+        found = rooms.read_config(weights)["preset"]
+        if found != preset:
+            raise BadInput(f"--preset {preset}: the weights {str(weights)!r} are of the preset "
+                           f"{found}; leave --preset out")
+    places = {k: v for k, v in (("vision", vision), ("language", language)) if v}
+    if places and name not in ("lion", "pvit"):
+        raise BadInput(f"--vision, --llm: {name} has the tiny preset alone; leave them out")
+    return rooms.load_system(weights, device, **places)
+
+
+def source_of(config: dict, where: Path, vision=None, language=None) -> Source:
+    """Where a run's frozen parts came from; `vision` and `language` where they lie elsewhere now.
+
+    BadInput for settings that are damaged, and for places given to the tiny preset."""
+    if config["preset"] == "tiny":
+        if vision or language:
+            raise BadInput("--vision, --llm: the tiny preset has its own; leave them out")
+        return Source()
+    try:
+        found = Source(**config["source"])
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"{where / checkpoints.CONFIG}: source is damaged ({error}); train the "
+                       "stage again") from error
+    return replace(found, vision=vision or found.vision, language=language or found.language)
 
 
 def load_trained(model: nn.Module, trains: tuple[str, ...], where: Path, config: dict,
@@ -56,6 +97,6 @@ def load_trained(model: nn.Module, trains: tuple[str, ...], where: Path, config:
         raise BadInput(f"{where / checkpoints.CONFIG}: of another version of the tiny preset "
                        f"({changed[0]}); train the stage again")
     tensors, _ = checkpoints.load_run(where)
-    names = training.only_trainable(model, trains)
+    names = only_trainable(model, trains)
     checkpoints.load_into(model, tensors, where / checkpoints.MODEL, names)
     model.requires_grad_(False)

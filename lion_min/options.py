@@ -8,13 +8,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lion_min import BadInput, checkpoints, datasets, evaluation, training
+from lion_min import BadInput, checkpoints, datasets, evaluation, field, photos, training
 from lion_min.cli import room
-from lion_min.frozen import stage_name
+from lion_min.frozen import Source, stage_name
 from lion_min.loading import stage_of
+from lion_min.photos import is_photos
 from lion_min.scenes import WORLDS
 from lion_min.staging import BATCH
 from lion_min.training import Plan
+
+
+CHECKS = 100                               # questions about photographs before and after a stage
 
 
 @dataclass
@@ -32,10 +36,15 @@ class Options:
     precision: str | None = None
     batch: int | None = None
     data: Path | None = None
+    form: str | None = None                # of --data, where it is an annotation file
+    source: Source = Source()
+    accumulate: int | None = None
+    checkpointing: bool = False
 
     def plan(self, plan: Plan) -> Plan:
         """A stage's plan with the user's changes."""
-        wanted = {"steps": self.steps, "lr": self.lr, "precision": self.precision}
+        wanted = {"steps": self.steps, "lr": self.lr, "precision": self.precision,
+                  "accumulate": self.accumulate, "checkpointing": self.checkpointing or None}
         return replace(plan, seed=self.seed, **{k: v for k, v in wanted.items() if v is not None})
 
     def shared(self) -> dict:
@@ -48,11 +57,20 @@ class Options:
         """--data as a keyword of the training functions of stages 1-4; {} without it."""
         if self.data is None:
             return {}
+        if is_photos(self.data):
+            return self.photographs()
         scenes = datasets.read_scenes(self.data, WORLDS[self.world])
         if len(scenes) < (self.batch or BATCH):
             raise BadInput(f"data {str(self.data)!r}: {len(scenes)} scenes do not fill a batch of "
                            f"{self.batch or BATCH}; add some or lower --batch-size")
         return {"scenes": scenes}
+
+    def photographs(self) -> dict:
+        """Photographs to train on, and the examination on those held out."""
+        train, held = photos.split(photos.read_photos(self.data, self.form))
+        asked = field.some(photos.questions(held), CHECKS, self.seed)
+        print(f"{len(train)} photographs to train on, {len(held)} held out")
+        return {"scenes": train, "judge": lambda system: field.score_samples(system, asked)}
 
 
 def lenient(o: Options, folder: Path) -> Options:
@@ -71,6 +89,8 @@ def train_stage(system: str, number: int | str, o: Options) -> dict:
     """One stage of a system; its scores 'before' and 'after'."""
     stage = stage_of(system, number)
     scenes = o.scenes() if number else {}          # a stage 0 learns from scenes it makes
+    if o.source.preset != "tiny":
+        scenes |= {"source": o.source}
     return room(system, "stages").train(stage, plan=o.plan(stage.plan), **o.shared(), **scenes)
 
 

@@ -2,7 +2,7 @@
 
 A stage script says what is special about its stage in one `Stage`; a room's stages.py builds the
 model and turns questions into a loss; this file carries it out with the one loop of training.py.
-Every batch is a pure function of (system, stage, seed, step).
+Every batch is a pure function of (system, stage, seed, step, shard).
 """
 
 from __future__ import annotations
@@ -10,16 +10,21 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
-from lion_min import checkpoints, evaluation, training
-from lion_min.frozen import Live, Pool, earlier, fingerprint, say_if_bundled, stage_name
+from lion_min import checkpoints, evaluation, parallel, training
+from lion_min.frozen import (Live, Pool, Source, earlier, fingerprint, say_if_bundled,
+                             stage_name)
 from lion_min.scenes import WORLDS, Scene, make_scene
+from lion_min.trainable import count_parameters, only_trainable
 from lion_min.training import Plan
 
 POOL = 16384                               # scenes whose frozen features are kept in memory
+MEMORY = 8e9                               # bytes that features may take; beyond, each is seen anew
 BATCH = 16                                 # scenes a step
 
 
@@ -63,54 +68,78 @@ Ask = Callable[[Round, list[int], list[Tensor], random.Random], tuple[Tensor, di
 
 
 def step_loss(name: str, stage: Stage, pool: Pool | Live, seed: int, batch: int, ask: Ask):
-    """step -> (loss, parts): scenes drawn from the pool, asked the step's round."""
+    """(step, shard) -> (loss, parts): scenes drawn from the pool, asked the step's round."""
     everything = range(len(pool.scenes))
     few = [i for i in everything if len(pool.scenes[i].objects) <= 2] or everything
 
-    def loss(step: int):
+    def loss(step: int, shard: int = 0):
         turn = ROUNDS[stage.rounds[step % len(stage.rounds)]]
-        rng = random.Random(f"{name}/{stage.number}/{seed}/{step}")
+        rng = random.Random(f"{name}/{stage.number}/{seed}/{step}" + f"/{shard}" * bool(shard))
         rows = rng.choices(few if step < stage.easy else everything, k=batch * turn.scenes)
         return ask(turn, rows, pool.take(rows), rng)
 
     return loss
 
 
+def halve_frozen(*parts: nn.Module) -> None:
+    """Hold a pretrained part in bf16 where none of it trains: half the memory."""
+    for part in parts:
+        if not any(p.requires_grad for p in part.parameters()):
+            part.to(torch.bfloat16)
+
+
 def run_stage(name: str, stage: Stage, model: nn.Module, tagger: nn.Module, system, ask_of,
               out: Path, world: str = "medium", seed: int = 0, resume: bool = False,
               device="cpu", plan: Plan | None = None, batch: int = BATCH, pool: int = POOL,
               checks: int = 64, quiet: bool = False, scenes: list[Scene] | None = None,
-              depths: set[int] = frozenset(), extra: dict | None = None) -> dict:
+              depths: set[int] = frozenset(), extra: dict | None = None,
+              source: Source = Source(), judge=None) -> dict:
     """Run one stage of the system `name` and write its folder; returns its scores 'before' and
     'after', the 'folder' and the trained 'system'.
 
     system: what evaluation.py scores. ask_of(pool) gives the `Ask` of step_loss. depths: the
     encoder states that anything reads. scenes: those of a folder instead of `pool` new ones.
-    extra: more settings for config.json.
+    extra: more settings for config.json. source: where the frozen parts came from. judge:
+    system -> its scores, for photographs; None: those of `checks` held-out scenes.
     """
-    plan, place = plan or stage.plan, WORLDS[world]
-    say_if_bundled("lion", out, 0, "vision")
-    say_if_bundled("lion", out, 0, "llama")
+    parallel.start()
+    plan, place, tiny = plan or stage.plan, WORLDS[world], source.preset == "tiny"
+    judge = judge or partial(evaluation.evaluate, world=place, count=checks, seed=2**20 + seed,
+                             shuffled=False)
+    for part in ("vision", "llama") if tiny else ():
+        say_if_bundled("lion", out, 0, part)
     grown_on = fingerprint(model.vision, tagger, model.llm)
     model.to(device), tagger.to(device)
-    names = training.only_trainable(model, stage.trains)
-    begin = stage.start(lambda number: earlier(name, out, number, grown_on))
+    names = only_trainable(model, stage.trains)
+    begin = stage.start(lambda number: earlier(name, out, number, grown_on, bundled=tiny))
     checkpoints.load_into(model, begin, f"the weights stage {stage.number} starts from",
                           names=[n for n, _ in model.named_parameters() if n in begin])
-    print(training.count_parameters(dict(model.named_children())))
-    before = evaluation.evaluate(system, place, checks, 2**20 + seed, shuffled=False)
+    print(count_parameters(dict(model.named_children())))
+    halved = not tiny and plan.precision == "bf16"
+    looking = partial(torch.autocast, torch.device(device).type, torch.bfloat16, halved)
+    if halved:
+        halve_frozen(model.vision, model.llm)
+    with looking():
+        before = judge(system)
     live = any(n.startswith("vision.") for n in names)
     scenes = scenes or [make_scene(place, "train", seed, i)
                         for i in range(16 * pool if live else pool)]
-    source = Live(model.vision, scenes) if live else Pool(model.vision, tagger, scenes, depths)
+    v = model.vision.settings
+    kept = 2 * len(scenes) * (1 + v.side ** 2) * v.width * max(1, len(depths))      # bytes
+    with looking():
+        pool = Live(model.vision, scenes, None if live else tagger) if live or kept > MEMORY \
+            else Pool(model.vision, tagger, scenes, depths)
     where = Path(out) / name / stage.folder
-    config = {"system": name, "stage": stage.number, "preset": "tiny", "world": world,
+    config = {"system": name, "stage": stage.number, "preset": source.preset, "world": world,
               "seed": seed, "batch": batch, "pool": len(scenes), "stage0": grown_on,
               "settings": asdict(model.settings)} | (extra or {})
-    training.run(model, step_loss(name, stage, source, seed, batch, ask_of(source)), plan, where,
+    if not tiny:
+        config["source"] = asdict(source)
+    training.run(model, step_loss(name, stage, pool, seed, batch, ask_of(pool)), plan, where,
                  config, resume, device, quiet)
     model.eval()
-    after = evaluation.evaluate(system, place, checks, 2**20 + seed, shuffled=False)
+    with looking():
+        after = judge(system)
     print(evaluation.table(before, after))
     print(f"wrote {where}")
     return {"before": before, "after": after, "folder": where, "system": system}

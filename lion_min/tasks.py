@@ -231,7 +231,10 @@ MAKERS = {name: globals()[name] for name in TASKS + AUXILIARY}
 
 def examples(scene: Scene, rng: random.Random, tasks: tuple[str, ...]) -> list[Example]:
     """One example for each named task (names may repeat); a task the scene cannot pose is
-    replaced by another of the same list, so the list keeps its length."""
+    replaced by another of the same list, so the list keeps its length. A photograph (photos.py)
+    has its own ways to ask."""
+    if not isinstance(scene, Scene):
+        return scene.examples(rng, tasks)
     made = []
     for task in tasks:
         always = "reg" if task in REGION_LEVEL else "count"

@@ -81,6 +81,11 @@ class TinyTokenizer:
                 end = match.end()
         return ids + self._plain.encode(text[end:]).ids
 
+    @staticmethod
+    def ask(ids: list[int]) -> list[int]:
+        """A prompt as the LLM reads it; a pretrained one has a template for it (words.py)."""
+        return ids
+
     def decode(self, ids: list[int]) -> str:
         """Ids -> text up to the first <eos>; six box ids become one literal again."""
         words = [self.words[i] for i in ids]

@@ -4,29 +4,34 @@
 data from it. So resuming needs no data position, and a run resumed after step k equals the
 uninterrupted one bit for bit on the same machine and thread count. Steps count from 0 here and
 in log.jsonl; a checkpoint's `step` is how many are finished, the number of the next one.
+
+A step may be the mean of several shards, `step_loss(step, shard)`: one after another where
+memory is short (`accumulate`), side by side under torchrun (parallel.py), or both.
 """
 
 import json
 import math
 import os
+import random
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
-from types import MethodType
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
-from lion_min import BadInput, checkpoints
+from lion_min import BadInput, checkpoints, parallel
+from lion_min.trainable import checkpoint_layers, parameter_groups
 
 LOG = "log.jsonl"
-StepLoss = Callable[[int], tuple[Tensor, dict[str, float | Tensor]]]
+StepLoss = Callable[..., tuple[Tensor, dict[str, float | Tensor]]]  # (step) or (step, shard)
+NO_RESULT = ("save_every", "checkpointing", "accumulate")  # settings that change no number:
+# accumulate counts through `shards`, which two processes have as well as one does
 
 
 class NonFinite(RuntimeError):
@@ -48,6 +53,8 @@ class Plan:
     precision: str = "fp32"  # or "bf16": autocast
     save_every: int = 200
     seed: int = 0
+    accumulate: int = 1  # shards of a step that each process takes one after another
+    checkpointing: bool = False  # transformers' layers run again in backward: less memory
 
     def __post_init__(self):
         checks = {"steps": (self.steps >= 1, "at least 1"),
@@ -56,6 +63,7 @@ class Plan:
                   "decay": (self.decay in ("cosine", "linear_tail"), "cosine or linear_tail"),
                   "precision": (self.precision in ("fp32", "bf16"), "fp32 or bf16"),
                   "save_every": (self.save_every >= 1, "at least 1"),
+                  "accumulate": (self.accumulate >= 1, "at least 1"),
                   "seed": (0 <= self.seed < 2**63, "from 0 to 2^63 - 1")}
         for name, (works, need) in checks.items():
             if not works:
@@ -74,74 +82,19 @@ def learning_rate(step: int, plan: Plan) -> float:
     return plan.min_lr + share * (plan.lr - plan.min_lr)
 
 
-# ---- what trains ---------------------------------------------------------------------------
-def matches(name: str, prefix: str) -> bool:
-    """'qformer' takes qformer.query, not qformer_head.bias; '*.adapters.image' every block's."""
-    return fnmatchcase(name, prefix) or fnmatchcase(name, f"{prefix}.*")
-
-
-def only_trainable(model: nn.Module, prefixes: Collection[str]) -> list[str]:
-    """Sets requires_grad under `prefixes`, clears it elsewhere; returns the trainable names."""
-    idle, names = set(prefixes), []
-    for name, parameter in model.named_parameters():
-        under = {prefix for prefix in prefixes if matches(name, prefix)}
-        idle -= under
-        if parameter.requires_grad_(bool(under)).requires_grad:
-            names.append(name)
-    if idle:  # a typing error must not train less in silence
-        raise ValueError(f"no parameter is under {sorted(idle)}")
-    return names
-
-
-def freeze(module: nn.Module) -> nn.Module:
-    """No gradients and no dropout, for ever; modules put inside afterwards (adapters) still
-    follow `model.train()` and `model.eval()`."""
-    module.requires_grad_(False).eval()
-    for part in module.modules():
-        part.train = MethodType(_train_children_only, part)
-    return module
-
-
-def _train_children_only(self: nn.Module, mode: bool = True) -> nn.Module:
-    for child in self.children():
-        child.train(mode)
-    return self
-
-
-def parameter_groups(model: nn.Module, plan: Plan) -> list[dict]:
-    """AdamW's groups: (decay or not) x lr_scale, with names. The longest matching prefix counts."""
-    groups, used = {}, set()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            prefix = max((p for p in plan.lr_scale if matches(name, p)), key=len, default=None)
-            used.add(prefix)
-            scale = 1.0 if prefix is None else plan.lr_scale[prefix]
-            decay = plan.weight_decay if parameter.ndim >= 2 else 0.0  # norms, biases are vectors
-            group = {"params": [], "weight_decay": decay, "scale": scale}
-            groups.setdefault((decay, scale), group)["params"].append((name, parameter))
-    if idle := set(plan.lr_scale) - used:
-        raise ValueError(f"lr_scale names no trainable parameter: {sorted(idle)}")
-    return list(groups.values())
-
-
-def count_parameters(parts: dict[str, nn.Module]) -> str:
-    """A table of trainable and all parameters by part; a shared parameter counts once in all."""
-    seen: dict[nn.Parameter, None] = {}
-    rows = [f"{'part':<24}{'trainable':>14}{'all':>14}"]
-    for name, parameters in [(n, [*m.parameters()]) for n, m in parts.items()] + [("all", seen)]:
-        moving = sum(p.numel() for p in parameters if p.requires_grad)
-        rows.append(f"{name:<24}{moving:>14,}{sum(p.numel() for p in parameters):>14,}")
-        seen |= dict.fromkeys(parameters)
-    return "\n".join(rows)
-
-
 def device_of(name: str) -> torch.device:
     """'auto' takes a GPU where there is one; BadInput if 'cuda' is asked for in vain."""
     if name not in ("auto", "cpu", "cuda"):
         raise BadInput(f"device {name!r}: must be auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise BadInput("device cuda: PyTorch finds no GPU here; use --device cpu or auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    mine, has = parallel.local_rank(), torch.cuda.device_count()
+    if mine is not None and mine >= has:
+        raise BadInput(f"torchrun: process {mine} finds no GPU of its own among {has}; lower "
+                       "--nproc-per-node or use --device cpu")
+    return torch.device("cuda", mine)
 
 
 # ---- the loop ------------------------------------------------------------------------------
@@ -151,69 +104,101 @@ def run(model: nn.Module, step_loss: StepLoss, plan: Plan, out: Path | str, conf
 
     Writes a run's folder (checkpoints.py) every `save_every` steps and at the end. On Ctrl-C or
     SIGTERM the step is finished and saved, then KeyboardInterrupt. `resume` goes on from
-    out/state.safetensors; BadInput if that run had other settings.
+    out/state.safetensors; BadInput if that run had other settings. Under torchrun every process
+    calls this, all stop after the same step, and the first alone writes.
     """
     start, out, device = time.perf_counter(), Path(out), torch.device(device)
-    config = checkpoints.as_json(config | {"plan": asdict(plan)})
+    parallel.start()
+    first, shards = parallel.is_first(), plan.accumulate * parallel.world()
+    config = checkpoints.as_json(config | {"plan": asdict(plan), "shards": shards})
     model.to(device).train()
-    optimizer = torch.optim.AdamW(parameter_groups(model, plan), plan.lr, plan.betas)
+    if plan.checkpointing:
+        checkpoint_layers(model)
+    groups = parameter_groups(model, plan.weight_decay, plan.lr_scale)
+    optimizer = torch.optim.AdamW(groups, plan.lr, plan.betas)
     torch.manual_seed(plan.seed)
     done = _resume(out, optimizer, config) if resume else 0
-    record = _open_log(out, done)
-    if done:  # a kill may have come after state.safetensors and before model.safetensors
+    compute = parallel.spread(parallel.Step(model, step_loss))  # after all have read the state
+    record = _open_log(out, done) if first else {}
+    if done and first:  # a kill may have come after state.safetensors, before model.safetensors
         checkpoints.save_run(out, checkpoints.trainable_state(model), config)
     with _stop_requests() as stop, tqdm(total=plan.steps, initial=done, desc=out.name,
-                                        disable=quiet, dynamic_ncols=True) as bar:
+                                        disable=quiet or not first, dynamic_ncols=True) as bar:
         for step in range(done, plan.steps):
-            record = _train_step(optimizer, step_loss, step, plan, device)
-            with checkpoints.writing(out / LOG), open(out / LOG, "a") as log:
-                log.write(json.dumps(record) + "\n")
+            record = _train_step(optimizer, compute, step, plan, device)
+            if first:
+                _append(out / LOG, record)
             bar.set_postfix(loss=f"{record['loss']:.3f}", refresh=False)
             bar.update()
-            leaving = bool(stop) or step + 1 == plan.steps
-            if leaving or (step + 1) % plan.save_every == 0:
+            leaving = any(parallel.gather(bool(stop))) or step + 1 == plan.steps
+            if first and (leaving or (step + 1) % plan.save_every == 0):
                 checkpoints.save_state(out, optimizer, step + 1, {"config": config})
                 checkpoints.save_run(out, checkpoints.trainable_state(model), config)
             if leaving:
                 break
+        stopped = any(parallel.gather(bool(stop)))  # and all wait until the files are written
     model.eval()
-    if stop:
+    if stopped:
         raise KeyboardInterrupt
     return {"steps": plan.steps, "loss": record.get("loss"), "parts": record.get("parts"),
             "seconds": time.perf_counter() - start}
 
 
-def _train_step(optimizer: torch.optim.Optimizer, step_loss: StepLoss, step: int, plan: Plan,
+def _train_step(optimizer: torch.optim.Optimizer, compute: nn.Module, step: int, plan: Plan,
                 device: torch.device) -> dict:
-    """One update; returns its line of the log."""
+    """One update out of every process's shards; returns its line of the log."""
     start, rate = time.perf_counter(), learning_rate(step, plan)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["scale"]
-    with torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
-        loss, parts = step_loss(step)
-    parts = {name: torch.as_tensor(value).item() for name, value in parts.items()}
     optimizer.zero_grad()
-    loss.backward()
+    mine = [_backward(compute, step, turn, plan, device) for turn in range(plan.accumulate)]
+    parts = _means([shard for process in parallel.gather(mine) for shard in process])
+    loss = parts.pop("")
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = float(clip_grad_norm_(parameters, plan.clip))
-    if not math.isfinite(loss.item() + norm):
+    if not math.isfinite(loss + norm):  # in one process; then the mean is so in every one
         told = ", ".join(f"{name} {value:.4g}" for name, value in parts.items())
-        raise NonFinite(f"step {step}: loss {loss.item():.4g} ({told}), gradient norm {norm:.4g}; "
+        raise NonFinite(f"step {step}: loss {loss:.4g} ({told}), gradient norm {norm:.4g}; "
                         "the last checkpoint is untouched: lower --lr or look at this step's data")
     optimizer.step()
-    return {"step": step, "loss": loss.item(), "parts": parts, "lr": rate, "grad_norm": norm,
+    return {"step": step, "loss": loss, "parts": parts, "lr": rate, "grad_norm": norm,
             "seconds": round(time.perf_counter() - start, 4)}
+
+
+def _backward(compute: nn.Module, step: int, turn: int, plan: Plan,
+              device: torch.device) -> dict[str, float]:
+    """Adds the gradient of this process's shard number `turn`; its parts, and its loss as ''."""
+    shard = turn * parallel.world() + parallel.rank()
+    if plan.accumulate * parallel.world() > 1:  # dropout, too, goes by the shard, not the process
+        torch.manual_seed(random.Random(f"{plan.seed}/{step}/{shard}").getrandbits(63))
+    with parallel.averaging(compute, last=turn + 1 == plan.accumulate):
+        with torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
+            loss, parts = compute(step, shard)
+        (loss / plan.accumulate).backward()
+    return {name: value.item() for name, value in ({"": loss.detach()} | parts).items()}
+
+
+def _means(shards: list[dict[str, float]]) -> dict[str, float]:
+    """Every part's mean over the shards that have it."""
+    names = dict.fromkeys(name for shard in shards for name in shard)
+    found = {name: [shard[name] for shard in shards if name in shard] for name in names}
+    return {name: sum(values) / len(values) for name, values in found.items()}
 
 
 def _resume(out: Path, optimizer: torch.optim.Optimizer, config: dict) -> int:
     """Restores the saved state after comparing every setting; returns the finished steps."""
-    saved = checkpoints.read_state(out)[1].get("config", {})
+    saved = {"shards": 1} | checkpoints.read_state(out)[1].get("config", {})
     changed = [line for line in checkpoints.differences(saved, config)
-               if not line.startswith("plan.save_every ")]  # when to save changes no number
+               if not line.startswith(tuple(f"plan.{name} " for name in NO_RESULT))]
     if changed:
         raise BadInput(f"{out}: cannot resume with other settings: {', '.join(changed[:3])}; "
                        "give the same ones or train without --resume in another folder")
     return checkpoints.load_state(out, optimizer)[0]
+
+
+def _append(path: Path, record: dict) -> None:
+    with checkpoints.writing(path), open(path, "a") as log:
+        log.write(json.dumps(record) + "\n")
 
 
 def _open_log(out: Path, done: int) -> dict:

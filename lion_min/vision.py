@@ -2,8 +2,8 @@
 
 Symbols: B images, N patches (a square grid, row by row), Dv width, G tags.
 
-Both families are transformers' own classes: a CLIP ViT (the tiny preset puts a small
-convolutional stem before it) and the EVA ViT of InstructBLIP, which LION uses.
+All families are transformers' own classes: a CLIP ViT (the tiny preset puts a small
+convolutional stem before it), the EVA ViT of InstructBLIP, which LION uses, and SigLIP's.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lion_min.images import CLIP_MEAN, CLIP_STD
+
 
 @dataclass
 class VisionSettings:
     """Sizes of an encoder built from a config."""
 
-    family: str = "clip"                   # 'clip' or 'eva'
+    family: str = "clip"                   # 'clip', 'eva' or 'siglip'
     image: int = 64                        # pixels of the square input
     patch: int = 8
     width: int = 128
@@ -37,6 +39,16 @@ class VisionSettings:
     def side(self) -> int:
         """Patches along one side."""
         return self.image // self.patch
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """Of the pixels it was trained on, a channel each; EVA's are CLIP's."""
+        return (0.5,) * 3 if self.family == "siglip" else CLIP_MEAN
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """What pixels less their mean are divided by."""
+        return (0.5,) * 3 if self.family == "siglip" else CLIP_STD
 
 
 class ConvStem(nn.Sequential):
@@ -63,34 +75,43 @@ class VisionEncoder(nn.Module):
     """pixels [B, 3, H, W] -> states, a list of blocks+1 tensors [B, 1+N, Dv], CLS first.
 
     states[0] is the embedding (the stem), states[i] the raw residual stream after block i: no
-    final norm. LION's 0-based blocks 38, 28, 18 are states 39, 29, 19 here.
+    final norm. LION's 0-based blocks 38, 28, 18 are states 39, 29, 19 here. SigLIP has no CLS:
+    the mean of the patches stands first, at every depth.
+    model: a ready one of the family (backbones.py); None: a random one of these settings.
     """
 
-    def __init__(self, settings: VisionSettings):
+    def __init__(self, settings: VisionSettings, model: nn.Module | None = None):
         super().__init__()
-        import transformers
-        s = self.settings = settings
-        if s.family == "eva":
-            self.model = transformers.InstructBlipVisionModel(transformers.InstructBlipVisionConfig(
-                image_size=s.image, patch_size=s.patch, hidden_size=s.width,
-                intermediate_size=s.mlp, num_hidden_layers=s.blocks, layer_norm_eps=s.ln_eps,
-                num_attention_heads=s.heads, hidden_act="gelu", qkv_bias=True))
+        self.settings = settings
+        self.model = model if model is not None else build(settings)
+        if settings.family == "eva":
             self.model.post_layernorm = nn.Identity()  # InstructBLIP's own; the states are raw
-        elif s.family == "clip":
-            self.model = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(
-                image_size=s.image, patch_size=s.patch, hidden_size=s.width,
-                intermediate_size=s.mlp, num_hidden_layers=s.blocks, layer_norm_eps=s.ln_eps,
-                num_attention_heads=s.heads))
-            if s.stem:
-                if 2 ** (len(s.stem) + 1) != s.patch:
-                    raise ValueError(f"a stem of {len(s.stem) + 1} strides is not a patch of "
-                                     f"{s.patch}")
-                self.model.embeddings.patch_embedding = ConvStem(s.stem, s.width)
-        else:
-            raise ValueError(f"unknown vision family {s.family!r}: 'clip' or 'eva'")
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        return list(self.model(pixels, output_hidden_states=True).hidden_states)
+        states = self.model(pixels, output_hidden_states=True).hidden_states
+        if self.settings.family == "siglip":
+            return [torch.cat([s.mean(1, keepdim=True), s], 1) for s in states]
+        return list(states)
+
+
+def build(s: VisionSettings) -> nn.Module:
+    """A randomly initialised transformers model of these sizes, no network."""
+    import transformers
+    kinds = {"clip": (transformers.CLIPVisionConfig, transformers.CLIPVisionModel),
+             "siglip": (transformers.SiglipVisionConfig, transformers.SiglipVisionModel),
+             "eva": (transformers.InstructBlipVisionConfig, transformers.InstructBlipVisionModel)}
+    if s.family not in kinds:
+        raise ValueError(f"unknown vision family {s.family!r}: {', '.join(kinds)}")
+    config, model = kinds[s.family]
+    model = model(config(
+        image_size=s.image, patch_size=s.patch, hidden_size=s.width, intermediate_size=s.mlp,
+        num_hidden_layers=s.blocks, layer_norm_eps=s.ln_eps, num_attention_heads=s.heads,
+        **{"hidden_act": "gelu", "qkv_bias": True} if s.family == "eva" else {}))
+    if s.family == "clip" and s.stem:
+        if 2 ** (len(s.stem) + 1) != s.patch:
+            raise ValueError(f"a stem of {len(s.stem) + 1} strides is not a patch of {s.patch}")
+        model.embeddings.patch_embedding = ConvStem(s.stem, s.width)
+    return model
 
 
 class TagHead(nn.Module):

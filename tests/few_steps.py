@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lion_min import evaluation, training
+from lion_min import evaluation, trainable, training
 from lion_min.staging import Stage
 
 SCORES = {"vqa_by_type": dict.fromkeys(evaluation.VQA, 0.0)}
@@ -35,4 +35,4 @@ def few_steps(system: str, stage: Stage, out: Path, **options) -> tuple[dict, di
 
 def trains(stage: Stage, names) -> set[str]:
     """The parameters that the stage trains."""
-    return {n for n in names if any(training.matches(n, t) for t in stage.trains)}
+    return {n for n in names if any(trainable.matches(n, t) for t in stage.trains)}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from lion_min import checkpoints, training
+from lion_min import checkpoints, trainable
 from lion_min.language import LanguageModel
 from lion_min.lion import stages
 from lion_min.lion.loading import stage_of
@@ -37,7 +37,7 @@ def write_stage(out: Path, number: int) -> Path:
     """OUT/lion/stageN, over the stage 0 beside it."""
     stage = stage_of(number)
     model, _, _ = stages.build(stage.mode, out)
-    training.only_trainable(model, stage.trains)
+    trainable.only_trainable(model, stage.trains)
     where = out / "lion" / f"stage{number}"
     checkpoints.save_run(where, checkpoints.trainable_state(model), {
         "system": "lion", "stage": number, "preset": "tiny", "world": WORLD, "tags": stage.tags,

@@ -36,8 +36,8 @@ def train(stage: stages.LionStage, out: Path, resume: bool = False, **plan) -> M
     plan = replace(stage.plan, **{"steps": steps, "warmup": 0} | plan)
     whole, seen, build, run = nn.ModuleDict(), [], stages.build, training.run
 
-    def building(*arguments):
-        model, tagger, tokenizer = build(*arguments)
+    def building(*arguments, **options):
+        model, tagger, tokenizer = build(*arguments, **options)
         whole.update({"tagger": tagger})
         return model, tagger, tokenizer
 

@@ -10,7 +10,7 @@ from random_pvit import (ABOUT, ANSWERS, PROMPTS, TOKENIZER, VISION, A, B, build
 from lion_min.language import LanguageModel
 from lion_min.pvit.model import Pvit, tiny
 from lion_min.pvit.region_encoder import RegionCLIP, RegionCLIPSettings, TinyRegions
-from lion_min.training import only_trainable
+from lion_min.trainable import only_trainable
 from lion_min.vision import VisionEncoder
 
 

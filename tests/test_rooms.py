@@ -8,7 +8,7 @@ import torch
 from few_steps import few_steps, trains
 from random_lion import write_stage0
 
-from lion_min import BadInput, checkpoints, training
+from lion_min import BadInput, checkpoints, trainable
 from lion_min.asking import Reply
 from lion_min.loading import stage_of
 from lion_min.scenes import WORLDS, make_scene
@@ -76,7 +76,7 @@ def test_pvit_trains_with_other_representations(trained, tmp_path, representatio
     stages = part("pvit", "stages")
     stage = stages.of_representation(stage_of("pvit", 2), representation)
     model = stages.build(representation, trained[0])[0]
-    names = training.only_trainable(model, stage.trains)
+    names = trainable.only_trainable(model, stage.trains)
     assert any(n.startswith("locations") for n in names) == (representation == "location")
     assert not any(n.startswith("prompt_projector") for n in names)
 

@@ -82,13 +82,13 @@ def test_tags_err_at_their_rates():
     for scene in scenes:
         true = tags_of(scene)
         assert set(true) == {w for t in scene.objects for w in (t.colour, t.kind)}
-        said = noisy_tags(true, WORLD, rng, 0.2)
+        said = noisy_tags(true, vocabulary, rng, 0.2)
         assert said == [w for w in vocabulary if w in said]
         lost, right = lost + len(set(true) - set(said)), right + len(true)
         added, absent = added + len(set(said) - set(true)), absent + len(vocabulary) - len(true)
     assert lost / right == pytest.approx(0.2, abs=0.02)
     assert added / absent == pytest.approx(0.06, abs=0.01)
-    assert noisy_tags(true, WORLD, rng, 0.0) == true
+    assert noisy_tags(true, vocabulary, rng, 0.0) == true
 
 
 # ---- groundings --------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from toy_run import CONFIG, log, toy, train, whole  # noqa: F401 (whole is a fixture)
 
-from lion_min import BadInput, checkpoints, training
+from lion_min import BadInput, checkpoints, trainable, training
 from lion_min.training import NonFinite, Plan, learning_rate
 
 
@@ -24,7 +24,8 @@ def test_schedule_values():
 
 
 @pytest.mark.parametrize("bad", [{"steps": 0}, {"lr": float("nan")}, {"lr": -1.0}, {"seed": -1},
-                                 {"decay": "step"}, {"precision": "fp16"}, {"save_every": 0}])
+                                 {"decay": "step"}, {"precision": "fp16"}, {"save_every": 0},
+                                 {"accumulate": 0}])
 def test_a_plan_that_cannot_work_is_refused(bad):
     """--lr nan or --steps 0 trained for nothing, an unknown decay fell back in silence."""
     with pytest.raises(BadInput, match=next(iter(bad))):
@@ -35,14 +36,14 @@ def test_groups_decay_matrices_only_and_scale_by_longest_prefix():
     """Biases and norms were decayed; 'odd' also took 'odd_one'; frozen parts were in AdamW."""
     model = toy()
     model["odd_one"] = nn.Linear(8, 1)
-    plan = Plan(steps=5, lr=0.1, weight_decay=0.3, lr_scale={"odd": 0.5, "odd.bias": 0.1})
+    groups = trainable.parameter_groups(model, 0.3, {"odd": 0.5, "odd.bias": 0.1})
     rows = {name: (group["weight_decay"], group["scale"])
-            for group in training.parameter_groups(model, plan) for name, _ in group["params"]}
+            for group in groups for name, _ in group["params"]}
     assert rows == {"norm.weight": (0, 1), "norm.bias": (0, 1), "head.weight": (0.3, 1),
                     "head.bias": (0, 1), "odd.weight": (0.3, 0.5), "odd.bias": (0, 0.1),
                     "odd_one.weight": (0.3, 1), "odd_one.bias": (0, 1)}
     with pytest.raises(ValueError, match="typo"):
-        training.parameter_groups(model, Plan(steps=5, lr=0.1, lr_scale={"typo": 2.0}))
+        trainable.parameter_groups(model, 0.0, {"typo": 2.0})
 
 
 def test_lr_scale_slows_its_part(tmp_path):
@@ -58,17 +59,17 @@ def test_only_trainable_sets_exactly_the_named_parts():
     """A prefix took a neighbour of similar name; a typing error froze everything in silence."""
     model = nn.ModuleDict({"q": nn.Linear(2, 2), "q_head": nn.Linear(2, 2), "blocks": nn.ModuleList(
         nn.ModuleDict({"ffn": nn.Linear(2, 2), "adapter": nn.Linear(2, 2)}) for _ in range(2))})
-    names = training.only_trainable(model, ["q", "blocks.*.adapter"])
+    names = trainable.only_trainable(model, ["q", "blocks.*.adapter"])
     assert names == [n for n, p in model.named_parameters() if p.requires_grad]
     assert names == ["q.weight", "q.bias"] + [f"blocks.{i}.adapter.{kind}" for i in range(2)
                                               for kind in ("weight", "bias")]
     with pytest.raises(ValueError, match="qq"):
-        training.only_trainable(model, ["q", "qq"])
+        trainable.only_trainable(model, ["q", "qq"])
 
 
 def test_frozen_stays_in_eval_mode_but_an_adapter_inside_trains():
     """model.train() switched the frozen encoder's dropout on; adapters in it could not train."""
-    frozen = training.freeze(nn.Sequential(nn.Linear(2, 2), nn.Dropout()))
+    frozen = trainable.freeze(nn.Sequential(nn.Linear(2, 2), nn.Dropout()))
     frozen.append(nn.Dropout(0.1))  # the adapter
     model = copy.deepcopy(nn.Sequential(frozen, nn.Dropout()))
     model.train()
@@ -89,7 +90,7 @@ def test_only_parameters_with_requires_grad_move(tmp_path):
 def test_table_of_parameters_counts_shared_ones_once():
     """The total counted a tied embedding twice."""
     model = toy()
-    table = training.count_parameters({"encoder": model["frozen"], "head": model["head"],
+    table = trainable.count_parameters({"encoder": model["frozen"], "head": model["head"],
                                        "again": model["head"]}).splitlines()
     rows = {line.split()[0]: line.split()[1:] for line in table[1:]}
     assert rows == {"encoder": ["0", "40"], "head": ["9", "9"], "again": ["9", "9"],

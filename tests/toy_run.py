@@ -1,4 +1,4 @@
-"""A toy training run with dropout, shared by test_training.py and test_resume.py."""
+"""A toy training run with dropout, for test_training.py, test_resume.py and test_parallel.py."""
 
 import json
 import os
@@ -10,36 +10,39 @@ import pytest
 import torch
 from torch import nn
 
-from lion_min import checkpoints, training
+from lion_min import checkpoints, trainable, training
 from lion_min.training import Plan
 
 CONFIG = {"system": "lion", "stage": 2, "preset": "tiny"}
 
 
 def toy() -> nn.Module:
-    """Dropout, a frozen layer, and a part that only every second step uses."""
+    """Dropout, a frozen layer, and a part that only the first shard of odd steps uses."""
     torch.manual_seed(7)
     model = nn.ModuleDict({"frozen": nn.Linear(4, 8), "norm": nn.LayerNorm(8), "drop": nn.Dropout(),
                            "head": nn.Linear(8, 1), "odd": nn.Linear(8, 1)})
-    training.freeze(model["frozen"])
+    trainable.freeze(model["frozen"])
     return model
 
 
 def train(out: Path, stop_at: int | None = None, hold: int | None = None, resume: bool = False,
-          poison: int | None = None, **changed) -> nn.Module:
-    """12 steps on data drawn from the step's number; Ctrl-C at `stop_at`, NaN at `poison`.
+          poison: int | None = None, at: int = 0, **changed) -> nn.Module:
+    """12 steps on data drawn from the step's number; Ctrl-C at `stop_at`, NaN at `poison`, both in
+    shard `at`.
 
     Step `hold` waits for a file named "go" beside `out`, so that a signal falls into that step.
     """
     plan = Plan(**{"steps": 12, "lr": 0.05, "warmup": 3, "save_every": 5} | changed)
     model = toy().eval()  # as a scoring before the training leaves it
 
-    def step_loss(step: int):
-        x = torch.randn(6, 4, generator=torch.Generator().manual_seed(step))  # [B, 4]
+    def step_loss(step: int, shard: int = 0):
+        drawn = torch.Generator().manual_seed(step + 1000 * shard)
+        x = torch.randn(6, 4, generator=drawn)  # [B, 4]
         h = model["drop"](model["norm"](model["frozen"](x)))
-        y = model["head"](h) + (model["odd"](h) if step % 2 else 0)
-        fit = (y.squeeze(1) - x.sum(1)).square().mean() * (float("nan") if step == poison else 1)
-        if step == stop_at:
+        y = model["head"](h) + (model["odd"](h) if step % 2 and shard == 0 else 0)
+        poisoned = (step, shard) == (poison, at)
+        fit = (y.squeeze(1) - x.sum(1)).square().mean() * (float("nan") if poisoned else 1)
+        if (step, shard) == (stop_at, at):
             os.kill(os.getpid(), signal.SIGINT)
         while step == hold and not (out.parent / "go").exists():
             time.sleep(0.01)

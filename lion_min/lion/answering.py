@@ -30,7 +30,7 @@ def route(prompt: str) -> int:
 def question_batch(tokenizer: TinyTokenizer, prompts: list[str], most: int,
                    device) -> tuple[Tensor, Tensor]:
     """The bare questions for the Q-Former: ids and mask [S, Lq], cut on the right at `most`."""
-    rows = [tokenizer.encode(p)[:most] or [tokenizer.unk_id] for p in prompts]
+    rows = [tokenizer.encode(p)[:most] or [tokenizer.unk_id or 0] for p in prompts]
     longest = max(map(len, rows))
     ids = torch.tensor([r + [tokenizer.pad_id] * (longest - len(r)) for r in rows])
     lengths = torch.tensor([len(r) for r in rows])
@@ -53,6 +53,7 @@ def make_inputs(model: Lion, tokenizer: TinyTokenizer, states: list[Tensor], pro
     rows = [tokenizer.encode(p, r) for p, r in zip(prompts, region)]
     if tags is not None:
         rows = [tag_ids(tokenizer, t) + row for t, row in zip(tags, rows)]
+    rows = [tokenizer.ask(row) for row in rows]
     boxes = [(i // n, box) for i, p in enumerate(prompts) if region[i]
              for box in BoxText().parse(p)]
     ids, mask = question_batch(tokenizer, prompts, s.qformer.max_text, device)

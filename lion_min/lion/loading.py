@@ -19,16 +19,20 @@ stage_of = partial(loading.stage_of, "lion")
 read_config = partial(loading.read_config, "lion", STAGES, BUNDLED)
 
 
-def load_system(weights: Path | None = None, device="cpu") -> LionSystem:
+def load_system(weights: Path | None = None, device="cpu", vision: str | None = None,
+                language: str | None = None) -> LionSystem:
     """The system of OUT/lion/stageN (None: the bundled stage 4), every tensor accounted for.
 
-    The frozen parts come from OUT/lion/stage0 beside it, or from the bundled stage 0. Raises
-    BadInput for a folder that is missing, damaged or foreign.
+    The frozen parts come from OUT/lion/stage0 beside it, or from the bundled stage 0; those of a
+    pretrained preset from where training took them, or from the folders `vision` and `language`.
+    Raises BadInput for a folder that is missing, damaged or foreign.
     """
     where = Path(weights or BUNDLED).resolve()
     config = read_config(weights)
     stage = stage_of(config["stage"])
-    model, tagger, tokenizer = stages.build(stage.mode, where.parents[1], _family(config, where))
+    source = loading.source_of(config, where, vision, language)
+    model, tagger, tokenizer = stages.build(stage.mode, where.parents[1], _family(config, where),
+                                            source)
     loading.load_trained(model, stage.trains, where, config, tagger)
     return LionSystem(model.to(device), tokenizer, tagger.to(device), stage.tags)
 

@@ -31,7 +31,7 @@ from lion_min.lion.aggregator import VisionAggregator
 from lion_min.lion.softprompt import SoftPrompt
 from lion_min.qformer import QFormer, QFormerSettings
 from lion_min.regions import pool_regions
-from lion_min.training import freeze
+from lion_min.trainable import freeze
 from lion_min.vision import VisionEncoder, VisionSettings
 
 
@@ -156,6 +156,23 @@ class Lion(nn.Module):
         text = self.llm.pack(x.prompts)
         return self.llm.generate(self.words(x, text), text, *self.visual(x),
                                  **self.settings.generate | options)
+
+
+def around(vision: VisionSettings, language: LanguageSettings, vocab: int,
+           mode: str = "all") -> LionSettings:
+    """LION between a pretrained ViT and LLM, its tokenizer's ids from `vocab` on (words.py).
+
+    Depths at the blocks' end, three quarters and half, as LION's 39, 29, 19 of 39.
+    """
+    seen, last = vision.width, vision.blocks
+    return LionSettings(
+        vision=vision, language=language, mode=mode,
+        qformer=QFormerSettings(width=256, layers=4, heads=4, ffn=1024, queries=32,
+                                vision_width=seen, vocab=vocab, max_text=128,
+                                init_std=256 ** -0.5),
+        depths=(last, round(last * 3 / 4), last // 2), aggregator_heads=vision.heads,
+        aggregator_ffn=4 * seen, mlp=2 * language.width, bottleneck=64,
+        region_depths=(last // 2, last), region_id=vocab + 2, hint_id=vocab + 3)
 
 
 def tiny(vision: VisionSettings, vocab: int, mode: str = "all", llm: str = "llama") -> LionSettings:

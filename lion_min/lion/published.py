@@ -24,6 +24,8 @@ STAGE = 4
 FROZEN = ("vision.", "llm.")               # may be absent: files of their own
 OPTIONS = {"vit_heads": 16, "qformer_heads": 12, "aggregator_heads": 16, "distance": 128,
            "hint_id": 32099}               # what no shape tells, as published
+GENERATE = {"num_beams": 5, "repetition_penalty": 1.5, "length_penalty": 1.0, "min_length": 1,
+            "max_new_tokens": 256}
 EVA_G = VisionSettings(family="eva", image=224, patch=14, width=1408, blocks=39, heads=16,
                        mlp=6144, stem=(), ln_eps=1e-6)
 # Where in our Lion a part lives whose name is not already its place.
@@ -63,6 +65,20 @@ def parts_in(weights: dict[str, Tensor]) -> tuple[str, ...]:
     t5 = any(re.fullmatch(r"t5_model\.(?!.*(embed_tokens|\.adapter)\.).*", k) for k in weights)
     vision = any(k.startswith("visual_encoder.") for k in weights)
     return TRAINED + ("vision",) * vision + ("t5",) * t5
+
+
+def settings_by_name(name: str) -> LionSettings:
+    """A published model's settings without any file. BadInput for another name."""
+    widths = {"lion-flant5-xl": 2048, "lion-flant5-xxl": 4096}
+    if name not in widths:
+        raise BadInput(f"preset {name!r}: LION's published models are {', '.join(widths)}")
+    return LionSettings(
+        vision=EVA_G, language=flan_t5(widths[name]),
+        qformer=QFormerSettings(width=768, layers=12, heads=12, ffn=3072, queries=32,
+                                vision_width=EVA_G.width, vocab=30523, max_text=512,
+                                cross_every=CROSS_EVERY),
+        mode="all", depths=(39, 29, 19), aggregator_heads=16, aggregator_ffn=3072, mlp=5632,
+        bottleneck=64, region_tokens=False, hint_id=OPTIONS["hint_id"], generate=dict(GENERATE))
 
 
 def build(settings: LionSettings, vision: nn.Module | None = None,
@@ -109,8 +125,7 @@ def settings_of(weights: dict[str, Tensor], vit_heads: int = 16, qformer_heads: 
         mlp=len(parts["adapter_proj"]["0.weight"]),
         bottleneck=len(parts["adapters"]["0.adapters.0.down.weight"]),
         region_tokens=False, hint_id=hint_id,
-        generate={"num_beams": 5, "repetition_penalty": 1.5, "length_penalty": 1.0,
-                  "min_length": 1, "max_new_tokens": 256})
+        generate=dict(GENERATE))
 
 
 def _vision_settings(part: dict[str, Tensor], heads: int) -> VisionSettings:

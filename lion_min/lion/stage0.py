@@ -140,14 +140,15 @@ def train(part: str, out: Path, world: str = "medium", seed: int = 0, resume: bo
     if part == "vision":
         model = VisionTeacher(place, labels, len(tokenizer))
 
-        def step_loss(step: int):
-            scenes = [make_scene(place, "train", seed, step * batch + i) for i in range(batch)]
+        def step_loss(step: int, shard: int = 0):  # seeds from 2^63 on are no run's own
+            scenes = [make_scene(place, "train", seed + (shard << 63), step * batch + i)
+                      for i in range(batch)]
             return model(scenes, [tokenizer.encode(s.caption()) for s in scenes])
     else:
         model = TextTeacher(LanguageModel(settings.language), tokenizer)
 
-        def step_loss(step: int):
-            return model(reading.lesson(place, seed, step, batch, tokenizer, part))
+        def step_loss(step: int, shard: int = 0):
+            return model(reading.lesson(place, seed + (shard << 63), step, batch, tokenizer, part))
     where = Path(out) / "lion" / "stage0" / part
     config = {"system": "lion", "stage": 0, "part": part, "preset": "tiny", "world": world,
               "seed": seed, "batch": batch}

@@ -9,9 +9,9 @@ import torch
 
 from lion_min import staging
 from lion_min.adapters import IMAGE, REGION
-from lion_min.frozen import Live, Pool, frozen_parts
+from lion_min.frozen import Live, Pool, Source, frozen_parts
 from lion_min.lion.answering import LionSystem, make_inputs
-from lion_min.lion.model import Lion, tiny
+from lion_min.lion.model import Lion, around, tiny
 from lion_min.lion.textworld import noisy_tags
 from lion_min.staging import Ask, Stage
 from lion_min.tasks import examples
@@ -29,10 +29,12 @@ class LionStage(Stage):
     tag_noise: float = 0.0                 # share of the tags made wrong in training
 
 
-def build(mode: str, out: Path, llm: str = "llama") -> tuple[Lion, TagHead, TinyTokenizer]:
+def build(mode: str, out: Path, llm: str = "llama", source: Source = Source()
+          ) -> tuple[Lion, TagHead, TinyTokenizer]:
     """An untrained LION of this mode around the frozen parts."""
-    vision, tagger, language, tokenizer = frozen_parts(out, llm)
-    settings = tiny(vision.settings, len(tokenizer), mode, llm)
+    vision, tagger, language, tokenizer = frozen_parts(out, llm, source)
+    settings = tiny(vision.settings, len(tokenizer), mode, llm) if source.preset == "tiny" \
+        else around(vision.settings, language.settings, len(tokenizer), mode)
     return Lion(settings, vision, language), tagger, tokenizer
 
 
@@ -41,7 +43,7 @@ def asking(model: Lion, tokenizer: TinyTokenizer, stage: LionStage, pool: Pool |
     batch; some boxes stay text alone; in stage 4 every prompt has its tags, some of them wrong."""
     def ask(turn, rows, states, rng):
         asked = [e for r in rows for e in examples(pool.scenes[r], rng, turn.tasks)]
-        tags = [noisy_tags(pool.tags[r], pool.scenes[r].world, rng, stage.tag_noise)
+        tags = [noisy_tags(pool.tags[r], pool.words, rng, stage.tag_noise)
                 for r in rows for _ in turn.tasks] if stage.tags else None
         as_text = [rng.random() < stage.box_as_text for _ in asked]
         return model(make_inputs(model, tokenizer, states, [e.prompt for e in asked],
@@ -51,12 +53,13 @@ def asking(model: Lion, tokenizer: TinyTokenizer, stage: LionStage, pool: Pool |
     return ask
 
 
-def train(stage: LionStage, out: Path, seed: int = 0, **options) -> dict:
+def train(stage: LionStage, out: Path, seed: int = 0, source: Source = Source(),
+          **options) -> dict:
     """Run one stage of LION and write its folder; options as in staging.run_stage."""
     torch.manual_seed(seed)
-    model, tagger, tokenizer = build(stage.mode, out)
+    model, tagger, tokenizer = build(stage.mode, out, source=source)
     s = model.settings
     return staging.run_stage(
         "lion", stage, model, tagger, LionSystem(model, tokenizer, tagger, stage.tags),
-        lambda pool: asking(model, tokenizer, stage, pool), out, seed=seed,
+        lambda pool: asking(model, tokenizer, stage, pool), out, seed=seed, source=source,
         depths={*s.depths, *s.region_depths}, extra={"tags": stage.tags}, **options)

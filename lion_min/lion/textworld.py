@@ -72,10 +72,10 @@ def tags_of(scene: Scene) -> list[str]:
     return [word for word in (*COLOURS, *KINDS) if word in here]
 
 
-def noisy_tags(tags: list[str], world: World, rng: random.Random, noise: float) -> list[str]:
-    """Each right tag lost with probability `noise`, each wrong one added with 0.3 of it, for there
-    are more of those (RAM errs too)."""
-    words = (*world.colours, *world.kinds)
+def noisy_tags(tags: list[str], words: tuple[str, ...], rng: random.Random,
+               noise: float) -> list[str]:
+    """Each right tag lost with probability `noise`, each wrong one of `words` added with 0.3 of
+    it, for there are more of those (RAM errs too)."""
     return [w for w in words if (w in tags) != (rng.random() < noise * (1 if w in tags else .3))]
 
 
@@ -93,6 +93,7 @@ def text_scenes(world: World, seed: int, step: int, batch: int, tokenizer: TinyT
         tasks, batch = ("caption",), 2 * batch
     out = TextScenes([] if form != "list" else None, [] if form != "grid" else None,
                      [], [], [], [], [])
+    words = (*world.colours, *world.kinds)
     for i in range(batch):
         scene = make_scene(world, split, seed, first + i, "any", most)
         if out.grid is not None:
@@ -101,7 +102,7 @@ def text_scenes(world: World, seed: int, step: int, batch: int, tokenizer: TinyT
             out.listed.append(listed_slots(scene, tokenizer, rng))
         for asked in examples(scene, rng, tasks):
             region = asked.task == "reg" and rng.random() < 0.5
-            tags = noisy_tags(tags_of(scene), world, rng, 0.1) if rng.random() < 0.12 else None
+            tags = noisy_tags(tags_of(scene), words, rng, 0.1) if rng.random() < 0.12 else None
             out.prompts.append((tag_ids(tokenizer, tags) if tags is not None else [])
                                + tokenizer.encode(asked.prompt, region))
             slots = [s for part in (out.grid, out.listed) if part is not None for s in part[-1]]

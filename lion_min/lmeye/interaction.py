@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from lion_min.language import additive
 from lion_min.qformer import init_bert
-from lion_min.training import freeze
+from lion_min.trainable import freeze
 
 
 @dataclass

@@ -39,7 +39,7 @@ from lion_min.language import LanguageModel, LanguageSettings, TextBatch, packed
 from lion_min.lmeye import two_passes
 from lion_min.lmeye.interaction import InteractionSettings, InteractivePerception
 from lion_min.qformer import QFormer, QFormerSettings
-from lion_min.training import freeze
+from lion_min.trainable import freeze
 from lion_min.vision import VisionEncoder, VisionSettings
 
 CONTROLS = ("interactive", "static", "zeroed", "foreign")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .. import BadInput, checkpoints, keys
 from ..language import LanguageModel, LanguageSettings
+from ..qformer import QFormerSettings
 from ..vision import VisionSettings
 from .interaction import InteractionSettings
 from .model import Lmeye, LmeyeSettings
@@ -105,6 +106,33 @@ def _sized(net: dict[str, Tensor], llm: dict[str, Tensor], options: dict) -> dic
 def preset_of(settings: LmeyeSettings) -> str:
     """The published model that has this width."""
     return {4096: "lmeye-llama7b", 5120: "lmeye-llama13b"}.get(settings.language.width, "own")
+
+
+def settings_by_name(name: str) -> LmeyeSettings:
+    """A published model's settings without any file: the paper's era around LLaMA-7B, or the one
+    of July 2023 around FlanT5-XL (spec section 0, G1 and G2). BadInput for another name."""
+    tower = dict(encoder="clip_text", width=768, image_width=768, heads=12, dropout=DROPOUT,
+                 **_CLIP_L)
+    if name == "lmeye-llama7b":
+        language = LanguageSettings(width=4096, heads=32, positions=2048, tied=False, eos_id=2,
+                                    vocab=32000, layers=32, ffn=11008)
+        return LmeyeSettings(
+            vision=VisionSettings(image=224, patch=14, stem=()), language=language,
+            interaction=InteractionSettings(llm_width=4096, requests=1, soft=5, returned=5,
+                                            **tower),
+            static="pooled", reads="pooled", img_id=32000, slot_id=32001)
+    if name != "lmeye-flant5-xl":
+        raise BadInput(f"preset {name!r}: LMEye's published models are lmeye-llama7b and "
+                       "lmeye-flant5-xl")
+    eva = VisionSettings(family="eva", image=224, patch=14, width=1408, blocks=39, heads=16,
+                         mlp=6144, stem=(), ln_eps=1e-6)
+    return LmeyeSettings(
+        vision=eva, depths=(-1,), reads="queries", slot_id=32100, request_id=32101,
+        language=LanguageSettings(family="t5", vocab=32128, width=2048, layers=24, heads=32,
+                                  decoder_layers=24, head_width=64, ffn=5120, tied=False),
+        interaction=InteractionSettings(llm_width=2048, pool="tail", **tower | {"dropout": 0.0}),
+        qformer=QFormerSettings(width=768, layers=12, heads=12, ffn=3072, queries=32,
+                                vision_width=eva.width, vocab=1, max_text=1))
 
 
 def build(settings: LmeyeSettings, llm: LanguageModel | None = None) -> Lmeye:

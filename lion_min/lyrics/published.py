@@ -18,7 +18,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from lion_min import checkpoints, keys
+from lion_min import BadInput, checkpoints, keys
 from lion_min.language import LanguageModel, LanguageSettings
 from lion_min.lyrics.model import Lyrics, LyricsSettings
 from lion_min.lyrics.objectives import ObjectiveSettings
@@ -139,6 +139,22 @@ def settings_of(ours: dict[str, Tensor], heads: int, vit_heads: int, qformer_hea
     return LyricsSettings(vision=vision, language=language, refiner=PublishedSettings(),
                           mqformer=mqformer, objectives=ObjectiveSettings(contrast=256),
                           depths=(-1,), object_lines=False)
+
+
+def settings_by_name(name: str) -> LyricsSettings:
+    """A published model's settings without any file. BadInput for another name."""
+    if name != "lyrics-vicuna13b":
+        raise BadInput(f"preset {name!r}: Lyrics' published model is lyrics-vicuna13b")
+    eva = VisionSettings(family="eva", image=224, patch=14, width=1408, blocks=39, heads=16,
+                         mlp=6144, stem=(), ln_eps=1e-6)
+    return LyricsSettings(
+        vision=eva, refiner=PublishedSettings(), objectives=ObjectiveSettings(contrast=256),
+        language=LanguageSettings(vocab=32000, width=5120, heads=40, layers=40, ffn=13824,
+                                  positions=2048, tied=False, eos_id=2),
+        mqformer=MQFormerSettings(width=768, layers=12, heads=12, ffn=3072, queries=96,
+                                  vision_width=eva.width, vocab=30523, max_text=512,
+                                  cross_every=CROSS_EVERY, object_queries=64, object_width=260),
+        depths=(-1,), object_lines=False)
 
 
 def build(settings: LyricsSettings, refiner: nn.Module | None = None) -> Lyrics:

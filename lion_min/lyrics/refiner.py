@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from lion_min.boxes import area, box_iou
 from lion_min.images import CLIP_MEAN, CLIP_STD, to_pixels
-from lion_min.training import freeze
+from lion_min.trainable import freeze
 from lion_min.vision import TagHead, VisionEncoder
 
 

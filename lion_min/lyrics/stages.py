@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lion_min import BadInput, checkpoints, staging, training
+from lion_min import BadInput, checkpoints, staging, trainable, training
 from lion_min.frozen import Pool, folder, frozen_parts, look, say_if_bundled
 from lion_min.language import LanguageModel
 from lion_min.lyrics.answering import LyricsSystem
@@ -139,14 +139,14 @@ def asking(model: Lyrics, tokenizer: TinyTokenizer, pool: Pool) -> Ask:
 
 
 def batches(stage: LyricsStage, scenes: list[Scene], seed: int, batch: int):
-    """step -> rows of a batch. No caption twice: a true pair would count as a wrong one."""
+    """(step, shard) -> rows of a batch. No caption twice: a true pair would count as a wrong one."""
     told = [s.caption() for s in scenes]
     if len(set(told)) < 2 or batch < 2:
         raise BadInput("stages 0 and 1 take at least two scenes of different captions a step; "
                        "raise --batch-size or add scenes to --data")
 
-    def rows(step: int) -> list[int]:
-        rng = random.Random(f"lyrics/{stage.number}/{seed}/{step}")
+    def rows(step: int, shard: int = 0) -> list[int]:
+        rng = random.Random(f"lyrics/{stage.number}/{seed}/{step}" + f"/{shard}" * bool(shard))
         drawn = rng.sample(range(len(scenes)), min(2 * batch, len(scenes)))
         return list({told[r]: r for r in drawn}.values())[:batch]
 
@@ -201,8 +201,8 @@ def run(stage: LyricsStage, model: nn.Module, parts: Frozen, loss_of, score, out
     say_if_bundled("lion", out, 0, "vision")
     for module in (model, parts.vision, parts.tagger):
         module.to(device)
-    training.only_trainable(model, stage.trains)
-    print(training.count_parameters(dict(model.named_children())))
+    trainable.only_trainable(model, stage.trains)
+    print(trainable.count_parameters(dict(model.named_children())))
     held = [make_scene(place, "heldout", 2**20 + seed, i) for i in range(checks)]
     before = score(held)
     scenes = scenes or [make_scene(place, "train", seed, i) for i in range(pool)]
@@ -211,7 +211,7 @@ def run(stage: LyricsStage, model: nn.Module, parts: Frozen, loss_of, score, out
     config = {"system": "lyrics", "stage": stage.number, "preset": "tiny", "world": world,
               "seed": seed, "batch": batch, "pool": len(scenes),
               "settings": asdict(model.settings)}
-    training.run(model, lambda step: loss(rows(step)), plan or stage.plan, where, config, resume,
+    training.run(model, lambda *step: loss(rows(*step)), plan or stage.plan, where, config, resume,
                  device, quiet)
     after = score(held)
     print(told(before, after))

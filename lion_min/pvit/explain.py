@@ -40,6 +40,7 @@ def attended(model, x) -> Tensor:
     """The last prompt token's attention to the image tokens, mean of layers and heads: [N]."""
     text = model.llm.pack(x.prompts)
     seen = torch.cat([model.shared(x), model.words(x, text)], 1)          # [1, N+L, D]
+    model.llm.model.set_attn_implementation("eager")                      # fused ones hide it
     out = model.llm.model(inputs_embeds=seen, output_attentions=True)
     weights = torch.stack(out.attentions)[:, 0, :, -1]                    # [layers, H, N+L]
     return weights.mean((0, 1))[:math.prod((model.settings.vision.side,) * 2)].cpu()

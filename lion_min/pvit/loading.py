@@ -19,15 +19,18 @@ stage_of = partial(loading.stage_of, "pvit")
 read_config = partial(loading.read_config, "pvit", STAGES, BUNDLED)
 
 
-def load_system(weights: Path | None = None, device="cpu") -> PvitSystem:
+def load_system(weights: Path | None = None, device="cpu", vision: str | None = None,
+                language: str | None = None) -> PvitSystem:
     """The system of OUT/pvit/stageN (None: the bundled stage 2), every tensor accounted for.
 
-    Stage 0 comes from OUT/lion/stage0 beside it, or from the bundled one. Raises BadInput for a
-    folder that is missing, damaged or foreign.
+    Stage 0 comes from OUT/lion/stage0 beside it, or from the bundled one; the backbones of a
+    pretrained preset from where training took them, or from the folders `vision` and `language`.
+    Raises BadInput for a folder that is missing, damaged or foreign.
     """
     where = Path(weights or BUNDLED).resolve()
     config = read_config(weights)
     stage = stage_of(config["stage"])
-    model, tagger, tokenizer = stages.build(stage.representation, where.parents[1])
+    source = loading.source_of(config, where, vision, language)
+    model, tagger, tokenizer = stages.build(stage.representation, where.parents[1], source)
     loading.load_trained(model, stage.trains, where, config, tagger)
     return PvitSystem(model.to(device), tokenizer, tagger.to(device))

@@ -36,7 +36,7 @@ from lion_min.boxes import Box
 from lion_min.language import LanguageModel, LanguageSettings, TextBatch, packed_rows, splice
 from lion_min.pvit.region_encoder import RegionCLIP, RegionCLIPSettings
 from lion_min.pvit.region_encoder import TinyRegions, TinyRegionSettings
-from lion_min.training import freeze
+from lion_min.trainable import freeze
 from lion_min.vision import VisionEncoder, VisionSettings
 
 SLOTS = {"feature": 1, "location": 4, "text": 0}  # positions between <Region> and </Region>
@@ -92,8 +92,8 @@ class Pvit(nn.Module):
         width, words = llm.width, llm.model.get_input_embeddings().weight.detach()
         self.vision, self.llm = freeze(vision), llm
         self.mm_projector = projector(len(s.depths) * s.vision.width, s.mlp, width)
-        if s.mlp:
-            start_at_zero(self.mm_projector[-1])
+        if s.mlp and s.first_cell_id is not None:      # else tokens of zeros: a norm over them
+            start_at_zero(self.mm_projector[-1])       # multiplies gradients by 300, layer by layer
         if s.representation != "text":
             self.markers = nn.Parameter(words.mean(0).repeat(2, 1))       # <Region>, </Region>
         if s.representation == "feature":
@@ -208,6 +208,18 @@ def flat_boxes(x: PvitInputs) -> tuple[Tensor, Tensor]:
     boxes = torch.tensor([box for row in x.boxes for box in row], device=device)
     image = [i // n for i, row in enumerate(x.boxes) for _ in row]
     return boxes.reshape(-1, 4), torch.tensor(image, device=device, dtype=torch.long)
+
+
+def around(vision: VisionSettings, language: LanguageSettings, vocab: int,
+           representation: str = "feature") -> PvitSettings:
+    """PVIT between a pretrained ViT and LLM, its tokenizer's ids from `vocab` on (words.py);
+    regions are pooled from the ViT's own states, so that no second encoder is needed."""
+    half, last = vision.blocks // 2, vision.blocks
+    return PvitSettings(
+        vision=vision, language=language,
+        regions=TinyRegionSettings(vision_width=vision.width, depths=(half, last - 1), bins=3),
+        open_id=vocab, close_id=vocab + 1, region_id=vocab + 2, representation=representation,
+        depths=(half, last - 1), mlp=2 * language.width, region_mlp=2 * language.width)
 
 
 def tiny(vision: VisionSettings, vocab: int, representation: str = "feature") -> PvitSettings:

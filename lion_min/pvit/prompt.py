@@ -96,7 +96,7 @@ def conversation(tokenizer: TinyTokenizer, turns: list[Turn], question: str,
     ids, boxes = [], []
     for asked, answered in [*turns, (question, None)]:
         more, found = encode(tokenizer, asked, representation, move)
-        ids, boxes = ids + more, boxes + found
+        ids, boxes = ids + tokenizer.ask(more), boxes + found
         if answered is not None:
             ids += [*tokenizer.encode(answered), tokenizer.eos_id]
     return ids, boxes

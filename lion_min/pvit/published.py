@@ -60,6 +60,19 @@ def preset_of(settings: PvitSettings) -> str:
     return {4096: "pvit-7b"}.get(settings.language.width, "own")
 
 
+def settings_by_name(name: str) -> PvitSettings:
+    """A published model's settings without any file. BadInput for another name."""
+    if name != "pvit-7b":
+        raise BadInput(f"preset {name!r}: PVIT's published model is pvit-7b")
+    words = 32000                          # LLaMA's; the new ones follow
+    return PvitSettings(
+        vision=VIT_L, regions=RegionCLIPSettings(),
+        language=LanguageSettings(family="llama", vocab=words + NEW_WORDS, width=4096, heads=32,
+                                  positions=2048, tied=False, layers=32, eos_id=2, ffn=11008),
+        open_id=words + 3, close_id=words + 4, region_id=words, image_id=words,
+        depths=(-2,), mlp=0, region_mlp=0, generate={"max_new_tokens": 128})
+
+
 def build(settings: PvitSettings, vision: nn.Module | None = None) -> Pvit:
     """A Pvit of these settings; the ViT is made, too, unless it is given."""
     return Pvit(settings, vision or VisionEncoder(settings.vision),

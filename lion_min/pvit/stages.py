@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 
 from lion_min import staging
-from lion_min.frozen import Live, Pool, frozen_parts
+from lion_min.frozen import Live, Pool, Source, frozen_parts
 from lion_min.pvit.answering import PvitSystem
 from lion_min.pvit.instructions import scene_instructions
-from lion_min.pvit.model import Pvit, tiny
+from lion_min.pvit.model import Pvit, around, tiny
 from lion_min.pvit.prompt import make_inputs
 from lion_min.pvit.region_encoder import TinyRegions
+from lion_min.scenes import Scene
 from lion_min.staging import Ask, Stage
 from lion_min.tasks import examples
 from lion_min.tokenizer import TinyTokenizer
@@ -37,10 +38,12 @@ def of_representation(stage: PvitStage, representation: str) -> PvitStage:
         + (("locations",) if representation == "location" else ()))
 
 
-def build(representation: str, out: Path) -> tuple[Pvit, TagHead, TinyTokenizer]:
-    """An untrained PVIT around the parts of stage 0."""
-    vision, tagger, language, tokenizer = frozen_parts(out)
-    settings = tiny(vision.settings, len(tokenizer), representation)
+def build(representation: str, out: Path, source: Source = Source()
+          ) -> tuple[Pvit, TagHead, TinyTokenizer]:
+    """An untrained PVIT around the frozen parts."""
+    vision, tagger, language, tokenizer = frozen_parts(out, source=source)
+    settings = tiny(vision.settings, len(tokenizer), representation) if source.preset == "tiny" \
+        else around(vision.settings, language.settings, len(tokenizer), representation)
     return Pvit(settings, vision, language, TinyRegions(settings.regions)), tagger, tokenizer
 
 
@@ -52,7 +55,7 @@ def asking(model: Pvit, tokenizer: TinyTokenizer, pool: Pool | Live) -> Ask:
         questions, answers, before = [], [], []
         for r in rows:
             scene = pool.scenes[r]
-            if turn.tasks[0] == "instructions":
+            if turn.tasks[0] == "instructions" and isinstance(scene, Scene):
                 asked = conversations(scene, rng, len(turn.tasks))
             else:
                 asked = [(e.prompt, e.answer, []) for e in examples(scene, rng, turn.tasks)]
@@ -74,12 +77,13 @@ def conversations(scene, rng, count: int) -> list[tuple[str, str, list[tuple[str
     return rng.sample(samples, count)
 
 
-def train(stage: PvitStage, out: Path, seed: int = 0, **options) -> dict:
+def train(stage: PvitStage, out: Path, seed: int = 0, source: Source = Source(),
+          **options) -> dict:
     """Run one stage of PVIT and write its folder; options as in staging.run_stage."""
     torch.manual_seed(seed)
-    model, tagger, tokenizer = build(stage.representation, out)
+    model, tagger, tokenizer = build(stage.representation, out, source)
     s = model.settings
     return staging.run_stage(
         "pvit", stage, model, tagger, PvitSystem(model, tokenizer, tagger),
-        lambda pool: asking(model, tokenizer, pool), out, seed=seed,
+        lambda pool: asking(model, tokenizer, pool), out, seed=seed, source=source,
         depths={*s.depths, *s.regions.depths, s.vision.blocks}, **options)

@@ -1,0 +1,59 @@
+"""Which backbones a name stands for: the published systems' own, and a pair for one small GPU.
+
+`tiny` has none here: its parts are bundled (frozen.py). Llama-7B and Vicuna-13B stand under names
+whose weights are safetensors; any folder may take their place (--vision, --llm).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:                          # the names are for --help, which loads no torch
+    import torch
+
+    from lion_min.language import LanguageModel
+    from lion_min.vision import VisionEncoder
+    from lion_min.words import PretrainedTokenizer
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Names on the Hub of the frozen parts, and the systems they are meant for."""
+
+    name: str
+    systems: tuple[str, ...]
+    vision: str = ""                       # '': bundled
+    language: str = ""
+    needs: str = ""                        # memory, in a few words
+
+
+BLIP, CLIP_L = "Salesforce/instructblip-flan-t5-", "openai/clip-vit-large-patch14"
+PRESETS = {preset.name: preset for preset in (
+    Preset("tiny", ("lion", "pvit", "lyrics", "lmeye")),
+    Preset("clip-smollm2", ("lion", "pvit"), "openai/clip-vit-base-patch16",
+           "HuggingFaceTB/SmolLM2-135M-Instruct"),
+    # LION: EVA ViT-g as InstructBLIP holds it (lion.md).
+    Preset("lion-flant5-xl", ("lion",), BLIP + "xl", "google/flan-t5-xl"),
+    Preset("lion-flant5-xxl", ("lion",), BLIP + "xxl", "google/flan-t5-xxl"),
+    Preset("pvit-7b", ("pvit",), CLIP_L, "huggyllama/llama-7b"),
+    # LMEye's own Llama, decapoda-research/llama-7b-hf, has left the Hub (lmeye.md 6).
+    Preset("lmeye-llama7b", ("lmeye",), CLIP_L, "huggyllama/llama-7b"),
+    Preset("lmeye-flant5-xl", ("lmeye",), "Salesforce/blip2-flan-t5-xl", "google/flan-t5-xl"),
+    Preset("lyrics-vicuna13b", ("lyrics",), BLIP + "xl", "lmsys/vicuna-13b-v1.5"),
+)}
+
+
+def backbones(preset: Preset, vision: str | Path | None = None,
+              language: str | Path | None = None, dtype: torch.dtype | None = None
+              ) -> tuple[VisionEncoder, LanguageModel, PretrainedTokenizer]:
+    """The preset's frozen parts; `vision` and `language` are folders or names in their place.
+
+    ValueError for 'tiny', whose parts are bundled; BadInput as load_vision and load_language.
+    """
+    from lion_min.backbones import load_language, load_vision
+    if not (vision or preset.vision) or not (language or preset.language):
+        raise ValueError(f"preset {preset.name!r} has no pretrained parts; see frozen.py")
+    eyes = load_vision(vision or preset.vision, dtype)
+    return eyes, *load_language(language or preset.language, dtype)

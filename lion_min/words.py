@@ -1,0 +1,90 @@
+"""The tokenizer of a pretrained LLM, behind the same few words as the tiny preset's own.
+
+A box is written out in digits, "[0.440,0.060,0.650,0.367]", as LION and Shikra do: a pretrained
+LLM has seen numbers. A chat model was taught to answer inside a template; `ask` puts a prompt
+there.
+
+Shapes: V rows of the LLM's embedding table, at least as many as there are tokens.
+"""
+
+from __future__ import annotations
+
+from lion_min import BadInput
+from lion_min.boxes import BRACKETS, BoxText
+
+MARK = "\ue000"                            # a private character, which no template contains
+
+
+class PretrainedTokenizer:
+    """A fast tokenizer of transformers with the interface of TinyTokenizer, and `ask`.
+
+    tokenizer: what AutoTokenizer.from_pretrained returns. vocab: V. `len()` is V, and what stands
+    for features has ids from V on, which no text can name: V and V+1 are PVIT's marks around a
+    region (pvit/prompt.py), V+2 is region_id, V+3 hint_id.
+    """
+
+    def __init__(self, tokenizer, vocab: int):
+        self._hf, self.vocab = tokenizer, vocab
+        named = tokenizer.get_added_vocab()
+        self._special = set(named.values()) | set(tokenizer.all_special_ids)
+        if (last := max(tokenizer.get_vocab().values())) >= vocab:
+            raise BadInput(f"{tokenizer.name_or_path}: the tokenizer has ids up to {last}, the LLM "
+                           f"up to {vocab - 1}; give a folder whose tokenizer and weights belong "
+                           "together")
+        # T5's unigram model holds '</s>' as a word like any other: spell such names out.
+        self._spelt: dict[int, list[int]] = {}
+        self._spelt = {i: [part for letter in name for part in self._plain(letter)]
+                       for name, i in named.items() if i != tokenizer.unk_token_id}
+        self.region_id, self.hint_id = vocab + 2, vocab + 3
+        self.unk_id = tokenizer.unk_token_id           # None: every text has ids
+        self._before, self._after, self.eos_id = self._template()
+        pad = tokenizer.pad_token_id
+        self.pad_id = self.eos_id if pad is None else pad
+
+    def __len__(self) -> int:
+        return self.vocab
+
+    def encode(self, text: str, region: bool = False) -> list[int]:
+        """Text -> ids, no special token among them; `region` puts region_id behind each box."""
+        ids, end = [], 0
+        for match in BRACKETS.finditer(text) if region else ():
+            if BoxText().parse(match[0]):
+                ids += [*self._plain(text[end:match.end()]), self.region_id]
+                end = match.end()
+        return ids + self._plain(text[end:])
+
+    def decode(self, ids: list[int]) -> str:
+        """Ids -> text up to the first end of an answer; padding and the like are left out."""
+        ids = ids[:ids.index(self.eos_id)] if self.eos_id in ids else ids
+        words = [i for i in ids if 0 <= i < self.vocab and i not in self._special]
+        return self._hf.decode(words, clean_up_tokenization_spaces=False).strip()
+
+    def ask(self, ids: list[int]) -> list[int]:
+        """A prompt's ids -> the same inside the chat template, up to where the answer begins.
+
+        Without a template: as the LLM's texts begin (Llama: <s>) and end (T5: </s>).
+        """
+        return [*self._before, *ids, *self._after]
+
+    def _plain(self, text: str) -> list[int]:
+        """What a user typed: '<|im_end|>' is ten letters, not the end of the turn."""
+        found = self._hf(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        return [part for i in found for part in self._spelt.get(i, [i])]
+
+    def _template(self) -> tuple[list[int], list[int], int]:
+        """(ids before a prompt, ids behind it, what ends an answer)."""
+        if not self._hf.chat_template:
+            ids, plain = self._hf("x").input_ids, self._plain("x")
+            at = next(i for i in range(len(ids)) if ids[i:i + len(plain)] == plain)
+            return ids[:at], ids[at + len(plain):], self._hf.eos_token_id
+        asked = [{"role": "user", "content": MARK}]
+        before, after = self._rendered(asked, add_generation_prompt=True)
+        closing = self._rendered([{"role": "user", "content": "?"},
+                                  {"role": "assistant", "content": MARK}])[1]
+        ends = [i for i in closing if i in self._special]  # ChatML: <|im_end|>, then a line's end
+        return before, after, ends[0] if ends else self._hf.eos_token_id
+
+    def _rendered(self, messages: list[dict], **options) -> list[list[int]]:
+        """The ids around MARK in a conversation; here the names of special tokens count."""
+        text = self._hf.apply_chat_template(messages, tokenize=False, **options)
+        return [self._hf(side, add_special_tokens=False).input_ids for side in text.split(MARK)]

@@ -1,0 +1,146 @@
+"""Tiny random backbones in the layouts that are published: each function writes one folder.
+
+What makes a published folder awkward is kept: CLIP beside its text tower, grouped-query attention
+under a chat template, more embedding rows than tokens (Qwen2, T5), T5 with a head of its own.
+"""
+
+from pathlib import Path
+
+import torch
+
+LINES = ["what is this ? a red bicycle beside the wooden bench .",
+         "Where is the dog? The dog lies on the couch: [0.440,0.060,0.650,0.367]",
+         "Describe the region [0.100,0.200,0.300,0.400] in a few words.",
+         "user system assistant You are a helpful assistant."] * 3
+CHATML = ("{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+          "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}"
+          "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+          "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+
+
+def write_clip(folder: Path, image: int = 32, patch: int = 8, width: int = 32) -> Path:
+    """A whole CLIP, both towers, as openai/clip-vit-base-patch16."""
+    from transformers import CLIPConfig, CLIPModel
+    return _saved(CLIPModel, CLIPConfig(
+        text_config=_text_tower(16), vision_config=_tower(image, patch, width),
+        projection_dim=16), folder)
+
+
+def write_siglip(folder: Path, image: int = 32, patch: int = 8, width: int = 32) -> Path:
+    """A whole SigLIP, both towers, as google/siglip-base-patch16-224."""
+    from transformers import SiglipConfig, SiglipModel
+    return _saved(SiglipModel, SiglipConfig(
+        text_config=_text_tower(width), vision_config=_tower(image, patch, width)), folder)
+
+
+def write_eva(folder: Path, image: int = 32, patch: int = 8, width: int = 32) -> Path:
+    """InstructBLIP, as Salesforce/instructblip-flan-t5-xl: EVA's ViT, a Q-Former and a FlanT5."""
+    from transformers import InstructBlipConfig, InstructBlipForConditionalGeneration
+    qformer = _text_tower(16) | {"encoder_hidden_size": width}
+    config = InstructBlipConfig(
+        vision_config=_tower(image, patch, width) | {"hidden_act": "gelu", "layer_norm_eps": 1e-6},
+        qformer_config=qformer, text_config=_t5_sizes(300) | {"model_type": "t5"},
+        num_query_tokens=2)
+    return _saved(InstructBlipForConditionalGeneration, config, folder)
+
+
+def write_llama(folder: Path) -> Path:
+    """As HuggingFaceTB/SmolLM2-135M-Instruct: a chat model, <|im_end|> pads and ends."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+    tokenizer = _byte_pairs(bos_token="<|im_start|>", eos_token="<|im_end|>",
+                            pad_token="<|im_end|>", unk_token="<|endoftext|>")
+    tokenizer.save_pretrained(folder)
+    return _saved(LlamaForCausalLM, LlamaConfig(
+        **_decoder(len(tokenizer)), bos_token_id=1, eos_token_id=2, pad_token_id=2), folder)
+
+
+def write_qwen2(folder: Path) -> Path:
+    """As Qwen/Qwen2-0.5B-Instruct: biases in attention, no <bos>, padded embedding rows; its own
+    generation settings sample and punish repetition."""
+    from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+    tokenizer = _byte_pairs(eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer.save_pretrained(folder)
+    _saved(Qwen2ForCausalLM, Qwen2Config(
+        **_decoder(len(tokenizer) + 5), bos_token_id=0, eos_token_id=2, sliding_window=4,
+        use_sliding_window=False), folder)
+    GenerationConfig(do_sample=True, temperature=0.7, top_p=0.8, repetition_penalty=1.1,
+                     bos_token_id=0, pad_token_id=0, eos_token_id=[2, 0]).save_pretrained(folder)
+    return folder
+
+
+def write_t5(folder: Path) -> Path:
+    """As google/flan-t5-xl: a unigram tokenizer with 4 sentinels, rows beyond it, an own head."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
+    words = Tokenizer(models.Unigram())
+    words.pre_tokenizer = pre_tokenizers.Metaspace()
+    words.train_from_iterator(LINES, trainers.UnigramTrainer(
+        vocab_size=120, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>"))
+    pieces = sorted(words.get_vocab(), key=words.get_vocab().get)
+    scores = [(piece, 0.0 if i < 3 else -float(i)) for i, piece in enumerate(pieces)]
+    scores += [(f"<extra_id_{i}>", 0.0) for i in (3, 2, 1, 0)]
+    tokenizer = T5Tokenizer(vocab=scores, extra_ids=4)
+    tokenizer.save_pretrained(folder)
+    model = _random(T5ForConditionalGeneration, T5Config(**_t5_sizes(len(tokenizer) + 7)))
+    model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight) * 0.3)
+    model.config.tie_word_embeddings = False       # transformers 5 ties every T5 it makes
+    model.save_pretrained(folder)
+    return folder
+
+
+# ---- sizes and tokenizers --------------------------------------------------------------------
+
+def _tower(image: int, patch: int, width: int) -> dict:
+    return {"image_size": image, "patch_size": patch, "hidden_size": width,
+            "intermediate_size": 2 * width, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+def _text_tower(width: int) -> dict:
+    return {"hidden_size": width, "intermediate_size": 32, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "vocab_size": 30, "max_position_embeddings": 8,
+            "bos_token_id": 1, "eos_token_id": 2}
+
+
+def _decoder(vocab: int) -> dict:
+    return {"vocab_size": vocab, "hidden_size": 32, "intermediate_size": 64,
+            "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "max_position_embeddings": 512, "tie_word_embeddings": True}
+
+
+def _t5_sizes(vocab: int) -> dict:
+    return {"vocab_size": vocab, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2,
+            "num_decoder_layers": 2, "num_heads": 4, "feed_forward_proj": "gated-gelu",
+            "tie_word_embeddings": False, "decoder_start_token_id": 0, "pad_token_id": 0,
+            "eos_token_id": 1}
+
+
+def _byte_pairs(**named: str):
+    """A byte-level BPE tokenizer whose digits stand alone, with the ChatML template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Digits(individual_digits=True),
+        pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    words.decoder = decoders.ByteLevel()
+    words.train_from_iterator(LINES, trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, **named)
+    tokenizer.chat_template = CHATML
+    return tokenizer
+
+
+def _random(kind: type, config) -> torch.nn.Module:
+    """Wide enough weights that a slip changes an answer; seeded."""
+    torch.manual_seed(0)
+    model = kind(config).eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def _saved(kind: type, config, folder: Path) -> Path:
+    _random(kind, config).save_pretrained(folder)
+    return folder

@@ -1,0 +1,246 @@
+"""Pretrained backbones by name or folder: towers, LLMs, presets, refusals."""
+
+import copy
+import functools
+import json
+import shutil
+
+import pytest
+import random_backbones as folders
+import torch
+from safetensors.torch import load_file, save_file
+
+from lion_min import BadInput
+from lion_min.adapters import REGION, attach_adapters, attach_lora, set_task
+from lion_min.backbones import load_language, load_vision
+from lion_min.presets import PRESETS, backbones
+from lion_min.vision import VisionEncoder, VisionSettings
+
+TOWERS = {"clip": folders.write_clip, "siglip": folders.write_siglip, "eva": folders.write_eva}
+LLMS = {"llama": folders.write_llama, "qwen2": folders.write_qwen2, "t5": folders.write_t5}
+CHAT = ("llama", "qwen2")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """folder("clip"), folder("t5"), ...: written once, read by many."""
+    root, written = tmp_path_factory.mktemp("backbones"), {}
+
+    def write(name: str):
+        if name not in written:
+            written[name] = (TOWERS | LLMS)[name](root / name)
+        return written[name]
+    return write
+
+
+@pytest.fixture(scope="module")
+def llm(folder):
+    """llm("t5"): (LLM, tokenizer), read once; each test may spoil its own copy of the LLM."""
+    read = functools.cache(lambda name: load_language(folder(name)))
+    return lambda name: (copy.deepcopy(read(name)[0]), read(name)[1])
+
+
+def file_of(where) -> dict[str, torch.Tensor]:
+    return load_file(where / "model.safetensors")
+
+
+# ---- towers ------------------------------------------------------------------------------------
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", TOWERS)
+def test_tower_states(folder, family):
+    """A tower filled at random; a normed last state; SigLIP's first patch taken for a CLS."""
+    eyes = load_vision(folder(family)).eval()
+    s, own = eyes.settings, file_of(folder(family))
+    assert (s.family, s.image, s.patch, s.width, s.blocks, s.stem) == (family, 32, 8, 32, 2, ())
+    states = eyes(torch.randn(2, 3, 32, 32))
+    assert [list(state.shape) for state in states] == [[2, 1 + s.side ** 2, 32]] * 3
+    for name, parameter in eyes.model.named_parameters():
+        assert torch.equal(parameter, own[f"vision_model.{name}"]), name
+    if family == "siglip":
+        torch.testing.assert_close(states[2][:, 0], states[2][:, 1:].mean(1))
+    elif family == "clip":                 # raw: the block after which no norm came
+        layer = eyes.model.encoder.layers[1](states[1], attention_mask=None)
+        torch.testing.assert_close(layer[0] if isinstance(layer, tuple) else layer, states[2])
+
+
+@torch.no_grad()
+def test_half_precision_and_statistics(folder):
+    """A tower that stays fp32 when bf16 was asked for; CLIP's colours shown to SigLIP."""
+    eyes = load_vision(folder("siglip"), torch.bfloat16)
+    assert eyes(torch.randn(1, 3, 32, 32))[0].dtype == torch.bfloat16
+    assert eyes.settings.mean == eyes.settings.std == (0.5, 0.5, 0.5)
+    assert VisionSettings("eva").mean == VisionSettings("clip").mean != eyes.settings.mean
+    sizes = VisionSettings("siglip", image=16, patch=8, width=16, blocks=1, mlp=16)
+    assert VisionEncoder(sizes)(torch.randn(2, 3, 16, 16))[1].shape == (2, 5, 16)
+
+
+# ---- LLMs --------------------------------------------------------------------------------------
+
+def ids_of(model, count: int = 9) -> torch.Tensor:
+    torch.manual_seed(1)
+    return torch.randint(3, model.settings.vocab - 9, (1, count))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", CHAT)
+def test_packed_logits_are_transformers_own(llm, name):
+    """Our additive mask read otherwise by a family: a sample sees ahead, or its neighbour."""
+    model, _ = llm(name)
+    row = ids_of(model)
+    first, answer, other = row[0, :5].tolist(), row[0, 5:].tolist(), [7, 8, 9]
+    expected = model.model(input_ids=row).logits[0]
+    for prompts in ([first], [other, first]):
+        text = model.pack(prompts, [answer] * len(prompts), images=1)
+        found = model.logits(model.embed(text.ids), text)[0]
+        torch.testing.assert_close(found[text.sample[0] == len(prompts) - 1][:9], expected,
+                                   atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", CHAT)
+def test_generation_is_greedy_and_ends(llm, name):
+    """The file's own sampling or repetition penalty; an answer that runs on past its end."""
+    model, _ = llm(name)
+    assert model.model.generation_config.repetition_penalty in (None, 1)
+    row, expected = ids_of(model), []
+    for _ in range(6):
+        expected.append(int(model.model(input_ids=row).logits[0, -1].argmax()))
+        row = torch.cat([row, torch.tensor([expected[-1:]])], 1)
+    text = model.pack(row[:, :-6].tolist())
+    model.settings.eos_id = -1 if len(set(expected)) == 1 else expected[-1]
+    answer = model.generate(model.embed(text.ids), text, max_new_tokens=9)[0].tolist()
+    end = expected.index(model.settings.eos_id) + 1 if model.settings.eos_id >= 0 else 6
+    assert answer[:end] == expected[:end]
+    assert len(answer) == (end if model.settings.eos_id >= 0 else 9)
+
+
+@torch.no_grad()
+def test_t5_is_the_files_own(llm, folder):
+    """transformers 5 ties head and embedding; FlanT5 with the tanh GELU; no answer from it."""
+    model, words = llm("t5")
+    own, s = file_of(folder("t5")), model.settings
+    assert torch.equal(model.model.lm_head.weight, own["lm_head.weight"])
+    assert torch.equal(model.model.shared.weight, own["shared.weight"]) and not s.tied
+    assert model.model.encoder.block[0].layer[1].DenseReluDense.act(torch.tensor(1.)).item() \
+        == torch.nn.functional.gelu(torch.tensor(1.)).item()
+    assert (s.family, s.decoder_layers, s.head_width, s.ffn, s.pad_id, s.eos_id) \
+        == ("t5", 2, 8, 64, 0, 1)
+    text = model.pack([words.ask(words.encode("what is this ?"))])
+    assert isinstance(words.decode(model.generate(model.embed(text.ids), text)[0].tolist()), str)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", LLMS)
+def test_sizes_and_placeholders(llm, name):
+    """An index error on a placeholder's id; settings that name another model's sizes."""
+    model, words = llm(name)
+    rows, s = model.model.get_input_embeddings().weight, model.settings
+    assert (s.vocab, s.width, s.layers, s.heads) == (len(rows), 32, 2, 4) == (len(words), 32, 2, 4)
+    assert words.region_id == len(words) + 2 and words.hint_id == len(words) + 3
+    embeds = model.embed(torch.tensor([[5, words.region_id, len(words)]]))
+    assert torch.equal(embeds[0], rows[[5, 0, 0]])
+
+
+@pytest.mark.parametrize("name", LLMS)
+def test_adapters_and_lora_train_alone(llm, name):
+    """A family whose feed-forward nets or attention are called otherwise: nothing is attached."""
+    model, _ = llm(name)
+    model.requires_grad_(False)
+    adapters = attach_adapters(model.model, model.width, 4, 2)
+    loras = attach_lora(model.model, ("q", "k", "v") if name == "t5" else
+                        ("q_proj", "k_proj", "v_proj"))
+    layers = 4 if name == "t5" else 2
+    assert len(adapters) == layers and len(loras) == 3 * (6 if name == "t5" else 2)
+    set_task(adapters, REGION)
+    text = model.pack([[5, 6, 7]], [[8, 9]], images=1)
+    trained = [*adapters.parameters(), *loras.parameters()]
+    steps = torch.optim.SGD(trained, 1e-3)
+    losses = []
+    for _ in range(2):
+        loss = model.loss(model.embed(text.ids), text)
+        loss.backward()
+        steps.step()
+        losses.append(loss.item())
+    assert losses[1] < losses[0] and all(p.grad is None for p in model.model.parameters())
+
+
+# ---- refusals ----------------------------------------------------------------------------------
+
+def changed(where, **fields) -> None:
+    config = json.loads((where / "config.json").read_text())
+    (where / "config.json").write_text(json.dumps(config | fields))
+
+
+def rekeyed(where, change) -> None:
+    tensors = file_of(where)
+    change(tensors)
+    save_file(tensors, where / "model.safetensors", {"format": "pt"})
+
+
+NORM = "vision_model.post_layernorm.weight"
+SPOILT = {
+    "config.json": lambda f: (f / "config.json").unlink(),
+    "'bert'": lambda f: changed(f, model_type="bert"),
+    "no model.safetensors": lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
+    "cannot be read": lambda f: (f / "model.safetensors").write_bytes(b"\x08" * 99),
+    f"key '{NORM.removeprefix('vision_model.')}' is missing":
+        lambda f: rekeyed(f, lambda t: t.pop(NORM)),
+    "unknown key 'extra.weight'":
+        lambda f: rekeyed(f, lambda t: t.update({"vision_model.extra.weight": torch.ones(1)})),
+    "post_layernorm.weight' is [3] instead of [32]":
+        lambda f: rekeyed(f, lambda t: t.update({NORM: torch.ones(3)})),
+}
+
+
+def refused(call, where, capfd) -> str:
+    """The line of a BadInput; nothing but it reaches the user."""
+    capfd.readouterr()
+    with pytest.raises(BadInput) as told:
+        call(where)
+    line = str(told.value)
+    assert "\n" not in line and str(where) in line and capfd.readouterr() == ("", "")
+    return line
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_spoilt_folder(folder, tmp_path, what, capfd):
+    """A half-filled tower, a pickle opened, a stack trace; transformers' own report on stderr."""
+    where = shutil.copytree(folder("clip"), tmp_path / "clip")
+    SPOILT[what](where)
+    assert what in refused(load_vision, where, capfd)
+
+
+def test_spoilt_tokenizer(folder, tmp_path, capfd):
+    """An empty vocabulary made up; a tokenizer with more words than the LLM has rows."""
+    bare = shutil.copytree(folder("t5"), tmp_path / "t5")
+    (bare / "tokenizer.json").unlink()
+    assert "holds no tokenizer" in refused(load_language, bare, capfd)
+    longer = shutil.copytree(folder("llama"), tmp_path / "longer")
+    shutil.copy(folder("qwen2") / "tokenizer.json", longer)
+    changed(longer, vocab_size=290)
+    rekeyed(longer, lambda t: t.update({"model.embed_tokens.weight":
+                                        t["model.embed_tokens.weight"][:290].clone()}))
+    assert "belong together" in refused(load_language, longer, capfd)
+
+
+@pytest.mark.parametrize("name", [n for n in PRESETS if n != "tiny"])
+def test_preset_without_network(name, capfd, folder):
+    """Half a minute of retries and a stack trace where there is no network."""
+    preset, eyes = PRESETS[name], folder("clip")
+    for part, flag, call in ((preset.vision, "--vision", load_vision),
+                             (preset.language, "--llm", load_language)):
+        line = refused(call, part, capfd)
+        assert f"pass its folder with {flag} FOLDER" in line and "no network" in line
+    with pytest.raises(BadInput, match=preset.language):
+        backbones(preset, vision=eyes)
+    assert "no such folder" in refused(load_vision, "/no/such/folder", capfd)
+
+
+def test_preset_with_folders(folder):
+    """Folders given and the Hub asked all the same; a preset for no system."""
+    eyes, model, words = backbones(PRESETS["clip-smollm2"], folder("eva"), folder("llama"))
+    assert eyes.settings.family == "eva" and model.settings.vocab == len(words)
+    assert {s for p in PRESETS.values() for s in p.systems} == {"lion", "pvit", "lyrics", "lmeye"}
+    with pytest.raises(ValueError, match="tiny"):
+        backbones(PRESETS["tiny"])

@@ -1,0 +1,181 @@
+"""Photographs: read, split, asked, trained on around pretrained backbones, and asked about."""
+
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+from commands import call, refused
+from random_backbones import write_clip, write_llama, write_qwen2, write_siglip, write_t5
+
+import infer
+import train
+from lion_min import BadInput, photos
+from lion_min.boxes import BoxText
+from lion_min.scenes import WORLDS, make_scene
+
+BOX = BoxText()
+COUNT = 10
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory) -> Path:
+    """A COCO folder of ten pictures, none of them square; kinds are their categories."""
+    folder = tmp_path_factory.mktemp("coco")
+    (folder / "images").mkdir()
+    scenes = [make_scene(WORLDS["medium"], "train", 9, i) for i in range(COUNT)]
+    kinds = sorted({t.kind for s in scenes for t in s.objects})
+    data = {"images": [], "annotations": [],
+            "categories": [{"id": i, "name": kind} for i, kind in enumerate(kinds, 1)]}
+    for i, scene in enumerate(scenes):
+        scene.draw().resize((120, 80)).save(folder / "images" / f"{i}.jpg")
+        data["images"].append({"id": i, "file_name": f"{i}.jpg", "width": 120, "height": 80})
+        for thing in scene.objects:
+            x1, y1, x2, y2 = thing.box
+            data["annotations"].append({
+                "image_id": i, "category_id": 1 + kinds.index(thing.kind), "iscrowd": 0,
+                "bbox": [x1 * 120, y1 * 80, (x2 - x1) * 120, (y2 - y1) * 80]})
+    (folder / "instances.json").write_text(json.dumps(data))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def backbones(tmp_path_factory) -> Path:
+    """Tiny random ones in the published layouts."""
+    folder = tmp_path_factory.mktemp("backbones")
+    for name, write in (("clip", write_clip), ("siglip", write_siglip), ("llama", write_llama),
+                        ("qwen2", write_qwen2), ("t5", write_t5)):
+        write(folder / name)
+    return folder
+
+
+def stage(coco, backbones, out, system, number, vision="clip", llm="llama") -> list[str]:
+    """The command line of one short stage."""
+    return ["--system", system, "--stage", str(number), "--preset", "clip-smollm2", "--data",
+            str(coco), "--vision", str(backbones / vision), "--llm", str(backbones / llm),
+            "--steps", "2", "--batch-size", "2", "--out", str(out)]
+
+
+# ---- reading and asking --------------------------------------------------------------------------
+
+def test_reads_a_coco_folder_and_holds_a_fifth_back(coco):
+    """Guards: a held-out picture among those trained on, or boxes of another frame."""
+    learnt, held = photos.split(photos.read_photos(coco))
+    assert len(learnt) == 8 and len(held) == 2
+    assert not {p.path for p in learnt} & {p.path for p in held}
+    scene = make_scene(WORLDS["medium"], "train", 9, 0)
+    first = next(p for p in learnt if p.path.name == "0.jpg")
+    assert [name for name, _ in first.objects] == [t.kind for t in scene.objects]
+    for (_, box), thing in zip(first.objects, scene.objects):
+        assert box == pytest.approx(thing.box, abs=1e-4)
+    assert first.draw().size == (120, 80)
+
+
+def test_the_datas_own_splits_come_first(coco, tmp_path):
+    """Guards: a validation picture trained on because its place in the file is not a fifth one."""
+    lines = [{"image": f"{i}.jpg", "task": "vqa", "prompt": "What?", "answer": "it",
+              "split": "val" if i < 3 else "train"} for i in range(COUNT)]
+    file = tmp_path / "own.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "images").symlink_to(coco / "images")
+    learnt, held = photos.split(photos.read_photos(file, "samples"))
+    assert [p.path.name for p in held] == ["0.jpg", "1.jpg", "2.jpg"] and len(learnt) == 7
+    asked = learnt[0].examples(random.Random(0), ("vqa", "reg"))
+    assert [e.answer for e in asked] == ["it", "it"]
+
+
+def test_every_question_is_true_of_its_picture(coco):
+    """Guards: wrong answers made from right annotations."""
+    rng, tasks = random.Random(1), tuple(photos.MAKERS)
+    for photo in photos.read_photos(coco):
+        names = [name for name, _ in photo.objects]
+        for _ in range(20):
+            for e in photo.examples(rng, tasks):
+                boxes = BOX.parse(e.prompt)
+                named = {BOX.format(box): name for name, box in photo.objects}
+                if e.task == "existence" and not boxes:
+                    there = not set(re.findall(r"\w+", e.prompt)).isdisjoint(names)
+                    assert e.answer == ("yes" if there else "no"), e
+                elif e.task == "count":
+                    assert int(e.answer) == names.count(e.prompt.split("kind ")[1].split()[0])
+                elif e.task == "reg":
+                    assert named[BOX.format(boxes[0])] == e.answer
+                elif e.task == "rec":
+                    name = named[e.answer]
+                    assert names.count(name) == 1 and f"the {name}" in e.prompt
+                elif e.task == "caption":
+                    assert all(name in e.answer for name in names)
+
+
+def test_relations_stand_as_the_boxes_do():
+    """Guards: left and right, or above and below, exchanged."""
+    photo = photos.Photo(Path("x.jpg"), (), (("cat", (0.0, 0.4, 0.2, 0.6)),
+                                             ("dog", (0.7, 0.4, 0.9, 0.6))), ("cat", "dog"))
+    rng, told = random.Random(0), set()
+    for _ in range(200):
+        e = photos.relation(photo, rng)
+        words = e.prompt.lower().split("false:")[-1]
+        cat_first = words.index("cat") < words.index("dog")
+        left = "left of" in words
+        assert (e.answer == "true") == (cat_first == left), e
+        told.add((e.answer, left, cat_first))
+        assert "above" not in words and "below" not in words
+    assert len(told) == 4                  # nothing can be guessed from the wording
+
+
+def test_what_is_no_data_is_told(coco, tmp_path, capsys):
+    """Guards: a traceback, or training begun, for a folder without annotations or too few."""
+    common = ["--system", "pvit", "--stage", "1", "--out", tmp_path / "out"]
+    refused(call(train.main, capsys, *common, "--data", tmp_path), "holds none of scenes.jsonl")
+    refused(call(train.main, capsys, *common, "--data", coco / "instances.json", "--format",
+                 "vsr"), "instances.json")
+    with pytest.raises(BadInput, match="4 pictures; at least 5"):
+        photos.split(photos.read_photos(coco)[:4])
+
+
+def test_options_that_mean_nothing_are_refused(coco, tmp_path, capsys):
+    """Guards: a preset's option read by nobody, a system under another's preset."""
+    for words, told in (
+            (["--preset", "clip-smollm2", "--system", "lmeye"], "belongs to lion, pvit"),
+            (["--vision", "x"], "the tiny preset has its own"), (["--format", "coco"], "--data"),
+            (["--preset", "clip-smollm2", "--part", "llama", "--stage", "0"], "leave --part")):
+        refused(call(train.main, capsys, "--stage", "1", "--out", tmp_path, *words), told)
+    code, _, err = call(train.main, capsys, "--stage", "1", "--preset", "clip-smollm2", "--out",
+                        tmp_path, "--data", coco)
+    assert code == 2 and err.count("\n") == 1 and "clip-vit-base-patch16" in err, err
+    assert "--vision FOLDER" in err        # the mend, without a network
+    refused(call(infer.main, capsys, coco / "images" / "0.jpg", "What?", "--preset",
+                 "clip-smollm2"), "nothing is bundled", "--weights")
+
+
+# ---- training ------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("vision, llm", [("clip", "llama"), ("siglip", "qwen2")])
+def test_pvit_trains_and_answers(coco, backbones, tmp_path, capsys, vision, llm):
+    """Guards: PVIT's stages tied to the tiny tokenizer, or a run that infer.py cannot open."""
+    for number in (1, 2):
+        code, out, err = call(train.main, capsys, *stage(coco, backbones, tmp_path, "pvit",
+                                                         number, vision, llm))
+        assert code == 0 and "reg_nearest" in out and "8 photographs" in out, err
+    code, out, err = call(infer.main, capsys, coco / "images" / "0.jpg",
+                          "What is in [12,8,60,40]?", "--system", "pvit", "--weights",
+                          tmp_path / "pvit" / "stage2", "--json", "--show", tmp_path / "s.png")
+    assert code == 0 and json.loads(out)["preset"] == "clip-smollm2", err
+    assert "photograph" not in err and (tmp_path / "s.png").stat().st_size
+    refused(call(infer.main, capsys, coco / "images" / "0.jpg", "What?", "--system", "pvit",
+                 "--weights", tmp_path / "pvit" / "stage2", "--preset", "tiny"), "clip-smollm2")
+    code, _, err = call(train.main, capsys, *stage(coco, backbones, tmp_path / "new", "pvit", 2,
+                                                   vision, llm))
+    assert code == 2 and "no pvit stage 1" in err and "train it first" in err
+
+
+def test_lion_trains_through_its_stages(coco, backbones, tmp_path, capsys):
+    """Guards: a stage of LION that needs the drawn world: tags, routes, the T5's order."""
+    for number in (0, 1, 2, 3, 4):
+        code, out, err = call(train.main, capsys, *stage(coco, backbones, tmp_path, "lion", number,
+                                                         llm="t5"))
+        assert code == 0 and "wrote" in out, err
+    code, out, err = call(infer.main, capsys, coco / "images" / "0.jpg", "Where is the circle?",
+                          "--weights", tmp_path / "lion" / "stage4", "--show", tmp_path / "s.png")
+    assert code == 0 and (tmp_path / "s.png").stat().st_size, err
