@@ -7,15 +7,6 @@ whose weights are safetensors; any folder may take their place (--vision, --llm)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:                          # the names are for --help, which loads no torch
-    import torch
-
-    from lion_min.language import LanguageModel
-    from lion_min.vision import VisionEncoder
-    from lion_min.words import PretrainedTokenizer
 
 
 @dataclass(frozen=True)
@@ -26,7 +17,6 @@ class Preset:
     systems: tuple[str, ...]
     vision: str = ""                       # '': bundled
     language: str = ""
-    needs: str = ""                        # memory, in a few words
 
 
 BLIP, CLIP_L = "Salesforce/instructblip-flan-t5-", "openai/clip-vit-large-patch14"
@@ -43,17 +33,3 @@ PRESETS = {preset.name: preset for preset in (
     Preset("lmeye-flant5-xl", ("lmeye",), "Salesforce/blip2-flan-t5-xl", "google/flan-t5-xl"),
     Preset("lyrics-vicuna13b", ("lyrics",), BLIP + "xl", "lmsys/vicuna-13b-v1.5"),
 )}
-
-
-def backbones(preset: Preset, vision: str | Path | None = None,
-              language: str | Path | None = None, dtype: torch.dtype | None = None
-              ) -> tuple[VisionEncoder, LanguageModel, PretrainedTokenizer]:
-    """The preset's frozen parts; `vision` and `language` are folders or names in their place.
-
-    ValueError for 'tiny', whose parts are bundled; BadInput as load_vision and load_language.
-    """
-    from lion_min.backbones import load_language, load_vision
-    if not (vision or preset.vision) or not (language or preset.language):
-        raise ValueError(f"preset {preset.name!r} has no pretrained parts; see frozen.py")
-    eyes = load_vision(vision or preset.vision, dtype)
-    return eyes, *load_language(language or preset.language, dtype)

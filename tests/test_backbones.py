@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from lion_min import BadInput
 from lion_min.adapters import REGION, attach_adapters, attach_lora, set_task
 from lion_min.backbones import load_language, load_vision
-from lion_min.presets import PRESETS, backbones
+from lion_min.frozen import Source, pretrained_parts
+from lion_min.presets import PRESETS
 from lion_min.vision import VisionEncoder, VisionSettings
 
 TOWERS = {"clip": folders.write_clip, "siglip": folders.write_siglip, "eva": folders.write_eva}
@@ -225,7 +226,7 @@ def test_spoilt_tokenizer(folder, tmp_path, capfd):
 
 
 @pytest.mark.parametrize("name", [n for n in PRESETS if n != "tiny"])
-def test_preset_without_network(name, capfd, folder):
+def test_preset_without_network(name, capfd, folder, tmp_path):
     """Half a minute of retries and a stack trace where there is no network."""
     preset, eyes = PRESETS[name], folder("clip")
     for part, flag, call in ((preset.vision, "--vision", load_vision),
@@ -233,14 +234,13 @@ def test_preset_without_network(name, capfd, folder):
         line = refused(call, part, capfd)
         assert f"pass its folder with {flag} FOLDER" in line and "no network" in line
     with pytest.raises(BadInput, match=preset.language):
-        backbones(preset, vision=eyes)
+        pretrained_parts(tmp_path, Source(name, vision=str(eyes)))
     assert "no such folder" in refused(load_vision, "/no/such/folder", capfd)
 
 
-def test_preset_with_folders(folder):
+def test_preset_with_folders(folder, tmp_path):
     """Folders given and the Hub asked all the same; a preset for no system."""
-    eyes, model, words = backbones(PRESETS["clip-smollm2"], folder("eva"), folder("llama"))
+    eyes, _, model, words = pretrained_parts(
+        tmp_path, Source("clip-smollm2", str(folder("eva")), str(folder("llama"))))
     assert eyes.settings.family == "eva" and model.settings.vocab == len(words)
     assert {s for p in PRESETS.values() for s in p.systems} == {"lion", "pvit", "lyrics", "lmeye"}
-    with pytest.raises(ValueError, match="tiny"):
-        backbones(PRESETS["tiny"])

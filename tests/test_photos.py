@@ -3,7 +3,9 @@
 import json
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from commands import call, refused
@@ -13,6 +15,8 @@ import infer
 import train
 from lion_min import BadInput, photos
 from lion_min.boxes import BoxText
+from lion_min.frozen import Source
+from lion_min.lion import published, stages
 from lion_min.scenes import WORLDS, make_scene
 
 BOX = BoxText()
@@ -179,3 +183,13 @@ def test_lion_trains_through_its_stages(coco, backbones, tmp_path, capsys):
     code, out, err = call(infer.main, capsys, coco / "images" / "0.jpg", "Where is the circle?",
                           "--weights", tmp_path / "lion" / "stage4", "--show", tmp_path / "s.png")
     assert code == 0 and (tmp_path / "s.png").stat().st_size, err
+
+
+def test_published_sizes_around_the_published_vit():
+    """Guards: LION-FlanT5-XL trained with a small model's bridge."""
+    parts = [SimpleNamespace(settings=s) for s in (published.EVA_G, published.flan_t5(2048))]
+    s = stages.settings_around(Source("lion-flant5-xl"), *parts, 32128, "all")
+    assert s.depths == (39, 29, 19) and s.qformer.width == 768 and s.qformer.vocab == 32128
+    assert s.region_id > 32128 and s.mlp == published.settings_by_name("lion-flant5-xl").mlp
+    parts[0].settings = replace(published.EVA_G, blocks=12)
+    assert stages.settings_around(Source("lion-flant5-xl"), *parts, 32128, "all").depths[0] == 12

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,13 +10,15 @@ import torch
 from lion_min import staging
 from lion_min.adapters import IMAGE, REGION
 from lion_min.frozen import Live, Pool, Source, frozen_parts
+from lion_min.language import LanguageModel
 from lion_min.lion.answering import LionSystem, make_inputs
-from lion_min.lion.model import Lion, around, tiny
+from lion_min.lion.model import Lion, LionSettings, around, tiny
+from lion_min.lion.published import settings_by_name
 from lion_min.lion.textworld import noisy_tags
 from lion_min.staging import Ask, Stage
 from lion_min.tasks import examples
 from lion_min.tokenizer import TinyTokenizer
-from lion_min.vision import TagHead
+from lion_min.vision import TagHead, VisionEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +31,27 @@ class LionStage(Stage):
     tag_noise: float = 0.0                 # share of the tags made wrong in training
 
 
+def settings_around(source: Source, vision: VisionEncoder, language: LanguageModel, vocab: int,
+                    mode: str) -> LionSettings:
+    """The published sizes around the published ViT, but for the Q-Former's words, which are the
+    LLM's own here; sizes in proportion around any other one."""
+    near = around(vision.settings, language.settings, vocab, mode)
+    if source.preset not in ("lion-flant5-xl", "lion-flant5-xxl"):
+        return near
+    s = settings_by_name(source.preset)
+    return near if s.vision != vision.settings else replace(
+        s, mode=mode, language=language.settings, qformer=replace(s.qformer, vocab=vocab),
+        region_id=near.region_id, hint_id=near.hint_id, generate={})
+
+
 def build(mode: str, out: Path, llm: str = "llama", source: Source = Source()
           ) -> tuple[Lion, TagHead, TinyTokenizer]:
     """An untrained LION of this mode around the frozen parts."""
     vision, tagger, language, tokenizer = frozen_parts(out, llm, source)
-    settings = tiny(vision.settings, len(tokenizer), mode, llm) if source.preset == "tiny" \
-        else around(vision.settings, language.settings, len(tokenizer), mode)
+    if source.preset == "tiny":
+        settings = tiny(vision.settings, len(tokenizer), mode, llm)
+    else:
+        settings = settings_around(source, vision, language, len(tokenizer), mode)
     return Lion(settings, vision, language), tagger, tokenizer
 
 
