@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .qformer import Attention, QFormer, QFormerLayer, QFormerSettings
+from lion_min.qformer import Attention, QFormer, QFormerLayer, QFormerSettings
 
 Cache = list[list[Tensor]]  # for each layer the queries' keys and values, [S,H,Q,D/H] each
 

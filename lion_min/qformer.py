@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import BadInput
+from lion_min import BadInput
 
 
 @dataclass

@@ -13,7 +13,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from ..qformer import Attention, FeedForward, init_bert
+from lion_min.qformer import Attention, FeedForward, init_bert
 
 
 class AggregatorBlock(nn.Module):

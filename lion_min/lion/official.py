@@ -12,7 +12,7 @@ import re
 import torch
 from torch import Tensor
 
-from ..keys import account, count_layers, matches, rows
+from lion_min.keys import account, count_layers, matches, rows
 
 TRAINED = ("qformer", "aggregator", "adapters", "soft_prompt",
            "t5_proj", "adapter_proj", "ln_vision", "ln_adapter")  # all that LION's .pth holds

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from .. import BadInput, checkpoints, keys
-from ..language import LanguageModel, LanguageSettings
-from ..qformer import QFormerSettings
-from ..vision import VisionEncoder, VisionSettings
-from .model import Lion, LionSettings
-from .official import CROSS_EVERY, IGNORED, PARTS, PUBLISHED_WIDTHS, TRAINED, rename
+from lion_min import BadInput, checkpoints, keys
+from lion_min.language import LanguageModel, LanguageSettings
+from lion_min.lion.model import Lion, LionSettings
+from lion_min.lion.official import CROSS_EVERY, IGNORED, PARTS, PUBLISHED_WIDTHS, TRAINED, rename
+from lion_min.qformer import QFormerSettings
+from lion_min.vision import VisionEncoder, VisionSettings
 
 STAGE = 4
 FROZEN = ("vision.", "llm.")               # may be absent: files of their own

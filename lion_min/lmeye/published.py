@@ -17,12 +17,12 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from .. import BadInput, checkpoints, keys
-from ..language import LanguageModel, LanguageSettings
-from ..qformer import QFormerSettings
-from ..vision import VisionSettings
-from .interaction import InteractionSettings
-from .model import Lmeye, LmeyeSettings
+from lion_min import BadInput, checkpoints, keys
+from lion_min.language import LanguageModel, LanguageSettings
+from lion_min.lmeye.interaction import InteractionSettings
+from lion_min.lmeye.model import Lmeye, LmeyeSettings
+from lion_min.qformer import QFormerSettings
+from lion_min.vision import VisionSettings
 
 _PLACES = {"imgLinear": "img_proj", "promptMlp": "interaction.decompose",
            "llm2clip": "interaction.request", "imgdLinear": "interaction.transmit"}

@@ -139,7 +139,7 @@ def asking(model: Lyrics, tokenizer: TinyTokenizer, pool: Pool) -> Ask:
 
 
 def batches(stage: LyricsStage, scenes: list[Scene], seed: int, batch: int):
-    """(step, shard) -> rows of a batch. No caption twice: a true pair would count as a wrong one."""
+    """(step, shard) -> rows of a batch. No caption twice: a true pair would count as wrong."""
     told = [s.caption() for s in scenes]
     if len(set(told)) < 2 or batch < 2:
         raise BadInput("stages 0 and 1 take at least two scenes of different captions a step; "
