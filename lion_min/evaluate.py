@@ -37,6 +37,9 @@ def parser() -> Parser:
     p.add_argument("--images", type=Path, metavar="DIR",
                    help="the file's pictures; default: its own folder")
     p.add_argument("--split", metavar="NAME", help="only the file's samples of this split")
+    p.add_argument("--held-out", action="store_true",
+                   help="of --data, only the photographs that train.py --data holds back, asked "
+                        "what training asks")
     p.add_argument("--skip-bad", action="store_true",
                    help="leave bad records of the file out and say so; default: stop at the first")
     p.add_argument("--shuffled", action=argparse.BooleanOptionalAction, default=True,
@@ -63,6 +66,9 @@ def run(args: argparse.Namespace) -> None:
     if not from_file and (args.images or args.split or args.skip_bad):
         raise BadInput("--images, --split and --skip-bad go with an annotation file: "
                        "--data FILE --format NAME")
+    if args.held_out and (not from_file or args.images or args.split or args.skip_bad):
+        raise BadInput("--held-out: goes with --data PATH --format NAME alone, as train.py reads "
+                       "them")
     loading = room(args.system, "loading")
     result, text = (score_file if from_file else score_scenes)(args, loading)
     result |= {"system": args.system, "weights": str(args.weights or loading.BUNDLED)}
@@ -110,7 +116,7 @@ def readable(result: dict, report: dict[str, dict]) -> str:
 def score_file(args: argparse.Namespace, loading: ModuleType) -> tuple[dict, str]:
     """(scores, their table) on the samples of an annotation file."""
     from lion_min import field
-    samples = field.some(read(args), args.count, args.seed)
+    samples = field.some(held_out(args) if args.held_out else read(args), args.count, args.seed)
     system = opened(args)
     result = field.score_samples(system, samples, shuffled=args.shuffled)
     result |= {"data": str(args.data), "format": args.format, "split": args.split,
@@ -123,6 +129,12 @@ def score_file(args: argparse.Namespace, loading: ModuleType) -> tuple[dict, str
           for name in field.SCORES if result[name] is not None),
         f"{sum(result['n'].values())} questions on {result['pictures']} pictures of {args.data} "
         f"({args.format}), seed {args.seed}, {result['seconds']} s"])
+
+
+def held_out(args: argparse.Namespace) -> list:
+    """What training holds back: questions about photographs it never saw."""
+    from lion_min import photos
+    return photos.questions(photos.split(photos.read_photos(args.data, args.format))[1], args.seed)
 
 
 def read(args: argparse.Namespace) -> list:

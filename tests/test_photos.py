@@ -13,7 +13,7 @@ from random_backbones import write_clip, write_llama, write_qwen2, write_siglip,
 
 import infer
 import train
-from lion_min import BadInput, photos
+from lion_min import BadInput, evaluate, photos
 from lion_min.boxes import BoxText
 from lion_min.frozen import Source
 from lion_min.lion import published, stages
@@ -172,6 +172,16 @@ def test_pvit_trains_and_answers(coco, backbones, tmp_path, capsys, vision, llm)
     code, _, err = call(train.main, capsys, *stage(coco, backbones, tmp_path / "new", "pvit", 2,
                                                    vision, llm))
     assert code == 2 and "no pvit stage 1" in err and "train it first" in err
+
+
+def test_held_out_photographs_are_scored(coco, capsys):
+    """Guards: figures on photographs that were trained on."""
+    code, out, err = call(evaluate.main, capsys, "--data", coco, "--format", "coco", "--held-out",
+                          "--system", "pvit", "--json")
+    result = json.loads(out)
+    assert code == 0 and result["pictures"] == 2 and result["reg_exact"] is not None, err
+    assert result["n"]["existence"] >= 4 and "shuffled" in result
+    refused(call(evaluate.main, capsys, "--held-out"), "--held-out")
 
 
 def test_lion_trains_through_its_stages(coco, backbones, tmp_path, capsys):
