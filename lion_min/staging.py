@@ -57,7 +57,6 @@ class Stage:
     plan: Plan
     start: Callable[[Callable[[int], dict[str, Tensor]]], dict[str, Tensor]] = lambda earlier: {}
     easy: int = 0                          # first steps on scenes of one or two objects
-    twins: float = 0.0                     # share of the scenes that hold two of a colour and kind
 
     @property
     def folder(self) -> str:
@@ -72,24 +71,14 @@ def step_loss(name: str, stage: Stage, pool: Pool | Live, seed: int, batch: int,
     """(step, shard) -> (loss, parts): scenes drawn from the pool, asked the step's round."""
     everything = range(len(pool.scenes))
     few = [i for i in everything if len(pool.scenes[i].objects) <= 2] or everything
-    alike = [i for i in everything if stage.twins and has_twins(pool.scenes[i])]
 
     def loss(step: int, shard: int = 0):
         turn = ROUNDS[stage.rounds[step % len(stage.rounds)]]
         rng = random.Random(f"{name}/{stage.number}/{seed}/{step}" + f"/{shard}" * bool(shard))
         rows = rng.choices(few if step < stage.easy else everything, k=batch * turn.scenes)
-        if alike:                                  # rare among drawn scenes, and the hardest
-            share = round(stage.twins * len(rows))
-            rows[:share] = rng.choices(alike, k=share)
         return ask(turn, rows, pool.take(rows), rng)
 
     return loss
-
-
-def has_twins(scene: Scene) -> bool:
-    """Whether two drawn objects share colour and kind, so that size or texture tells them apart."""
-    named = [(t.colour, t.kind) for t in scene.objects] if isinstance(scene, Scene) else []
-    return len(set(named)) < len(named)
 
 
 def halve_frozen(*parts: nn.Module) -> None:

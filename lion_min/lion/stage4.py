@@ -3,8 +3,7 @@
 Starts from stage 3. Every prompt gets the tagger's words behind a sentence whose <extra_id_0> is
 one learned vector: it may tell the LLM how far to trust tags that err. In training a tenth of
 the tags is lost and 3 % of the absent ones are added, on top of the tagger's own mistakes, which
-are rare in the drawn world. An eighth of the scenes hold two objects of one colour and kind, which
-are rare, too: a small striped triangle was called large beside a large one.
+are rare in the drawn world.
 """
 
 from lion_min.lion.stage3 import STAGE as STAGE3
@@ -21,5 +20,4 @@ STAGE = LionStage(
     start=lambda earlier: earlier(3),
     tags=True,
     tag_noise=0.1,
-    twins=0.125,
 )
