@@ -7,6 +7,7 @@ LOCAL_RANK, MASTER_ADDR, MASTER_PORT). Without them everything here does nothing
 """
 
 import atexit
+import json
 import os
 import sys
 import warnings
@@ -15,6 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -57,11 +59,15 @@ def local_rank() -> int | None:
 
 
 def gather(mine: object) -> list:
-    """Everybody's `mine`, by rank; all wait for the last. Small things: they are pickled."""
-    everybody = [mine] * world()
-    if joined():
-        dist.all_gather_object(everybody, mine)
-    return everybody
+    """Everybody's `mine`, something small that JSON can say, by rank; all wait for the last."""
+    if not joined():
+        return [mine]
+    said = torch.tensor(list(json.dumps(mine).encode()), dtype=torch.uint8)
+    sizes = [torch.zeros(1, dtype=torch.long) for _ in range(world())]
+    dist.all_gather(sizes, torch.tensor([len(said)]))
+    rows = [torch.zeros(max(map(int, sizes)), dtype=torch.uint8) for _ in sizes]
+    dist.all_gather(rows, F.pad(said, (0, len(rows[0]) - len(said))))
+    return [json.loads(bytes(row[:int(size)].tolist())) for row, size in zip(rows, sizes)]
 
 
 class Step(nn.Module):
