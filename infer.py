@@ -54,14 +54,15 @@ def infer(args: argparse.Namespace) -> None:
     room(args.system, "loading")
     import torch
     from lion_min import asking, images, loading, training
+    from lion_min.checkpoints import CONFIG, load_json
     outputs = check_outputs(args)
     image = images.load_image(args.image)
     prompt, boxes, notes = asking.read_prompt(args.prompt, image)
     torch.manual_seed(args.seed)
     system = loading.open_system(args.system, args.weights, training.device_of(args.device),
                                  args.preset, args.vision, args.llm)
-    args.preset = args.preset or (room(args.system, "loading").read_config(args.weights)["preset"]
-                                  if args.weights else "tiny")
+    args.preset = args.preset or (load_json(args.weights / CONFIG)["preset"] if args.weights
+                                  else "tiny")
     reply = asking.ask(system, image, prompt, boxes)
     write_pictures(args, outputs, system, image, reply)
     notes += asking.doubts(system.tokenizer, image, prompt)

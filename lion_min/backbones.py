@@ -72,6 +72,16 @@ def load_language(where: str | Path, dtype: torch.dtype | None = None
     return LanguageModel(_sizes(family, model, tokenizer), model), tokenizer
 
 
+def load_words(where: str | Path, vocab: int, part: str = "") -> PretrainedTokenizer:
+    """A tokenizer alone, for `vocab` rows of embeddings that are at hand already.
+
+    part: a folder inside, such as InstructBLIP's qformer_tokenizer. BadInput as load_language.
+    """
+    with _reading(where, "--vision" if part else "--llm") as found:
+        found = found | ({"subfolder": part} if part else {})
+        return PretrainedTokenizer(_tokenizer(where, found), vocab)
+
+
 def _sizes(family: str, model: nn.Module, tokenizer: PretrainedTokenizer) -> LanguageSettings:
     """Off the transformers config. (Shared key heads have no setting: `model` alone has them.)"""
     c, t5 = model.config, family == "t5"

@@ -55,6 +55,9 @@ def open_system(name: str, weights: Path | None, device, preset: str | None = No
     a preset without weights, or other weights than its own.
     """
     rooms = room(name, "loading")
+    file = Path(weights or "") / checkpoints.CONFIG
+    if weights is not None and file.is_file() and "imported" in checkpoints.load_json(file):
+        return open_imported(name, Path(weights), device, vision, language)
     if preset not in (None, "tiny") and weights is None:
         raise BadInput(f"--preset {preset}: nothing is bundled for it; train it and give its "
                        "folder: --weights DIR")
@@ -67,6 +70,15 @@ def open_system(name: str, weights: Path | None, device, preset: str | None = No
     if places and name not in ("lion", "pvit"):
         raise BadInput(f"--vision, --llm: {name} has the tiny preset alone; leave them out")
     return rooms.load_system(weights, device, **places)
+
+
+def open_imported(name: str, weights: Path, device, vision: str | None, language: str | None):
+    """A published checkpoint that was imported; LION's can be asked."""
+    published = room(name, "published")
+    if not hasattr(published, "open_system"):
+        raise BadInput(f"weights {str(weights)!r}: an imported {name}, whose prompts have no way "
+                       f"from the command line yet; lion_min.{name}.published.load opens it")
+    return published.open_system(weights, device, vision, language)
 
 
 def source_of(config: dict, where: Path, vision=None, language=None) -> Source:

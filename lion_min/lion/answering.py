@@ -40,11 +40,12 @@ def question_batch(tokenizer: TinyTokenizer, prompts: list[str], most: int,
 def make_inputs(model: Lion, tokenizer: TinyTokenizer, states: list[Tensor], prompts: list[str],
                 task: int, answers: list[str] | None = None,
                 tags: list[list[str]] | None = None,
-                as_text: list[bool] | None = None) -> LionInputs:
+                as_text: list[bool] | None = None, questions=None) -> LionInputs:
     """Text to ids, boxes to region rows. Samples of an image stand together: S = n*B.
 
     tags: for each sample, the words of the preface behind the soft prompt (stage 4); None: none.
     as_text: samples whose boxes stay text alone, without region tokens; None: none of them.
+    questions: the Q-Former's own tokenizer (published: BERT's); None: the LLM's.
     """
     s, device = model.settings, states[0].device
     n = len(prompts) // len(states[0])
@@ -56,7 +57,7 @@ def make_inputs(model: Lion, tokenizer: TinyTokenizer, states: list[Tensor], pro
     rows = [tokenizer.ask(row) for row in rows]
     boxes = [(i // n, box) for i, p in enumerate(prompts) if region[i]
              for box in BoxText().parse(p)]
-    ids, mask = question_batch(tokenizer, prompts, s.qformer.max_text, device)
+    ids, mask = question_batch(questions or tokenizer, prompts, s.qformer.max_text, device)
     return LionInputs(
         states, ids, mask, rows, task,
         answers and [tokenizer.encode(a) for a in answers],
@@ -73,13 +74,15 @@ def tag_ids(tokenizer: TinyTokenizer, tags: list[str]) -> list[int]:
 class LionSystem(Seen):
     """What infer.py and evaluation.py talk to."""
 
-    def __init__(self, model: Lion, tokenizer: TinyTokenizer, tagger: TagHead, use_tags: bool):
+    def __init__(self, model: Lion, tokenizer: TinyTokenizer, tagger: TagHead, use_tags: bool,
+                 questions=None):
         self.model, self.tokenizer, self.tagger = model.eval(), tokenizer, tagger.eval()
-        self.use_tags = use_tags
+        self.use_tags, self.questions = use_tags, questions
 
     def inputs(self, features: dict, prompts: list[str], task: int) -> LionInputs:
         return make_inputs(self.model, self.tokenizer, features["states"], prompts, task,
-                           tags=features["tags"] if self.use_tags else None)
+                           tags=features["tags"] if self.use_tags else None,
+                           questions=self.questions)
 
     def answer(self, features: dict, prompts: list[str], **options) -> list[str]:
         """One answer an image; prompts of both routes may be mixed, each takes its own."""

@@ -14,11 +14,15 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lion_min import BadInput, checkpoints, keys
+from lion_min.backbones import load_language, load_vision, load_words
 from lion_min.language import LanguageModel, LanguageSettings
+from lion_min.lion.answering import LionSystem
 from lion_min.lion.model import Lion, LionSettings
 from lion_min.lion.official import CROSS_EVERY, IGNORED, PARTS, PUBLISHED_WIDTHS, TRAINED, rename
+from lion_min.presets import PRESETS
 from lion_min.qformer import QFormerSettings
-from lion_min.vision import VisionEncoder, VisionSettings
+from lion_min.vision import TagHead, VisionEncoder, VisionSettings
+from lion_min.words import PretrainedTokenizer
 
 STAGE = 4
 FROZEN = ("vision.", "llm.")               # may be absent: files of their own
@@ -97,6 +101,39 @@ def load(folder: Path | str, vision: nn.Module | None = None,
     model = build(settings, vision, llm)
     keys.fill(model, tensors, folder, [p for p, m in zip(FROZEN, (vision, llm)) if m is not None])
     return model.eval()
+
+
+def open_system(folder: Path | str, device="cpu", vision: str | None = None,
+                language: str | None = None) -> LionSystem:
+    """An imported LION, ready to be asked; without tags, for RAM is a model of its own.
+
+    language: FlanT5's folder or name, for its tokenizer, and its weights where the import has
+    none; vision: InstructBLIP's, for the Q-Former's tokenizer in qformer_tokenizer/ and, likewise,
+    the ViT. None: those of the preset.
+    """
+    tensors, config = checkpoints.load_run(folder)
+    if (preset := PRESETS.get(config.get("preset"))) is None and not (vision and language):
+        raise BadInput(f"{folder}: of no preset's size; say where its parts lie: --vision DIR "
+                       "--llm DIR")
+    vision, language = vision or preset.vision, language or preset.language
+    alone = [not any(name.startswith(part) for name in tensors) for part in FROZEN]
+    model = load(folder, load_vision(vision) if alone[0] else None,
+                 load_language(language)[0] if alone[1] else None)
+    s = model.settings
+    words = load_words(language, s.language.vocab)
+    questions = Questions(load_words(vision, s.qformer.vocab, "qformer_tokenizer"))
+    return LionSystem(model.to(device), words, TagHead(s.vision.width, ()).to(device), False,
+                      questions)
+
+
+class Questions:
+    """BERT's words for the Q-Former: [CLS] the bare question [SEP]."""
+
+    def __init__(self, words: PretrainedTokenizer):
+        self.words, self.pad_id, self.unk_id = words, words.pad_id, words.unk_id
+
+    def encode(self, text: str) -> list[int]:
+        return self.words.ask(self.words.encode(text))
 
 
 def settings_of(weights: dict[str, Tensor], vit_heads: int = 16, qformer_heads: int = 12,
