@@ -67,7 +67,11 @@ class Options:
 
     def photographs(self) -> dict:
         """Photographs to train on, and the examination on those held out."""
-        train, held = photos.split(photos.read_photos(self.data, self.form))
+        every = photos.read_photos(self.data, self.form)
+        if self.source.preset == "tiny":
+            raise BadInput(f"data {str(self.data)!r}: photographs; the tiny preset knows the drawn "
+                           "world's words alone, so choose another one, --preset clip-smollm2")
+        train, held = photos.split(every)
         asked = field.some(photos.questions(held), CHECKS, self.seed)
         print(f"{len(train)} photographs to train on, {len(held)} held out")
         return {"scenes": train, "judge": lambda system: field.score_samples(system, asked)}

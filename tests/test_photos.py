@@ -134,6 +134,7 @@ def test_what_is_no_data_is_told(coco, tmp_path, capsys):
     refused(call(train.main, capsys, *common, "--data", tmp_path), "holds none of scenes.jsonl")
     refused(call(train.main, capsys, *common, "--data", coco / "instances.json", "--format",
                  "vsr"), "instances.json")
+    refused(call(train.main, capsys, *common, "--data", coco), "--preset clip-smollm2")
     with pytest.raises(BadInput, match="4 pictures; at least 5"):
         photos.split(photos.read_photos(coco)[:4])
 
