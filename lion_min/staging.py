@@ -57,6 +57,7 @@ class Stage:
     plan: Plan
     start: Callable[[Callable[[int], dict[str, Tensor]]], dict[str, Tensor]] = lambda earlier: {}
     easy: int = 0                          # first steps on scenes of one or two objects
+    pool: int = POOL                       # scenes to train on
 
     @property
     def folder(self) -> str:
@@ -90,7 +91,7 @@ def halve_frozen(*parts: nn.Module) -> None:
 
 def run_stage(name: str, stage: Stage, model: nn.Module, tagger: nn.Module, system, ask_of,
               out: Path, world: str = "medium", seed: int = 0, resume: bool = False,
-              device="cpu", plan: Plan | None = None, batch: int = BATCH, pool: int = POOL,
+              device="cpu", plan: Plan | None = None, batch: int = BATCH, pool: int | None = None,
               checks: int = 64, quiet: bool = False, scenes: list[Scene] | None = None,
               depths: set[int] = frozenset(), extra: dict | None = None,
               source: Source = Source(), judge=None) -> dict:
@@ -122,8 +123,8 @@ def run_stage(name: str, stage: Stage, model: nn.Module, tagger: nn.Module, syst
     with looking():
         before = judge(system)
     live = any(n.startswith("vision.") for n in names)
-    scenes = scenes or [make_scene(place, "train", seed, i)
-                        for i in range(16 * pool if live else pool)]
+    count = (pool or stage.pool) * (16 if live else 1)
+    scenes = scenes or [make_scene(place, "train", seed, i) for i in range(count)]
     v = model.vision.settings
     kept = 2 * len(scenes) * (1 + v.side ** 2) * v.width * max(1, len(depths))      # bytes
     with looking():
