@@ -55,6 +55,9 @@ A stage whose earlier stages are not in --out starts from the bundled ones and s
     p.add_argument("--lr", type=float, metavar="X", help="highest learning rate")
     p.add_argument("--seed", type=whole(0), default=0, metavar="N")
     p.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
+    p.add_argument("--init", type=Path, metavar="DIR",
+                   help="go on from a finished run of the same stage, with new steps, instead of "
+                        "from the stage before it")
     p.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     p.add_argument("--precision", choices=("fp32", "bf16"), help="default: the stage's own")
@@ -83,6 +86,9 @@ def check_stage(args: argparse.Namespace) -> None:
             args.stage == "all" or (args.stage == "0" and args.system == "lion" and not args.part)):
         raise BadInput(f"--stage {args.stage}: starts processes of its own, so not under torchrun; "
                        "name one stage, and a --part of stage 0")
+    if args.init and (args.stage in ("0", "all") or args.system == "lyrics"):
+        raise BadInput(f"--init: goes on from one stage, not from {args.system}'s {args.stage}; "
+                       "leave it out")
     if args.format and not args.data:
         raise BadInput(f"--format {args.format}: of which data? add --data FILE")
     if args.preset == "tiny":
@@ -108,7 +114,8 @@ def train(args: argparse.Namespace) -> None:
     from lion_min.options import Options, one_after_another, train_stage
     o = Options(args.out, args.world, args.seed, args.resume, args.device, args.labels,
                 args.steps, args.lr, args.precision, args.batch_size, args.data, args.format,
-                Source(args.preset, args.vision, args.llm), args.accumulate, args.checkpointing)
+                Source(args.preset, args.vision, args.llm), args.accumulate, args.checkpointing,
+                args.init)
     if args.plan:
         print(costs(args))
     elif args.preset != "tiny":

@@ -40,6 +40,7 @@ class Options:
     source: Source = Source()
     accumulate: int | None = None
     checkpointing: bool = False
+    init: Path | None = None               # a run of the same stage to go on from
 
     def plan(self, plan: Plan) -> Plan:
         """A stage's plan with the user's changes."""
@@ -93,6 +94,8 @@ def train_stage(system: str, number: int | str, o: Options) -> dict:
     """One stage of a system; its scores 'before' and 'after'."""
     stage = stage_of(system, number)
     scenes = o.scenes() if number else {}          # a stage 0 learns from scenes it makes
+    if o.init:
+        scenes |= {"init": o.init}
     if o.source.preset != "tiny":
         scenes |= {"source": o.source}
     return room(system, "stages").train(stage, plan=o.plan(stage.plan), **o.shared(), **scenes)

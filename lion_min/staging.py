@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lion_min import checkpoints, evaluation, parallel, training
-from lion_min.frozen import (Live, Pool, Source, earlier, fingerprint, say_if_bundled,
-                             stage_name)
+from lion_min import BadInput, checkpoints, evaluation, parallel, training
+from lion_min.frozen import (Live, Pool, Source, check_stage0, earlier, fingerprint,
+                             say_if_bundled, stage_name)
 from lion_min.scenes import WORLDS, Scene, make_scene
 from lion_min.trainable import count_parameters, only_trainable
 from lion_min.training import Plan
@@ -58,6 +58,7 @@ class Stage:
     start: Callable[[Callable[[int], dict[str, Tensor]]], dict[str, Tensor]] = lambda earlier: {}
     easy: int = 0                          # first steps on scenes of one or two objects
     pool: int = POOL                       # scenes to train on
+    twins: float = 0.0                     # share of a region round's scenes with has_twins
 
     @property
     def folder(self) -> str:
@@ -71,15 +72,26 @@ Ask = Callable[[Round, list[int], list[Tensor], random.Random], tuple[Tensor, di
 def step_loss(name: str, stage: Stage, pool: Pool | Live, seed: int, batch: int, ask: Ask):
     """(step, shard) -> (loss, parts): scenes drawn from the pool, asked the step's round."""
     everything = range(len(pool.scenes))
+    alike = [i for i in everything if stage.twins and has_twins(pool.scenes[i])]
     few = [i for i in everything if len(pool.scenes[i].objects) <= 2] or everything
 
     def loss(step: int, shard: int = 0):
         turn = ROUNDS[stage.rounds[step % len(stage.rounds)]]
         rng = random.Random(f"{name}/{stage.number}/{seed}/{step}" + f"/{shard}" * bool(shard))
         rows = rng.choices(few if step < stage.easy else everything, k=batch * turn.scenes)
+        if alike and turn.level == "region":
+            share = round(stage.twins * len(rows))
+            rows[:share] = rng.choices(alike, k=share)
         return ask(turn, rows, pool.take(rows), rng)
 
     return loss
+
+
+def has_twins(scene: Scene) -> bool:
+    """Whether two drawn objects are alike but for their size: the hardest to tell apart."""
+    named = [(t.colour, t.kind, t.texture) for t in scene.objects] \
+        if isinstance(scene, Scene) else []
+    return len(set(named)) < len(named)
 
 
 def halve_frozen(*parts: nn.Module) -> None:
@@ -89,19 +101,30 @@ def halve_frozen(*parts: nn.Module) -> None:
             part.to(torch.bfloat16)
 
 
+def going_on(init: Path, name: str, stage: Stage, grown_on: str) -> dict[str, Tensor]:
+    """The tensors of a finished run of the same stage."""
+    tensors, config = checkpoints.load_run(init)
+    if (config.get("system"), config.get("stage")) != (name, stage.number):
+        raise BadInput(f"{init}: is {config.get('system')} stage {config.get('stage')}; --init goes "
+                       f"on from a run of {name} stage {stage.number}")
+    check_stage0(config, init, grown_on)
+    return {k: v.float() for k, v in tensors.items()}
+
+
 def run_stage(name: str, stage: Stage, model: nn.Module, tagger: nn.Module, system, ask_of,
               out: Path, world: str = "medium", seed: int = 0, resume: bool = False,
               device="cpu", plan: Plan | None = None, batch: int = BATCH, pool: int | None = None,
               checks: int = 64, quiet: bool = False, scenes: list[Scene] | None = None,
               depths: set[int] = frozenset(), extra: dict | None = None,
-              source: Source = Source(), judge=None) -> dict:
+              source: Source = Source(), judge=None, init: Path | None = None) -> dict:
     """Run one stage of the system `name` and write its folder; returns its scores 'before' and
     'after', the 'folder' and the trained 'system'.
 
     system: what evaluation.py scores. ask_of(pool) gives the `Ask` of step_loss. depths: the
     encoder states that anything reads. scenes: those of a folder instead of `pool` new ones.
     extra: more settings for config.json. source: where the frozen parts came from. judge:
-    system -> its scores, for photographs; None: those of `checks` held-out scenes.
+    system -> its scores, for photographs; None: those of `checks` held-out scenes. init: a run of
+    the same stage to go on from, in the place of the stages before it.
     """
     parallel.start()
     plan, place, tiny = plan or stage.plan, WORLDS[world], source.preset == "tiny"
@@ -112,7 +135,8 @@ def run_stage(name: str, stage: Stage, model: nn.Module, tagger: nn.Module, syst
     grown_on = fingerprint(model.vision, tagger, model.llm)
     model.to(device), tagger.to(device)
     names = only_trainable(model, stage.trains)
-    begin = stage.start(lambda number: earlier(name, out, number, grown_on, bundled=tiny))
+    begin = going_on(init, name, stage, grown_on) if init else stage.start(
+        lambda number: earlier(name, out, number, grown_on, bundled=tiny))
     checkpoints.load_into(model, begin, f"the weights stage {stage.number} starts from",
                           names=[n for n, _ in model.named_parameters() if n in begin])
     print(count_parameters(dict(model.named_children())))
