@@ -57,7 +57,6 @@ class Stage:
     plan: Plan
     start: Callable[[Callable[[int], dict[str, Tensor]]], dict[str, Tensor]] = lambda earlier: {}
     easy: int = 0                          # first steps on scenes of one or two objects
-    pool: int = POOL                       # scenes to train on
     twins: float = 0.0                     # share of a region round's scenes with has_twins
 
     @property
@@ -113,7 +112,7 @@ def going_on(init: Path, name: str, stage: Stage, grown_on: str) -> dict[str, Te
 
 def run_stage(name: str, stage: Stage, model: nn.Module, tagger: nn.Module, system, ask_of,
               out: Path, world: str = "medium", seed: int = 0, resume: bool = False,
-              device="cpu", plan: Plan | None = None, batch: int = BATCH, pool: int | None = None,
+              device="cpu", plan: Plan | None = None, batch: int = BATCH, pool: int = POOL,
               checks: int = 64, quiet: bool = False, scenes: list[Scene] | None = None,
               depths: set[int] = frozenset(), extra: dict | None = None,
               source: Source = Source(), judge=None, init: Path | None = None) -> dict:
@@ -147,8 +146,8 @@ def run_stage(name: str, stage: Stage, model: nn.Module, tagger: nn.Module, syst
     with looking():
         before = judge(system)
     live = any(n.startswith("vision.") for n in names)
-    count = (pool or stage.pool) * (16 if live else 1)
-    scenes = scenes or [make_scene(place, "train", seed, i) for i in range(count)]
+    scenes = scenes or [make_scene(place, "train", seed, i)
+                        for i in range(16 * pool if live else pool)]
     v = model.vision.settings
     kept = 2 * len(scenes) * (1 + v.side ** 2) * v.width * max(1, len(depths))      # bytes
     with looking():
