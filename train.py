@@ -100,6 +100,9 @@ def check_stage(args: argparse.Namespace) -> None:
     elif args.system not in PRESETS[args.preset].systems:
         raise BadInput(f"--preset {args.preset}: belongs to "
                        f"{', '.join(PRESETS[args.preset].systems)}, not to {args.system}")
+    elif args.system not in ("lion", "pvit") and not args.plan:
+        raise BadInput(f"--preset {args.preset}: train.py trains LION and PVIT around pretrained "
+                       f"backbones; for {args.system} add --plan, or import its published weights")
     elif args.part or args.labels or args.stage == "joint":
         raise BadInput(f"--preset {args.preset}: its backbones are pretrained; leave --part, "
                        "--labels and --stage joint to the tiny preset")

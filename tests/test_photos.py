@@ -143,6 +143,7 @@ def test_options_that_mean_nothing_are_refused(coco, tmp_path, capsys):
     """Guards: a preset's option read by nobody, a system under another's preset."""
     for words, told in (
             (["--preset", "clip-smollm2", "--system", "lmeye"], "belongs to lion, pvit"),
+            (["--preset", "lmeye-llama7b", "--system", "lmeye"], "add --plan"),
             (["--vision", "x"], "the tiny preset has its own"), (["--format", "coco"], "--data"),
             (["--preset", "clip-smollm2", "--part", "llama", "--stage", "0"], "leave --part")):
         refused(call(train.main, capsys, "--stage", "1", "--out", tmp_path, *words), told)
