@@ -70,6 +70,11 @@ def fingerprint(*parts: nn.Module) -> str:
     return hashlib.sha256(save(tensors)).hexdigest()[:16]
 
 
+def frozen_of(model: nn.Module, tagger: nn.Module, preset: str) -> tuple[nn.Module, ...]:
+    """What a run has grown on. A tag head for photographs may be trained before or after it."""
+    return (model.vision, tagger, model.llm) if preset == "tiny" else (model.vision, model.llm)
+
+
 def check_stage0(config: dict, where: Path, stage0: str | None) -> None:
     """BadInput when a run was trained on another stage 0: every answer would be nonsense."""
     if stage0 and config.get("stage0", stage0) != stage0:

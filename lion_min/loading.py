@@ -9,7 +9,7 @@ from torch import nn
 
 from lion_min import BadInput, checkpoints
 from lion_min.cli import room
-from lion_min.frozen import WEIGHTS, Source, check_stage0, fingerprint, stage_name
+from lion_min.frozen import WEIGHTS, Source, check_stage0, fingerprint, frozen_of, stage_name
 from lion_min.presets import PRESETS
 from lion_min.scenes import WORLDS
 from lion_min.staging import Stage
@@ -103,7 +103,7 @@ def load_trained(model: nn.Module, trains: tuple[str, ...], where: Path, config:
     nothing trains any more. With the `tagger`, `model` and it as stage 0 left them, the run must
     have grown on the same stage 0."""
     if tagger is not None:
-        check_stage0(config, where, fingerprint(model.vision, tagger, model.llm))
+        check_stage0(config, where, fingerprint(*frozen_of(model, tagger, config["preset"])))
     now = checkpoints.as_json(asdict(model.settings))
     if changed := checkpoints.differences(config.get("settings", {}), now):
         raise BadInput(f"{where / checkpoints.CONFIG}: of another version of the tiny preset "

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lion_min import BadInput, checkpoints, evaluation, parallel, training
 from lion_min.frozen import (Live, Pool, Source, check_stage0, earlier, fingerprint,
-                             say_if_bundled, stage_name)
+                             frozen_of, say_if_bundled, stage_name)
 from lion_min.scenes import WORLDS, Scene, make_scene
 from lion_min.trainable import count_parameters, only_trainable
 from lion_min.training import Plan
@@ -131,7 +131,7 @@ def run_stage(name: str, stage: Stage, model: nn.Module, tagger: nn.Module, syst
                              shuffled=False)
     for part in ("vision", "llama") if tiny else ():
         say_if_bundled("lion", out, 0, part)
-    grown_on = fingerprint(model.vision, tagger, model.llm)
+    grown_on = fingerprint(*frozen_of(model, tagger, source.preset))
     model.to(device), tagger.to(device)
     names = only_trainable(model, stage.trains)
     begin = going_on(init, name, stage, grown_on) if init else stage.start(
