@@ -51,7 +51,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def infer(args: argparse.Namespace) -> None:
     """Everything that can be refused is refused before the model is loaded."""
-    room(args.system, "loading")
     import torch
     from lion_min import asking, images, loading, training
     from lion_min.checkpoints import CONFIG, load_json

@@ -138,14 +138,12 @@ def train_photos(args: argparse.Namespace, o) -> None:
     """Stages around pretrained backbones; LION's stage 0 is its tag head."""
     from lion_min.options import one_after_another, train_stage
     numbers = numbers_of(args)
-    if args.system == "lion" and 0 in numbers:
+    if 0 in numbers:
         room("lion", "tagging").train(o)
-        numbers = numbers[1:]
     if args.stage == "all":
-        one_after_another(args.system, numbers, o, {})
-    else:
-        for number in numbers:
-            train_stage(args.system, number, o)
+        one_after_another(args.system, tuple(filter(None, numbers)), o, {})
+    elif numbers != (0,):
+        train_stage(args.system, *numbers, o)
 
 
 def numbers_of(args: argparse.Namespace) -> tuple[int, ...]:

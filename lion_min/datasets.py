@@ -17,7 +17,6 @@ A stored scene is a Scene whose picture is a file: it goes wherever a generated 
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -82,6 +82,13 @@ def opened(args: argparse.Namespace):
                                args.vision, args.llm)
 
 
+def side_by_side(result: dict) -> str:
+    """The scores beside their floors, where those were taken."""
+    from lion_min.evaluation import columns
+    return columns({"right image": result} | (
+        {"shuffled": result["shuffled"]} if "shuffled" in result else {}))
+
+
 # ---- drawn scenes --------------------------------------------------------------------------------
 
 def score_scenes(args: argparse.Namespace, loading: ModuleType) -> tuple[dict, str]:
@@ -99,11 +106,8 @@ def score_scenes(args: argparse.Namespace, loading: ModuleType) -> tuple[dict, s
 
 def readable(result: dict, report: dict[str, dict]) -> str:
     """The scores beside their floors, the system's own report, then what they were taken on."""
-    from lion_min.evaluation import columns
-    scored = {"right image": result} | (
-        {"shuffled": result["shuffled"]} if "shuffled" in result else {})
     return "\n".join([
-        columns(scored),
+        side_by_side(result),
         *(line for part, numbers in report.items() for line in [part] + [
             f"  {name:<24}{number:>10{'' if isinstance(number, int) else '.3f'}}"
             for name, number in numbers.items()]),
@@ -121,12 +125,8 @@ def score_file(args: argparse.Namespace, loading: ModuleType) -> tuple[dict, str
     result = field.score_samples(system, samples, shuffled=args.shuffled)
     result |= {"data": str(args.data), "format": args.format, "split": args.split,
                "count": args.count, "seed": args.seed}
-    columns = [("right image", result)] + (
-        [("shuffled", result["shuffled"])] if args.shuffled else [])
     return result, "\n".join([
-        f"{'score':<26}" + "".join(f"{name:>13}" for name, _ in columns),
-        *(f"{name:<26}" + "".join(f"{scored[name]:>13.3f}" for _, scored in columns)
-          for name in field.SCORES if result[name] is not None),
+        side_by_side(result),
         f"{sum(result['n'].values())} questions on {result['pictures']} pictures of {args.data} "
         f"({args.format}), seed {args.seed}, {result['seconds']} s"])
 
