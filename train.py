@@ -86,9 +86,10 @@ def check_stage(args: argparse.Namespace) -> None:
             args.stage == "all" or (args.stage == "0" and args.system == "lion" and not args.part)):
         raise BadInput(f"--stage {args.stage}: starts processes of its own, so not under torchrun; "
                        "name one stage, and a --part of stage 0")
-    if args.init and (args.stage in ("0", "all") or args.system == "lyrics"):
+    if args.init and (args.stage == "all" or args.system == "lyrics" or (
+            args.stage == "0" and not args.part)):
         raise BadInput(f"--init: goes on from one stage, not from {args.system}'s {args.stage}; "
-                       "leave it out")
+                       "leave it out, or name one --part of lion's stage 0")
     if args.format and not args.data:
         raise BadInput(f"--format {args.format}: of which data? add --data FILE")
     if args.preset == "tiny":

@@ -101,6 +101,12 @@ def train_stage(system: str, number: int | str, o: Options) -> dict:
     return room(system, "stages").train(stage, plan=o.plan(stage.plan), **o.shared(), **scenes)
 
 
+def one_of_all(system: str, number: int, o: Options) -> Options:
+    """The options of a stage that is trained among all: its longer plan, unless told otherwise."""
+    o = lenient(o, o.out / system / stage_name(number))
+    return replace(o, steps=o.steps or stage_of(system, number).whole)
+
+
 def in_turn(system: str, numbers: tuple[int, ...], o: Options,
             minutes: dict[str, float]) -> dict[int, dict]:
     """Stages one after another, then how long each took; the scores of each."""
@@ -108,15 +114,16 @@ def in_turn(system: str, numbers: tuple[int, ...], o: Options,
     for number in numbers:
         print(f"---- stage {number}")
         with timed(str(number), minutes):
-            where = o.out / system / stage_name(number)
-            done[number] = train_stage(system, number, lenient(o, where))
+            done[number] = train_stage(system, number, one_of_all(system, number, o))
     print("minutes: " + ", ".join(f"stage {k} {v:.1f}" for k, v in minutes.items())
           + f", all {sum(minutes.values()):.1f}")
     return done
 
 
 def one_after_another(system: str, numbers: tuple[int, ...], o: Options,
-                      minutes: dict[str, float]) -> None:
-    """As in_turn, then the scores that each stage left behind, side by side."""
+                      minutes: dict[str, float], before: dict[str, dict] | None = None) -> None:
+    """As in_turn, then the scores that each stage left behind, side by side, after those of
+    `before`."""
     done = in_turn(system, numbers, o, minutes)
-    print(evaluation.columns({f"stage {n}": scores["after"] for n, scores in done.items()}))
+    print(evaluation.columns((before or {}) | {
+        f"stage {n}": scores["after"] for n, scores in done.items()}))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lion_min import BadInput, checkpoints, evaluation, parallel, training
 from lion_min.frozen import (Live, Pool, Source, check_stage0, earlier, fingerprint,
                              frozen_of, say_if_bundled, stage_name)
-from lion_min.scenes import WORLDS, Scene, make_scene
+from lion_min.scenes import WORLDS, Scene, World, make_scene
 from lion_min.trainable import count_parameters, only_trainable
 from lion_min.training import Plan
 
@@ -58,6 +58,7 @@ class Stage:
     start: Callable[[Callable[[int], dict[str, Tensor]]], dict[str, Tensor]] = lambda earlier: {}
     easy: int = 0                          # first steps on scenes of one or two objects
     twins: float = 0.0                     # share of a region round's scenes with has_twins
+    whole: int | None = None               # steps in --stage all, which has an hour; None: plan's
 
     @property
     def folder(self) -> str:
@@ -100,14 +101,25 @@ def halve_frozen(*parts: nn.Module) -> None:
             part.to(torch.bfloat16)
 
 
-def going_on(init: Path, name: str, stage: Stage, grown_on: str) -> dict[str, Tensor]:
-    """The tensors of a finished run of the same stage."""
+def going_on(init: Path, stage0: str | None = None, **wanted) -> dict[str, Tensor]:
+    """The tensors of a finished run that is what `wanted` says: system, stage, for stage 0 part.
+
+    BadInput for another one, or one that grew on another stage 0 than this fingerprint's.
+    """
     tensors, config = checkpoints.load_run(init)
-    if (config.get("system"), config.get("stage")) != (name, stage.number):
-        raise BadInput(f"{init}: is {config.get('system')} stage {config.get('stage')}; --init goes "
-                       f"on from a run of {name} stage {stage.number}")
-    check_stage0(config, init, grown_on)
+    found = {key: config.get(key) for key in wanted}
+    if found != wanted:
+        is_, needed = (" ".join(str(v) for v in (c["system"], "stage", c["stage"], c.get("part"))
+                                if v is not None) for c in (found, wanted))
+        raise BadInput(f"{init}: is {is_}; --init goes on from a run of {needed}")
+    check_stage0(config, init, stage0)
     return {k: v.float() for k, v in tensors.items()}
+
+
+def judge_of(world: World, seed: int, count: int = 64) -> Callable[..., dict]:
+    """system -> its scores on the held-out scenes that a run looks at before and after."""
+    return partial(evaluation.evaluate, world=world, count=count, seed=2**20 + seed,
+                   shuffled=False)
 
 
 def run_stage(name: str, stage: Stage, model: nn.Module, tagger: nn.Module, system, ask_of,
@@ -127,14 +139,13 @@ def run_stage(name: str, stage: Stage, model: nn.Module, tagger: nn.Module, syst
     """
     parallel.start()
     plan, place, tiny = plan or stage.plan, WORLDS[world], source.preset == "tiny"
-    judge = judge or partial(evaluation.evaluate, world=place, count=checks, seed=2**20 + seed,
-                             shuffled=False)
+    judge = judge or judge_of(place, seed, checks)
     for part in ("vision", "llama") if tiny else ():
         say_if_bundled("lion", out, 0, part)
     grown_on = fingerprint(*frozen_of(model, tagger, source.preset))
     model.to(device), tagger.to(device)
     names = only_trainable(model, stage.trains)
-    begin = going_on(init, name, stage, grown_on) if init else stage.start(
+    begin = going_on(init, grown_on, system=name, stage=stage.number) if init else stage.start(
         lambda number: earlier(name, out, number, grown_on, bundled=tiny))
     checkpoints.load_into(model, begin, f"the weights stage {stage.number} starts from",
                           names=[n for n, _ in model.named_parameters() if n in begin])

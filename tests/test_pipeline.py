@@ -97,19 +97,37 @@ def test_data_reaches_the_stage(called, capsys, tmp_path):
     refused(call(train.main, capsys, *"--stage 1 --data data".split()), "6 scenes")
 
 
-def test_all_runs_every_stage_in_order(called, capsys, monkeypatch):
+def test_all_runs_every_stage_in_order(called, capsys, monkeypatch, tmp_path):
     """Guards: a stage left out or taken twice, options that do not reach the processes."""
-    begun = []
+    begun, read = [], []
     monkeypatch.setattr(pipeline, "side_by_side", begun.extend)
-    code, out, _ = call(train.main, capsys, *"--stage all --steps 5 --labels coarse".split())
-    assert code == 0 and [number for number, _ in called] == [1, 2, 3, 4]
-    assert [[c[3] for c in chain] for chain in begun] == [
-        ["--part=vision", "--part=t5"], ["--part=llama"]]
-    commands = [c for chain in begun for c in chain]
-    assert all(c[1].endswith("train.py") and "--steps=5" in c for c in commands)
-    assert ["--labels=coarse" in c for c in commands] == [True, False, False]
-    assert all(train.parser().parse_args(c[2:]).stage == "0" for c in commands)
-    assert "minutes: stage 0 0.0, stage 1" in out and "stage 4" in out and "rec_acc50" in out
+    monkeypatch.setattr(pipeline, "load_system", read.append)
+    monkeypatch.setattr(pipeline, "judge_of", lambda *_: lambda system: SCORES)
+    write_scenes(tmp_path / "data", 16, 3, "medium")
+    code, out, _ = call(train.main, capsys,
+                        *"--stage all --steps 5 --labels coarse --data data --accumulate 2".split())
+    assert code == 0 and [number for number, _ in called] == [3, 4]
+    assert [k["plan"].steps for _, k in called] == [5, 5]
+    told = [[vars(train.parser().parse_args(c[2:])) for c in chain] for chain in begun]
+    assert [[(t["stage"], t["part"]) for t in chain] for chain in told] == [
+        [("0", "vision"), ("0", "t5")], [("0", "llama")], [("1", None)], [("2", None)]]
+    assert all(c[1].endswith("train.py") for chain in begun for c in chain)
+    assert all(t["steps"] == 5 for chain in told for t in chain)
+    assert [t["labels"] for chain in told for t in chain] == ["coarse"] + [None] * 4
+    assert [str(t["data"]) for chain in told for t in chain] == ["None"] * 3 + ["data"] * 2
+    assert [t["accumulate"] for chain in told for t in chain] == [None] * 3 + [2] * 2
+    assert [p.name for p in read] == ["stage1", "stage2"], "the table must show all four stages"
+    assert "minutes: stage 0 0.0, stage 1 and 2 0.0, stage 3" in out and "stage 4" in out
+
+
+def test_all_takes_the_longer_plans(called, capsys, monkeypatch):
+    """Guards: an hour of --stage all that ends in the scores of a lesson's short stages."""
+    monkeypatch.setattr(pipeline, "side_by_side", lambda chains: None)
+    monkeypatch.setattr(pipeline, "checked", lambda o, number: SCORES)
+    assert call(train.main, capsys, "--stage", "all")[0] == 0
+    assert call(train.main, capsys, "--stage", "3")[0] == 0
+    whole, alone = called[0][1]["plan"].steps, called[-1][1]["plan"].steps
+    assert (whole, alone) == (stage_of(3).whole, stage_of(3).plan.steps) and whole > alone
 
 
 @pytest.mark.parametrize("system", ["pvit", "lmeye"])

@@ -62,9 +62,11 @@ def test_going_on_takes_the_same_stage_alone(tmp_path):
     """Guards: weights of another stage or another stage 0 taken in silence."""
     checkpoints.save_run(tmp_path, {"a": torch.ones(2).half()},
                          {"system": "lion", "stage": 4, "stage0": "abc"})
-    begun = going_on(tmp_path, "lion", STAGE, "abc")
+    begun = going_on(tmp_path, "abc", system="lion", stage=4)
     assert begun["a"].dtype == torch.float32
     with pytest.raises(BadInput, match="is lion stage 4; --init goes on from a run of lion stage 3"):
-        going_on(tmp_path, "lion", replace(STAGE, number=3), "abc")
+        going_on(tmp_path, "abc", system="lion", stage=3)
     with pytest.raises(BadInput, match="another stage 0"):
-        going_on(tmp_path, "lion", STAGE, "abd")
+        going_on(tmp_path, "abd", system="lion", stage=4)
+    with pytest.raises(BadInput, match="is lion stage 4; --init goes on .* stage 0 vision"):
+        going_on(tmp_path, system="lion", stage=0, part="vision")

@@ -11,14 +11,18 @@ from collections import deque
 from pathlib import Path
 
 from lion_min import BadInput
+from lion_min.frozen import stage_name
 from lion_min.lion import stage0
-from lion_min.options import Options, lenient, one_after_another, timed
+from lion_min.lion.loading import load_system
+from lion_min.options import Options, lenient, one_after_another, one_of_all, timed
+from lion_min.scenes import WORLDS
+from lion_min.staging import judge_of
 
 
 def train_part(part: str, o: Options) -> None:
     """One part of stage 0."""
     labels = {"labels": o.labels} if part == "vision" and o.labels else {}
-    stage0.train(part, plan=o.plan(stage0.PLANS[part]), **labels, **o.shared())
+    stage0.train(part, plan=o.plan(stage0.PLANS[part]), init=o.init, **labels, **o.shared())
 
 
 def train_parts(o: Options) -> None:
@@ -28,23 +32,47 @@ def train_parts(o: Options) -> None:
 
 
 def train_all(o: Options, script: Path) -> None:
-    """Every weight from nothing: stage 0 in two processes, then stages 1-4 in this one."""
+    """Every weight from nothing. What does not wait for each other runs in two processes: the
+    ViT and the T5 beside the Llama, then stage 1 beside stage 2; stages 3 and 4 in this one."""
     o.scenes()                                     # a mistake in --data shows before stage 0
-    minutes = {}
+    minutes, apart = {}, (1, 2)
     with timed("0", minutes):
         side_by_side([[part_command(script, part, o) for part in chain]
                       for chain in (("vision", "t5"), ("llama",))])
-    one_after_another("lion", (1, 2, 3, 4), o, minutes)
+    with timed("1 and 2", minutes):
+        side_by_side([[stage_command(script, number, o)] for number in apart])
+    one_after_another("lion", (3, 4), o, minutes,
+                      {f"stage {n}": checked(o, n) for n in apart})
+
+
+def checked(o: Options, number: int) -> dict:
+    """The scores of a finished stage, on the held-out scenes that every stage is scored on."""
+    return judge_of(WORLDS[o.world], o.seed)(load_system(o.out / "lion" / stage_name(number)))
 
 
 def part_command(script: Path, part: str, o: Options) -> list[str]:
     """The command that trains one part of stage 0 as these options say."""
     o = lenient(o, o.out / "lion" / "stage0" / part)
-    words = {"part": part, "out": o.out, "world": o.world, "seed": o.seed, "device": o.device,
-             "steps": o.steps, "lr": o.lr, "precision": o.precision, "batch-size": o.batch,
-             "labels": o.labels if part == "vision" else None}
-    flags = [f"--{name}={value}" for name, value in words.items() if value is not None]
-    return [sys.executable, str(script), "--stage=0", *flags, *["--resume"] * o.resume]
+    return command(script, o, {"stage": 0, "part": part,
+                               "labels": o.labels if part == "vision" else None})
+
+
+def stage_command(script: Path, number: int, o: Options) -> list[str]:
+    """The command that trains one of the stages after 0 as these options say."""
+    o = one_of_all("lion", number, o)
+    return command(script, o, {"stage": number, "data": o.data, "format": o.form,
+                               "accumulate": o.accumulate},
+                   ["--checkpointing"] * o.checkpointing)
+
+
+def command(script: Path, o: Options, more: dict, flags: list[str] = []) -> list[str]:
+    """train.py with what every stage takes and, of `more`, what is not None."""
+    words = more | {"out": o.out, "world": o.world, "seed": o.seed, "device": o.device,
+                    "steps": o.steps, "lr": o.lr, "precision": o.precision,
+                    "batch-size": o.batch}
+    return [sys.executable, str(script),
+            *(f"--{name}={value}" for name, value in words.items() if value is not None),
+            *flags, *["--resume"] * o.resume]
 
 
 def side_by_side(chains: list[list[list[str]]]) -> None:

@@ -10,6 +10,7 @@ Published systems take these from CLIP, EVA and FlanT5. Symbols: B images, N pat
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,20 +18,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lion_min import training
+from lion_min import checkpoints, training
 from lion_min.images import CLIP_MEAN, CLIP_STD, to_pixels
 from lion_min.language import LanguageModel
 from lion_min.lion import reading
 from lion_min.lion.model import tiny
 from lion_min.lion.textworld import TextScenes, tags_of
 from lion_min.scenes import WORLDS, Scene, World, make_scene
+from lion_min.staging import going_on, has_twins
 from lion_min.tokenizer import GRID, REACH, TinyTokenizer, box_words
 from lion_min.training import Plan
 from lion_min.vision import TagHead, VisionEncoder, VisionSettings
 
 PARTS = ("vision", "llama", "t5")
 PLANS = {
-    "vision": Plan(steps=1500, lr=1e-3, warmup=100, decay="linear_tail", precision="bf16"),
+    "vision": Plan(steps=3000, lr=1e-3, warmup=100, decay="linear_tail", precision="bf16"),
     "llama": Plan(steps=4700, lr=1.2e-3, warmup=100, decay="linear_tail", precision="bf16",
                   betas=(0.9, 0.98)),
     "t5": Plan(steps=3200, lr=1.2e-3, warmup=100, decay="linear_tail", precision="bf16",
@@ -129,10 +131,23 @@ class TextTeacher(nn.Module):
         return sum(parts.values()), {name: part.detach() for name, part in parts.items()}
 
 
+def pictures(world: World, seed: int, step: int, batch: int) -> list[Scene]:
+    """The scenes of one step of the ViT. In every fourth two objects differ in size alone: else
+    the ViT now and then gives one of such a pair the other's size and sides."""
+    scenes = [make_scene(world, "train", seed, step * batch + i) for i in range(batch)]
+    spare = itertools.count()
+    for i in range(0, batch, 4):
+        while not has_twins(scenes[i]):
+            scenes[i] = make_scene(world, "train", seed,
+                                   (1 << 40) + ((step * batch + i) << 10) + next(spare))
+    return scenes
+
+
 def train(part: str, out: Path, world: str = "medium", seed: int = 0, resume: bool = False,
           device="cpu", plan: Plan | None = None, labels: str = "dense",
-          batch: int | None = None, quiet: bool = False) -> Path:
-    """Train one frozen part and write its folder."""
+          batch: int | None = None, quiet: bool = False, init: Path | None = None) -> Path:
+    """Train one frozen part and write its folder. init: a run of the same part to go on from,
+    with the heads that teach (the bundled weights have lost them)."""
     torch.manual_seed(seed)
     place, plan = WORLDS[world], plan or PLANS[part]
     tokenizer, batch = TinyTokenizer(), batch or BATCH[part]
@@ -141,14 +156,15 @@ def train(part: str, out: Path, world: str = "medium", seed: int = 0, resume: bo
         model = VisionTeacher(place, labels, len(tokenizer))
 
         def step_loss(step: int, shard: int = 0):  # seeds from 2^63 on are no run's own
-            scenes = [make_scene(place, "train", seed + (shard << 63), step * batch + i)
-                      for i in range(batch)]
+            scenes = pictures(place, seed + (shard << 63), step, batch)
             return model(scenes, [tokenizer.encode(s.caption()) for s in scenes])
     else:
         model = TextTeacher(LanguageModel(settings.language), tokenizer)
 
         def step_loss(step: int, shard: int = 0):
             return model(reading.lesson(place, seed + (shard << 63), step, batch, tokenizer, part))
+    if init:
+        checkpoints.load_into(model, going_on(init, system="lion", stage=0, part=part), init)
     where = Path(out) / "lion" / "stage0" / part
     config = {"system": "lion", "stage": 0, "part": part, "preset": "tiny", "world": world,
               "seed": seed, "batch": batch}

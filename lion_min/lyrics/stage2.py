@@ -20,4 +20,5 @@ STAGE = LyricsStage(
     plan=Plan(steps=1000, lr=1.5e-3, warmup=60, decay="cosine", precision="bf16"),
     start=lambda earlier: {name: tensor for name, tensor in earlier(1).items()
                            if not name.startswith("heads.")},
+    whole=1500,
 )

@@ -14,7 +14,8 @@ STAGE = PvitStage(
     trains=("llm", "mm_projector", "prompt_projector", "bbox_fc", "markers"),
     rounds=("vqa", "instructions", "vqa", "instructions", "vqa", "instructions", "reg"),
     easy=60,
-    plan=Plan(steps=2600, lr=1.5e-3, warmup=40, decay="cosine", precision="bf16",
+    plan=Plan(steps=1300, lr=1.5e-3, warmup=40, decay="cosine", precision="bf16",
               weight_decay=0.0, lr_scale={"llm": 0.1}),
     start=lambda earlier: earlier(1),
+    whole=3600,
 )
