@@ -77,7 +77,8 @@ def _lion(m, states: list[Tensor], batch: int, text: Text, part: Part):
         words = ids(batch, text.prompt + text.answer)
         embeds = m.soft_prompt(m.llm.embed(words), words, m.settings.hint_id)
         if hasattr(m, "region_proj"):
-            region = m.region_proj(new(m, batch, *m.region_proj[0].normalized_shape))
+            region = m.region_proj(new(m, batch, *m.region_proj.norm.normalized_shape),
+                                   new(m, batch, 4))
             embeds = torch.cat([region[:, None], embeds[:, 1:]], 1)
         return _answer(m.llm, embeds, text, shared, own)
 

@@ -58,7 +58,8 @@ N patches, D width.
 import math
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 CHUNK_ELEMENTS = 1 << 25  # numbers held at a time while pooling: 128 MB of float32
 
@@ -155,3 +156,23 @@ def pool_regions(states: Tensor, boxes: Tensor, index: Tensor, size: int) -> Ten
     grid = states.transpose(1, 2).reshape(B, D, side, side)  # [B, D, side, side]
     rois = torch.cat([index[:, None].to(boxes.dtype), boxes * side], dim=1)  # [R, 5], cells
     return roi_align(grid, rois, size).flatten(2).transpose(1, 2)  # [R, size*size, D]
+
+
+class RegionToken(nn.Module):
+    """What RoIAlign cut out of a box, and the box: one token. [R, P], [R, 4] -> [R, D].
+
+    Pooling scales every box to the same bins and so forgets how large it was and where it lay;
+    a layer over centre and size in eighths of the image says so again, beside the features (as
+    UNITER's location features, arXiv 1909.11740, or PVIT's bbox_fc). boxes: xyxy fractions.
+    """
+
+    def __init__(self, pooled: int, width: int, hidden: int = 128):
+        super().__init__()
+        self.norm = nn.LayerNorm(pooled)
+        self.look, self.place = nn.Linear(pooled, hidden), nn.Linear(4, hidden)
+        self.out = nn.Linear(hidden, width)
+
+    def forward(self, pooled: Tensor, boxes: Tensor) -> Tensor:
+        low, high = boxes[:, :2], boxes[:, 2:]
+        place = 8 * torch.cat([(low + high) / 2 - 0.5, high - low], 1)  # [R, 4]
+        return self.out(F.gelu(self.look(self.norm(pooled)) + self.place(place)))

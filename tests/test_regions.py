@@ -153,6 +153,18 @@ def test_pool_regions_finds_its_box():
         pool_regions(torch.zeros(1, 65, D), boxes[:1], torch.tensor([0]), 2)
 
 
+def test_a_region_token_knows_how_large_its_box_was():
+    """Guards: a small object taken for its large neighbour, for their pooled bins look alike."""
+    torch.manual_seed(0)
+    project, pooled = regions.RegionToken(8, 4), torch.randn(1, 8).expand(3, -1)
+    boxes = torch.tensor([[.2, .2, .4, .4], [.2, .2, .5, .5], [.3, .2, .5, .4]])
+    tokens = project(pooled, boxes)
+    assert tokens.shape == (3, 4)
+    assert (tokens[0] - tokens[1]).abs().max() > 0.01 < (tokens[0] - tokens[2]).abs().max()
+    torch.testing.assert_close(project(pooled[:1], boxes[:1]), tokens[:1])
+    assert not torch.allclose(project(-pooled, boxes), tokens)
+
+
 @pytest.mark.parametrize("size", [7, 18])
 def test_parity_roi_table(reference, size):
     """Guards: a drift from torchvision's RoIAlign as PVIT uses it (pvit.md 7)."""

@@ -11,7 +11,8 @@ Symbols: B images, S samples (S = n*B), N patches, Q queries, R regions, L token
 
 Deviations from the paper, all in the tiny preset; the published one has none of them:
 - the LLM is a Llama, read [Z_a | Z_q | text], so that an image is read once for its questions;
-- `region_tokens`: a box in the prompt is text and one pooled feature (PVIT's idea);
+- `region_tokens`: a box in the prompt is text and one token (PVIT's idea), of what RoIAlign
+  pools and of where the box lies;
 - each patch of Z_a carries the LLM's words for its column and row, as told scenes do;
 - the encoder has 4 blocks and gives states 4, 2, 1 where LION's gives 39, 29, 19;
 - a box literal is six words of the tiny tokenizer, not digits;
@@ -30,7 +31,7 @@ from lion_min.language import LanguageModel, LanguageSettings, TextBatch, packed
 from lion_min.lion.aggregator import VisionAggregator
 from lion_min.lion.softprompt import SoftPrompt
 from lion_min.qformer import QFormer, QFormerSettings
-from lion_min.regions import pool_regions
+from lion_min.regions import RegionToken, pool_regions
 from lion_min.trainable import freeze
 from lion_min.vision import VisionEncoder, VisionSettings
 
@@ -93,8 +94,7 @@ class Lion(nn.Module):
             self.mlp = nn.Sequential(nn.Linear(seen, s.mlp), nn.GELU(), nn.Linear(s.mlp, width))
             if s.region_tokens:
                 pooled = s.region_bins ** 2 * len(s.region_depths) * seen
-                self.region_proj = nn.Sequential(nn.LayerNorm(pooled), nn.Linear(pooled, 128),
-                                                 nn.GELU(), nn.Linear(128, width))
+                self.region_proj = RegionToken(pooled, width)
         self.adapters = attach_adapters(llm.model, width, s.bottleneck,
                                         2 if s.mode == "all" else 1)
         self.soft_prompt = SoftPrompt(width)
@@ -118,10 +118,10 @@ class Lion(nn.Module):
         return (tokens, out[1]) if maps else tokens
 
     def region_features(self, x: LionInputs) -> Tensor:
-        """One token a box: RoIAlign on two depths, flattened, projected. [R, D]."""
+        """One token a box: RoIAlign on two depths, flattened, and the box's place. [R, D]."""
         pooled = [pool_regions(x.states[d][:, 1:], x.boxes, x.box_image, self.settings.region_bins)
                   for d in self.settings.region_depths]                   # each [R, bins^2, Dv]
-        return self.region_proj(torch.cat(pooled, -1).flatten(1))
+        return self.region_proj(torch.cat(pooled, -1).flatten(1), x.boxes)
 
     def visual(self, x: LionInputs) -> tuple[Tensor | None, Tensor | None]:
         """(shared Z_a, own Z_q); None where the mode has no such branch."""
