@@ -31,7 +31,7 @@ def load_system(weights: Path | None = None, device="cpu") -> LmeyeSystem:
     stage = stage_of(config["stage"])
     out = where.parents[1]
     model, tagger, tokenizer = stages.build(control_of(config, where), out)
-    if config["stage"] == 2:                                 # the static mapping, frozen by now
+    if config["stage"] == 2:                                 # stage 2 moves a part of it
         static = checkpoints.load_run(folder("lmeye", out, 1))[0]
         checkpoints.load_into(model, static, folder("lmeye", out, 1) / checkpoints.MODEL,
                               [n for n, _ in model.named_parameters() if n in static])

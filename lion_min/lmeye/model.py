@@ -220,7 +220,7 @@ def tiny(vision: VisionSettings, vocab: int) -> LmeyeSettings:
         interaction=InteractionSettings(llm_width=128, image_width=seen, mlp=128, init_std=start,
                                         requests=2, returned=2),
         request_id=vocab, slot_id=vocab + 1,
-        qformer=QFormerSettings(width=128, layers=2, heads=4, ffn=256, queries=16,
+        qformer=QFormerSettings(width=128, layers=2, heads=4, ffn=256, queries=32,
                                 vision_width=seen, vocab=1, max_text=1, cross_every=1,
                                 init_std=start),
         token_std=0.1, first_cell_id=6)
