@@ -25,7 +25,7 @@ from lion_min.lion import reading
 from lion_min.lion.model import tiny
 from lion_min.lion.textworld import TextScenes, tags_of
 from lion_min.scenes import WORLDS, Scene, World, make_scene
-from lion_min.staging import going_on
+from lion_min.staging import going_on, has_twins
 from lion_min.tokenizer import GRID, REACH, TinyTokenizer, box_words
 from lion_min.training import Plan
 from lion_min.vision import TagHead, VisionEncoder, VisionSettings
@@ -132,23 +132,15 @@ class TextTeacher(nn.Module):
 
 
 def pictures(world: World, seed: int, step: int, batch: int) -> list[Scene]:
-    """The scenes of one step of the ViT. In every second one two neighbours differ in size alone:
-    else the ViT now and then gives one of such a pair the other's size and sides."""
+    """The scenes of one step of the ViT. In every fourth two objects differ in size alone: else
+    the ViT now and then gives one of such a pair the other's size and sides."""
     scenes = [make_scene(world, "train", seed, step * batch + i) for i in range(batch)]
     spare = itertools.count()
-    for i in range(0, batch, 2):
-        while not near_twins(scenes[i]):
+    for i in range(0, batch, 4):
+        while not has_twins(scenes[i]):
             scenes[i] = make_scene(world, "train", seed,
-                                   (1 << 40) + ((step * batch + i) << 12) + next(spare))
+                                   (1 << 40) + ((step * batch + i) << 10) + next(spare))
     return scenes
-
-
-def near_twins(scene: Scene, gap: float = 9 / 64) -> bool:
-    """Whether two objects alike but for their size lie less than `gap` apart."""
-    pairs = itertools.combinations(scene.objects, 2)
-    return any((a.colour, a.kind, a.texture) == (b.colour, b.kind, b.texture) and all(
-        max(a.box[i], b.box[i]) - min(a.box[i + 2], b.box[i + 2]) < gap for i in (0, 1))
-        for a, b in pairs)
 
 
 def train(part: str, out: Path, world: str = "medium", seed: int = 0, resume: bool = False,
