@@ -28,5 +28,5 @@ STAGE = LionStage(
     plan=Plan(steps=650, lr=1.5e-3, warmup=60, decay="linear_tail", precision="bf16",
               lr_scale={"aggregator": 0.1}),
     start=start,
-    whole=1000,
+    whole=800,
 )
