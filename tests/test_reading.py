@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from commands import call
 from told import FORMS, SEED, TOKENIZER, WORLD, slots_of, told
 from torch import nn
 
 from lion_min.language import LanguageModel, LanguageSettings
-from lion_min.lion.reading import Grounding, lesson, match_by_likeness, read, slot_sums
-from lion_min.lion.textworld import LISTED
+from lion_min.lion.reading import Grounding, lesson, main, match_by_likeness, read, slot_sums
+from lion_min.lion.textworld import LISTED, ROUND
 from lion_min.tokenizer import GRID
 
 FAMILIES = pytest.mark.parametrize("family", ["llama", "t5"])
@@ -135,3 +136,12 @@ def test_the_curriculum_rises():
     forms = {part: [lesson(WORLD, SEED, step, 1, TOKENIZER, part).grid is None
                     for step in range(100, 220)] for part in ("llama", "t5")}
     assert all(forms["t5"]) and all(forms["llama"][:20]) and 20 < sum(forms["llama"][20:]) < 80
+
+
+def test_the_command_prints_a_line_a_task(capsys, tmp_path):
+    """Guards: a reading table of other parts than the bundled ones, taken without a word."""
+    code, out, _ = call(main, capsys, "--count", 32, "--seed", 7, "--out", tmp_path)
+    lines = dict(line.split() for line in out.splitlines()[1:])
+    assert code == 0 and "bundled weights" in out.splitlines()[0]
+    assert lines.keys() == {*ROUND, "caption", "objects"}
+    assert all(float(lines[task]) > 0.9 for task in ("existence", "colour", "reg", "objects"))
