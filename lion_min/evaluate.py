@@ -108,11 +108,21 @@ def readable(result: dict, report: dict[str, dict]) -> str:
     """The scores beside their floors, the system's own report, then what they were taken on."""
     return "\n".join([
         side_by_side(result),
-        *(line for part, numbers in report.items() for line in [part] + [
-            f"  {name:<24}{number:>10{'' if isinstance(number, int) else '.3f'}}"
-            for name, number in numbers.items()]),
+        *outline(report),
         f"{result['count']} scenes of the world {result['world']}, seed {result['seed']}, "
         f"{sum(result['n'].values())} questions, {result['seconds']} s"])
+
+
+def outline(report: dict, indent: str = "") -> list[str]:
+    """A line for each number, below the names of the parts it belongs to."""
+    lines = []
+    for name, value in report.items():
+        if isinstance(value, dict):
+            lines += [indent + name, *outline(value, indent + "  ")]
+        else:
+            number = f"{value}" if isinstance(value, int) else f"{value:.3f}"
+            lines.append(f"{indent + name:<26}{number:>10}")
+    return lines
 
 
 # ---- the field's data ----------------------------------------------------------------------------

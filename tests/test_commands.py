@@ -11,7 +11,7 @@ from commands import ASK, SCENE, call, ready, refused, runs, system  # noqa: F40
 
 import infer
 from lion_min import checkpoints, evaluate
-from lion_min.cli import guarded
+from lion_min.cli import ROOMS, guarded
 from lion_min.scenes import write_scenes
 from lion_min.training import NonFinite
 
@@ -101,15 +101,22 @@ def test_evaluate_on_a_folder(runs, ready, capsys):
 
 def test_evaluate_tells_a_system_s_own_report(runs, ready, capsys, system, monkeypatch):
     """Guards: minutes spent on numbers that only --json shows."""
-    report = {"refiner": {"ap50": 0.98765}, "retrieval": {"image_to_text": 1.0, "count": 4}}
+    report = {"refiner": {"ap50": 0.98765}, "fine": {"counting": {"accuracy": 1.0, "n": 4}}}
     monkeypatch.setattr(type(system), "report", lambda *_: report, raising=False)
     words = ["--weights", runs / "lion" / "stage4", "--count", 4, "--no-shuffled"]
     _, out, _ = call(evaluate.main, capsys, *words)
     lines = [line.split() for line in out.splitlines()]
     at = lines.index(["refiner"])
-    assert lines[at:at + 5] == [["refiner"], ["ap50", "0.988"], ["retrieval"],
-                                ["image_to_text", "1.000"], ["count", "4"]]
+    assert lines[at:at + 6] == [["refiner"], ["ap50", "0.988"], ["fine"], ["counting"],
+                                ["accuracy", "1.000"], ["n", "4"]]
     assert json.loads(call(evaluate.main, capsys, *words, "--json")[1]).items() >= report.items()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_evaluate_of_every_bundled_system(capsys, room):
+    """Guards: a documented command that ends in a traceback for one of the four systems."""
+    code, out, err = call(evaluate.main, capsys, "--system", room, "--count", 4, "--seed", 7)
+    assert (code, err) == (0, "") and "reg_exact" in out and "shuffled" in out
 
 
 def test_weights_named_from_within_their_room(runs, ready, capsys, monkeypatch):
