@@ -92,7 +92,6 @@ def scores(asked: list[tuple[int, Example]], answers: list[str]) -> dict:
         pairs[example.task].append((text, example.answer))
     overlap = {t: [box_overlap(a, b) for a, b in pairs[t]] for t in ("rec", "rec_relational")}
     both = overlap["rec"] + overlap["rec_relational"]
-    found, wanted, given = (sum(v) for v in zip(*map(caption_matches, pairs["caption"])))
     vqa = {task: _mean(right[task]) for task in VQA}
     return {
         "rec_acc50": _mean(v >= 0.5 for v in both),
@@ -103,7 +102,7 @@ def scores(asked: list[tuple[int, Example]], answers: list[str]) -> dict:
         "vqa_acc": _mean(r for task in VQA for r in right[task]), "vqa_by_type": vqa,
         "relation_acc": _mean(right["relation"]), "exist_acc": vqa["existence"],
         "exist_yes_rate": _mean(a == "yes" for a, _ in pairs["existence"]),
-        "caption_object_f1": round(2 * found / max(1, wanted + given), 4),
+        "caption_object_f1": caption_object_f1(pairs["caption"]),
         "n": {task: len(right[task]) for task in TASKS}}
 
 
@@ -113,6 +112,12 @@ def box_overlap(text: str, truth: str) -> float:
     if not parsed:
         return 0.0
     return float(iou(torch.tensor(parsed[0]), torch.tensor(BoxText().parse(truth)[0])))
+
+
+def caption_object_f1(pairs: list[tuple[str, str]]) -> float:
+    """F1 of the objects that captions name; (said, true) each, all of them counted together."""
+    found, wanted, given = (sum(v) for v in zip(*map(caption_matches, pairs)))
+    return round(2 * found / max(1, wanted + given), 4)
 
 
 def caption_matches(pair: tuple[str, str]) -> tuple[int, int, int]:

@@ -101,7 +101,7 @@ def test_all_runs_every_stage_in_order(called, capsys, monkeypatch, tmp_path):
     """Guards: a stage left out or taken twice, options that do not reach the processes."""
     begun, read = [], []
     monkeypatch.setattr(pipeline, "side_by_side", begun.extend)
-    monkeypatch.setattr(pipeline, "load_system", read.append)
+    monkeypatch.setattr(pipeline, "load_system", lambda where, device: read.append(where))
     monkeypatch.setattr(pipeline, "judge_of", lambda *_: lambda system: SCORES)
     write_scenes(tmp_path / "data", 16, 3, "medium")
     code, out, _ = call(train.main, capsys,

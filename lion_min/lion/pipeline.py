@@ -17,6 +17,7 @@ from lion_min.lion.loading import load_system
 from lion_min.options import Options, lenient, one_after_another, one_of_all, timed
 from lion_min.scenes import WORLDS
 from lion_min.staging import judge_of
+from lion_min.training import device_of
 
 
 def train_part(part: str, o: Options) -> None:
@@ -47,7 +48,8 @@ def train_all(o: Options, script: Path) -> None:
 
 def checked(o: Options, number: int) -> dict:
     """The scores of a finished stage, on the held-out scenes that every stage is scored on."""
-    return judge_of(WORLDS[o.world], o.seed)(load_system(o.out / "lion" / stage_name(number)))
+    system = load_system(o.out / "lion" / stage_name(number), device_of(o.device))
+    return judge_of(WORLDS[o.world], o.seed)(system)
 
 
 def part_command(script: Path, part: str, o: Options) -> list[str]:
@@ -61,18 +63,18 @@ def stage_command(script: Path, number: int, o: Options) -> list[str]:
     """The command that trains one of the stages after 0 as these options say."""
     o = one_of_all("lion", number, o)
     return command(script, o, {"stage": number, "data": o.data, "format": o.form,
-                               "accumulate": o.accumulate},
-                   ["--checkpointing"] * o.checkpointing)
+                               "accumulate": o.accumulate}) \
+        + ["--checkpointing"] * o.checkpointing
 
 
-def command(script: Path, o: Options, more: dict, flags: list[str] = []) -> list[str]:
+def command(script: Path, o: Options, more: dict) -> list[str]:
     """train.py with what every stage takes and, of `more`, what is not None."""
     words = more | {"out": o.out, "world": o.world, "seed": o.seed, "device": o.device,
                     "steps": o.steps, "lr": o.lr, "precision": o.precision,
                     "batch-size": o.batch}
     return [sys.executable, str(script),
             *(f"--{name}={value}" for name, value in words.items() if value is not None),
-            *flags, *["--resume"] * o.resume]
+            *["--resume"] * o.resume]
 
 
 def side_by_side(chains: list[list[list[str]]]) -> None:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lion_min.cli import Parser, guarded, whole
-from lion_min.evaluation import box_overlap, caption_matches
+from lion_min.evaluation import box_overlap, caption_object_f1
 from lion_min.frozen import frozen_parts, say_if_bundled
 from lion_min.language import LanguageModel, packed_rows, splice
 from lion_min.lion.textworld import ROUND, TextScenes, text_scenes
@@ -166,7 +166,7 @@ def reading(llm: LanguageModel, tokenizer: TinyTokenizer, world: World, count: i
     'objects': F1 of the objects that captions name. What sees can hardly exceed it. `count`
     scenes, one question of each task.
     """
-    right, named = defaultdict(list), []
+    right, captions = defaultdict(list), []
     for step in range(max(1, count // 32)):
         told = text_scenes(world, seed, step, 32, tokenizer, "heldout",
                            tasks=ROUND + ("caption",), form="list")
@@ -178,10 +178,9 @@ def reading(llm: LanguageModel, tokenizer: TinyTokenizer, world: World, count: i
                 else said == asked.answer
             right[asked.task].append(hit)
             if asked.task == "caption":
-                named.append(caption_matches((said, asked.answer)))
-    found, there, told = (sum(numbers) for numbers in zip(*named))
+                captions.append((said, asked.answer))
     return {task: round(sum(hits) / len(hits), 4) for task, hits in sorted(right.items())} | {
-        "objects": round(2 * found / (there + told), 4)}
+        "objects": caption_object_f1(captions)}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,7 +1,7 @@
 """LMEye stage 2: multimodal instruction tuning, where the LLM learns to ask.
 
-Starts from stage 1. Trains the request, the interaction and what is returned, the two tokens <img-q>
-and <img-d>, and, as the official train.py of August 2023 does, the Q-Former's query tokens and
+Starts from stage 1. Trains the request, the interaction and what is returned, the two tokens
+<img-q> and <img-d>, and, as the official train.py of August 2023 does, the Q-Former's query tokens and
 their projection (spec section 4.2; unlike it, all of them are saved). With these two frozen, as
 before August 2023, 16 queries ended at existence .884 and count .850 (500 scenes, one seed).
 A third of the rounds asks for boxes: without them the requests never learn where to look. The
