@@ -23,9 +23,8 @@ PLURALS = {kind + ("es" if kind == "cross" else "s"): kind for kind in KINDS} | 
     "objects": "object"}
 ATTRIBUTES = {*COLOURS, *KINDS, "object", "striped", "small", "medium", "large"}
 LISTED = 12                                # slots of the list form
-# one scene's questions; several of the hard ones
-ROUND = IMAGE_LEVEL + ("count", "count", "relation", "side", "side", "reg", "rec",
-                       "rec_relational", "rec_relational")
+# one scene's questions: several of the hard ones, and of those that few scenes can pose
+ROUND = IMAGE_LEVEL + ("count", "count", "relation", "side", "reg", "rec") + ("rec_relational",) * 5
 
 
 @dataclass
