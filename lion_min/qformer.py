@@ -70,11 +70,12 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None,
                 return_attention: bool = False, cache: list[Tensor] | None = None,
                 ) -> Tensor | tuple[Tensor, Tensor]:
-        """x [S,T,D], context [B,N,Dc], mask boolean (True = may be seen) or None -> [S,T,D].
+        """x [S,T,D], context [B,N,Dc], mask (True = may be seen) or None -> [S,T,D].
 
-        The mask is [B,1,1,N], or [B,1,T,N] where S == B. With return_attention also the
-        probabilities [S,H,T,N]. An empty `cache` takes the keys and values of the context; a
-        filled one lends its own, which stand before the context's and are first in the mask.
+        The mask is [B,1,1,N], or [B,1,T,N] where S == B; one of numbers is added to the scores.
+        With return_attention also the probabilities [S,H,T,N]. An empty `cache` takes the keys
+        and values of the context; a filled one lends its own, which stand before the context's
+        and are first in the mask.
         """
         images, n = len(context), len(x) // len(context)
         if len(x) != n * images:
@@ -92,7 +93,8 @@ class Attention(nn.Module):
         if return_attention:  # the fused kernel does not hand its probabilities out
             scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5              # [B, H, n*T, N]
             if mask is not None:
-                scores = scores.masked_fill(~mask, float("-inf"))
+                scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool \
+                    else scores + mask
             weights = scores.softmax(-1)
             mixed = F.dropout(weights, drop) @ v
         else:
@@ -130,6 +132,7 @@ class QFormerLayer(nn.Module):
         super().__init__()
         s, rest = settings, dict(ln_eps=settings.ln_eps, dropout=settings.dropout)
         self.queries = s.queries
+        self.register_parameter("anchors", None)       # see QFormer.anchor
         self.attention = Attention(s.width, s.heads, **rest)
         self.cross = Attention(s.width, s.heads, s.vision_width, **rest) if cross else None
         self.query_ffn = FeedForward(s.width, s.ffn, **rest)
@@ -137,10 +140,11 @@ class QFormerLayer(nn.Module):
 
     def look(self, queries: Tensor, image: Tensor,
              return_attention: bool) -> tuple[Tensor, Tensor | None]:
-        """Let the queries [S,Q,D] read the image [B,N,Dv]: ([S,Q,D], map [S,H,Q,N] or None)."""
+        """Let the queries [S,Q,D] read the image [B,N,Dv]: ([S,Q,D], map [S,H,Q,N] or None).
+        `anchors` [Q,N], for S == B alone, is added to the scores."""
         if self.cross is None:
             return queries, None
-        seen = self.cross(queries, image, return_attention=return_attention)
+        seen = self.cross(queries, image, self.anchors, return_attention)
         return seen if return_attention else (seen, None)
 
     def forward(self, hidden: Tensor, mask: Tensor | None, image: Tensor, last: bool = False,
@@ -188,6 +192,15 @@ class QFormer(nn.Module):
         hidden, maps = self.run(image, *self.embed(len(image), text_ids, text_mask),
                                 return_attention=return_attention)
         return (hidden, maps) if return_attention else hidden
+
+    def anchor(self, tokens: int, start: float) -> None:
+        """Give every query its own equal share of N image tokens, in their order, to look at
+        first: a learned number for each pair, at the start `start` for its own and 0 elsewhere."""
+        own = torch.arange(tokens) * self.settings.queries // tokens            # [N]
+        begin = start * (own == torch.arange(self.settings.queries)[:, None])   # [Q, N]
+        for layer in self.layers:
+            if layer.cross is not None:
+                layer.anchors = nn.Parameter(begin.clone())
 
     def run(self, image: Tensor, hidden: Tensor, mask: Tensor | None,
             return_attention: bool = False, caches: list[list[Tensor]] | None = None,

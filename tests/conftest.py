@@ -60,3 +60,10 @@ def reference_metadata():
         with safe_open(reference_path(name), "pt") as file:
             return file.metadata() or {}
     return read
+
+
+@pytest.fixture
+def field(tmp_path):
+    """A folder with the pictures and instances that the field's formats name."""
+    from field_files import pictures
+    return pictures(tmp_path)

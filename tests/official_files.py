@@ -5,11 +5,14 @@ the import command after the system's name; each `*_tensors` gives the same as o
 """
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from lion_min import importing
 
 TRAINED_T5 = (".adapter.", "embed_tokens")
 ROTARY = "model.layers.{}.self_attn.rotary_emb.inv_freq"
@@ -169,3 +172,23 @@ def write_lyrics(folder: Path, _=None) -> list[str]:
             "qformer.embeddings.position_ids": torch.arange(9)[None],
             "language_model." + ROTARY.format(0): torch.ones(4)}
     return [str(shard(folder / "ziya", lyrics_tensors() | more))]
+
+
+# ---- the command -----------------------------------------------------------------------------------
+
+SYSTEMS = ("lion", "pvit", "lmeye", "lyrics")
+SET = {"lion": ["vit_heads=4", "qformer_heads=4", "aggregator_heads=16", "distance=16",
+                "hint_id=61"],
+       "pvit": ["heads=4"], "lmeye": ["heads=2", "clip_heads=2", "img_id=48", "imgd_id=49",
+                                      "bos_id=97", "eos_id=98"],
+       "lyrics": [f"{k}={v}" for k, v in SIZES.items()]}
+
+
+def published(system: str):
+    """The room's published.py."""
+    return import_module(f"lion_min.{system}.published")
+
+
+def run(system: str, words: list[str], out: Path) -> int:
+    """`checkpoints import` of these files with the numbers that they do not hold."""
+    return importing.main(["import", system, *words, "--out", str(out), "--set", *SET[system]])

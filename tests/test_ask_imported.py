@@ -7,9 +7,9 @@ import official_files as official
 import pytest
 import torch
 from commands import call, refused
+from official_files import run
 from PIL import Image
 from random_backbones import write_t5
-from test_import import run
 
 import infer
 from lion_min import loading

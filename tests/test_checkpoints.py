@@ -195,5 +195,5 @@ def test_no_pickle_anywhere():
     sources = [*(ROOT / "lion_min").rglob("*.py"), *ROOT.glob("*.py")]
     assert ROOT / "lion_min" / "checkpoints.py" in sources
     found = {p.name: pickling(p.read_text()) for p in sources}
-    # importing.py opens published .pth files, weights_only=True: test_import.py checks that.
+    # importing.py opens published .pth files, weights_only=True: test_import_refusals.py checks that.
     assert {name: uses for name, uses in found.items() if uses} == {"importing.py": ["torch.load"]}

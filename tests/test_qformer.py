@@ -165,6 +165,25 @@ def test_every_used_parameter_learns():
     assert idle == {last + n for n, _ in qformer.layers[-1].text_ffn.named_parameters()}
 
 
+def test_anchored_queries_begin_at_their_own_tokens():
+    """A share for the wrong query, tokens that nobody owns, the fused kernel deaf to anchors, or
+    anchors in every Q-Former, whose published checkpoints know none."""
+    torch.manual_seed(0)
+    qformer = QFormer(SETTINGS).eval()
+    assert not any("anchors" in name for name in qformer.state_dict())
+    image = torch.randn(2, 11, SETTINGS.vision_width)
+    qformer.anchor(11, 50.0)
+    states, maps = qformer(image, return_attention=True)
+    own = [[0, 1, 2], [3, 4], [5, 6], [7, 8], [9, 10]]
+    for seen in maps:                                                 # [S, H, Q, N]
+        assert seen.shape[2:] == (5, 11) and len(maps) == 2
+        for query, tokens in enumerate(own):
+            assert seen[:, :, query, tokens].sum(-1).min() > 0.999
+    assert torch.allclose(qformer(image), states, atol=1e-6)
+    qformer(image).square().sum().backward()
+    assert all(layer.anchors.grad.any() for layer in qformer.layers[::2])
+
+
 def test_start_is_berts():
     """torch's default uniform start, five times too wide, or non-zero biases."""
     torch.manual_seed(0)

@@ -17,6 +17,8 @@ width, Q queries, L tokens, m return slots, D LLM width.
 Deviations from the paper and its code:
 - tiny: two requests for up to four objects: five listed them all, whatever was asked;
 - tiny: the interaction is a trainable block over 64 patches, not CLIP's text tower;
+- tiny: a static query begins with two patches of its own (QFormer.anchor): after 1,500 steps of
+  stage 1 the loss is .03, without it .15 (one seed);
 - tiny: an image token carries the LLM's words for its column and row, as told scenes do, a
   static one for those of the patches it looks at; what a request looks at is also returned as
   it is, beside the transmitted vector;
@@ -58,6 +60,7 @@ class LmeyeSettings:
     static: str = "qformer"                # or 'pooled': one vector, added onto <img>
     qformer: QFormerSettings | None = None
     reads: str = "patches"                 # the interaction's features, or 'queries', 'pooled'
+    anchors: float = 0.0                   # above 0: see QFormer.anchor
     depths: tuple[int, ...] = (0, 4)       # the ViT states a patch's features consist of
     control: str = "interactive"           # one of CONTROLS
     second_pass: str = "cached"            # or 'full'
@@ -92,6 +95,8 @@ class Lmeye(nn.Module):
         if s.static == "qformer":
             self.ln_vision = nn.LayerNorm(s.qformer.vision_width)
             self.qformer = without_text(QFormer(s.qformer))
+            if s.anchors:
+                self.qformer.anchor(s.vision.side ** 2, s.anchors)
             self.query_proj = nn.Linear(s.qformer.width, llm.width)
         else:
             self.img_proj = nn.Linear(s.interaction.image_width, llm.width)
@@ -223,4 +228,4 @@ def tiny(vision: VisionSettings, vocab: int) -> LmeyeSettings:
         qformer=QFormerSettings(width=128, layers=2, heads=4, ffn=256, queries=32,
                                 vision_width=seen, vocab=1, max_text=1, cross_every=1,
                                 init_std=start),
-        token_std=0.1, first_cell_id=6)
+        token_std=0.1, anchors=6.0, first_cell_id=6)

@@ -12,7 +12,6 @@ RegionCLIP's, whose blocks of layer i have 2^i h planes and four times as many c
 import re
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from lion_min import BadInput, checkpoints, keys
