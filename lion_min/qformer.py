@@ -72,7 +72,7 @@ class Attention(nn.Module):
                 ) -> Tensor | tuple[Tensor, Tensor]:
         """x [S,T,D], context [B,N,Dc], mask (True = may be seen) or None -> [S,T,D].
 
-        The mask is [B,1,1,N], or [B,1,T,N] where S == B; one of numbers is added to the scores.
+        The mask is [B,1,1,N], [B,1,T,N] where S == B, or numbers [T,N] to be added to the scores.
         With return_attention also the probabilities [S,H,T,N]. An empty `cache` takes the keys
         and values of the context; a filled one lends its own, which stand before the context's
         and are first in the mask.
@@ -88,6 +88,8 @@ class Attention(nn.Module):
             k, v = (torch.cat(pair, 2) for pair in zip(cache, (k, v)))          # [B, H, *+N, d]
         elif cache is not None:
             cache += [k, v]
+        if mask is not None and mask.ndim == 2:
+            mask = mask.repeat(n, 1)                                            # [n*T, N]
         drop = self.dropout if self.training else 0.0
         weights = None
         if return_attention:  # the fused kernel does not hand its probabilities out
@@ -141,7 +143,7 @@ class QFormerLayer(nn.Module):
     def look(self, queries: Tensor, image: Tensor,
              return_attention: bool) -> tuple[Tensor, Tensor | None]:
         """Let the queries [S,Q,D] read the image [B,N,Dv]: ([S,Q,D], map [S,H,Q,N] or None).
-        `anchors` [Q,N], for S == B alone, is added to the scores."""
+        `anchors` [Q,N] is added to the scores."""
         if self.cross is None:
             return queries, None
         seen = self.cross(queries, image, self.anchors, return_attention)

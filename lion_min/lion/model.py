@@ -44,6 +44,7 @@ class LionSettings:
     language: LanguageSettings
     qformer: QFormerSettings
     mode: str = "all"                      # 'qformer' (stage 1), 'aggregator' (2), 'all' (3, 4)
+    anchors: float = 0.0                   # above 0: see QFormer.anchor
     depths: tuple[int, ...] = (4, 2, 1)    # aggregator: query state, then the key states
     aggregator_heads: int = 4
     aggregator_ffn: int = 512
@@ -85,6 +86,8 @@ class Lion(nn.Module):
         if s.mode != "aggregator":
             self.ln_vision = nn.LayerNorm(seen)
             self.qformer = QFormer(s.qformer)
+            if s.anchors:
+                self.qformer.anchor(1 + s.vision.side ** 2, s.anchors)
             self.query_proj = nn.Linear(s.qformer.width, width)
         if s.mode != "qformer":
             self.aggregator = VisionAggregator(seen, s.aggregator_heads, s.aggregator_ffn,
@@ -184,4 +187,4 @@ def tiny(vision: VisionSettings, vocab: int, mode: str = "all", llm: str = "llam
         qformer=QFormerSettings(width=128, layers=2, heads=4, ffn=256, queries=6,
                                 vision_width=128, vocab=vocab, max_text=64, cross_every=1,
                                 init_std=128 ** -0.5),
-        mode=mode, first_cell_id=6)
+        mode=mode, anchors=6.0, first_cell_id=6)

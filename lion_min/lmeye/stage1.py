@@ -14,5 +14,5 @@ STAGE = LmeyeStage(
     rounds=("caption",),
     easy=100,
     plan=Plan(steps=2000, lr=1.5e-3, warmup=40, decay="cosine", precision="bf16"),
-    whole=4500,
+    whole=3000,
 )
