@@ -43,6 +43,7 @@ ROUNDS = {
     "caption": Round("image", ("caption",), 2),
     "region": Round("region", ("reg", "rec", "rec_relational") * 2),
     "reg": Round("region", ("reg",) * 4),
+    "pointed": Round("region", ("colour", "kind", "reg", "rec") * 2),   # about one object each
     "instructions": Round("region", ("instructions",) * 4),   # PVIT's own, see its stages.py
 }
 
@@ -56,6 +57,7 @@ class Stage:
     rounds: tuple[str, ...]                # one of ROUNDS a step, in turn
     plan: Plan
     start: Callable[[Callable[[int], dict[str, Tensor]]], dict[str, Tensor]] = lambda earlier: {}
+    stands_on: bool = False                # reads parts of an earlier stage that it does not train
     easy: int = 0                          # first steps on scenes of one or two objects
     twins: float = 0.0                     # share of a region round's scenes with has_twins
     whole: int | None = None               # steps in --stage all, which has an hour; None: plan's
@@ -135,7 +137,7 @@ def run_stage(name: str, stage: Stage, model: nn.Module, tagger: nn.Module, syst
     encoder states that anything reads. scenes: those of a folder instead of `pool` new ones.
     extra: more settings for config.json. source: where the frozen parts came from. judge:
     system -> its scores, for photographs; None: those of `checks` held-out scenes. init: a run of
-    the same stage to go on from, in the place of the stages before it.
+    the same stage to go on from; earlier stages give only what this one reads and does not train.
     """
     parallel.start()
     plan, place, tiny = plan or stage.plan, WORLDS[world], source.preset == "tiny"
@@ -145,8 +147,10 @@ def run_stage(name: str, stage: Stage, model: nn.Module, tagger: nn.Module, syst
     grown_on = fingerprint(*frozen_of(model, tagger, source.preset))
     model.to(device), tagger.to(device)
     names = only_trainable(model, stage.trains)
-    begin = going_on(init, grown_on, system=name, stage=stage.number) if init else stage.start(
+    begin = {} if init and not stage.stands_on else stage.start(
         lambda number: earlier(name, out, number, grown_on, bundled=tiny))
+    if init:
+        begin |= going_on(init, grown_on, system=name, stage=stage.number)
     checkpoints.load_into(model, begin, f"the weights stage {stage.number} starts from",
                           names=[n for n, _ in model.named_parameters() if n in begin])
     print(count_parameters(dict(model.named_children())))

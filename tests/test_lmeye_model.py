@@ -176,7 +176,9 @@ def test_a_static_token_says_where_it_looked():
     where = torch.einsum("bhqn,nd->bqd", maps[-1], places) / maps[-1].shape[1]
     assert where.abs().max() > 1e-3
     torch.testing.assert_close(static, model.query_proj(queries) + where, atol=1e-5, rtol=1e-5)
-    model.settings.first_cell_id = None                                   # the published forms
+    x.blind = True                                                        # what it is: hidden
+    torch.testing.assert_close(model.static_tokens(x), where, atol=1e-5, rtol=1e-5)
+    x.blind, model.settings.first_cell_id = False, None                   # the published forms
     assert model.places() is None
     assert not torch.allclose(model.static_tokens(x), static, atol=1e-3)
 

@@ -131,3 +131,12 @@ def test_foreign_answers_a_question_alone(trained):
     system = stages.LmeyeSystem(model, tokenizer, tagger, asks=True)
     features = system.see([make_scene(WORLDS["medium"], "heldout", 0, 0).draw()])
     assert len(system.answer(features, QUESTIONS[2:], max_new_tokens=3)) == 1
+
+
+def test_going_on_keeps_what_the_stage_does_not_train(trained, tmp_path):
+    """Guards: --init of LMEye's stage 2 around a Q-Former of stage 1 that is random again."""
+    shutil.copytree(trained[0], tmp_path / "out")
+    end = trained[1]["lmeye", 2][1]
+    begin, _ = few_steps("lmeye", stage_of("lmeye", 2), tmp_path / "out",
+                         init=trained[0] / "lmeye" / "stage2")
+    assert all(torch.equal(begin[name], end[name]) for name in end)

@@ -18,7 +18,8 @@ Deviations from the paper and its code:
 - tiny: two requests for up to four objects: five listed them all, whatever was asked;
 - tiny: the interaction is a trainable block over 64 patches, not CLIP's text tower;
 - tiny: a static query begins with two patches of its own (QFormer.anchor): 1,500 steps of stage 1
-  then end at a loss of .03, 4,500 steps without it at .06 (one seed);
+  then end at a loss of .03, 4,500 steps without it at .06 (one seed). So much is static then that
+  in a quarter of stage 2's steps it is hidden (`blind`), or nothing would be left to ask for;
 - tiny: an image token carries the LLM's words for its column and row, as told scenes do, a
   static one for those of the patches it looks at; what a request looks at is also returned as
   it is, beside the transmitted vector;
@@ -77,6 +78,7 @@ class LmeyeInputs:
     #                                        reads row 0 of the last: CLIP's image feature
     prompts: list[list[int]]               # S prompts with their placeholders
     answers: list[list[int]] | None = None
+    blind: bool = False                    # the static tokens tell nothing: what is asked must do
 
 
 class Lmeye(nn.Module):
@@ -116,10 +118,13 @@ class Lmeye(nn.Module):
         """What every question sees of an image: [B, Q, D]; None where it is added onto <img>."""
         if self.settings.static == "pooled":
             return None
-        if (places := self.places()) is None:
-            return self.query_proj(self.qformer(self.patches(x)))
         queries, maps = self.qformer(self.patches(x), return_attention=True)
-        return self.query_proj(queries) + maps[-1].mean(1) @ places       # [B, Q, N] @ [N, D]
+        tokens = self.query_proj(queries)
+        if x.blind:
+            tokens = torch.zeros_like(tokens)
+        if (places := self.places()) is None:
+            return tokens
+        return tokens + maps[-1].mean(1) @ places                         # [B, Q, N] @ [N, D]
 
     def places(self) -> Tensor | None:
         """The LLM's words for column and row of each patch, summed: [N, D]; tiny preset alone."""

@@ -14,12 +14,13 @@ from lion_min.tokenizer import TinyTokenizer
 
 
 def make_inputs(model: Lmeye, tokenizer: TinyTokenizer, states: list[Tensor], prompts: list[str],
-                answers: list[str] | None = None, asks: bool = True) -> LmeyeInputs:
+                answers: list[str] | None = None, asks: bool = True,
+                blind: bool = False) -> LmeyeInputs:
     """Samples of an image stand together: S = n*B. `asks` False: no request, no slots (stage 1)."""
     return LmeyeInputs(states,
                        [prompt_ids(model, tokenizer, p) if asks else tokenizer.encode(p)
                         for p in prompts],
-                       answers and [tokenizer.encode(a) for a in answers])
+                       answers and [tokenizer.encode(a) for a in answers], blind)
 
 
 def prompt_ids(model: Lmeye, tokenizer: TinyTokenizer, prompt: str) -> list[int]:

@@ -23,6 +23,7 @@ class LmeyeStage(Stage):
     """One stage of LMEye: does it ask yet, and what fills the return slots."""
 
     asks: bool
+    blind: tuple[str, ...] = ()            # rounds in which the static tokens tell nothing
     control: str = "interactive"           # or 'static', 'zeroed', 'foreign': the control rows
 
 
@@ -35,10 +36,12 @@ def build(control: str, out: Path) -> tuple[Lmeye, TagHead, TinyTokenizer]:
 
 def asking(model: Lmeye, tokenizer: TinyTokenizer, stage: LmeyeStage, pool: Pool | Live) -> Ask:
     """How LMEye turns a round into a loss."""
+    blind = [staging.ROUNDS[name] for name in stage.blind]
+
     def ask(turn, rows, states, rng):
         asked = [e for r in rows for e in examples(pool.scenes[r], rng, turn.tasks)]
         return model(make_inputs(model, tokenizer, states, [e.prompt for e in asked],
-                                 [e.answer for e in asked], stage.asks))
+                                 [e.answer for e in asked], stage.asks, turn in blind))
 
     return ask
 
