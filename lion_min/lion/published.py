@@ -18,7 +18,7 @@ from lion_min.backbones import load_language, load_vision, load_words
 from lion_min.language import LanguageModel, LanguageSettings
 from lion_min.lion.answering import LionSystem
 from lion_min.lion.model import Lion, LionSettings
-from lion_min.lion.official import CROSS_EVERY, PARTS, PUBLISHED_WIDTHS, TRAINED, rename
+from lion_min.lion.official import CROSS_EVERY, IGNORED, PARTS, PUBLISHED_WIDTHS, TRAINED, rename
 from lion_min.presets import PRESETS
 from lion_min.qformer import QFormerSettings
 from lion_min.vision import TagHead, VisionEncoder, VisionSettings
