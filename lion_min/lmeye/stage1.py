@@ -13,6 +13,6 @@ STAGE = LmeyeStage(
     trains=("ln_vision", "qformer", "query_proj"),
     rounds=("caption",),
     easy=100,
-    plan=Plan(steps=2000, lr=1.5e-3, warmup=40, decay="cosine", precision="bf16"),
+    plan=Plan(steps=1500, lr=1.5e-3, warmup=40, decay="cosine", precision="bf16"),
     whole=3000,
 )
