@@ -118,13 +118,12 @@ class Lmeye(nn.Module):
         """What every question sees of an image: [B, Q, D]; None where it is added onto <img>."""
         if self.settings.static == "pooled":
             return None
-        queries, maps = self.qformer(self.patches(x), return_attention=True)
-        tokens = self.query_proj(queries)
-        if x.blind:
-            tokens = torch.zeros_like(tokens)
         if (places := self.places()) is None:
-            return tokens
-        return tokens + maps[-1].mean(1) @ places                         # [B, Q, N] @ [N, D]
+            tokens = self.query_proj(self.qformer(self.patches(x)))
+            return torch.zeros_like(tokens) if x.blind else tokens
+        queries, maps = self.qformer(self.patches(x), return_attention=True)
+        where = maps[-1].mean(1) @ places                                 # [B, Q, N] @ [N, D]
+        return where if x.blind else self.query_proj(queries) + where
 
     def places(self) -> Tensor | None:
         """The LLM's words for column and row of each patch, summed: [N, D]; tiny preset alone."""

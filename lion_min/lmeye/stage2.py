@@ -4,8 +4,8 @@ Starts from stage 1. Trains the request, the interaction and what is returned, t
 <img-q> and <img-d>, and, as the official train.py of August 2023 does, the Q-Former's query tokens
 and their projection (spec section 4.2; unlike it, all of them are saved). With these two frozen, as
 before August 2023, 16 queries ended at existence .884 and count .850 (500 scenes, one seed).
-Some rounds ask for boxes: without them the requests never learn where to look. The encoder learns at
-a fifth of the rate (loss on boxes after 400 steps .44 against .67, one seed).
+Some rounds ask for boxes: without them the requests never learn where to look. The encoder learns
+at a fifth of the rate (loss on boxes after 400 steps .44 against .67, one seed).
 In the `pointed` rounds the static tokens tell nothing: what a question about one object needs must
 be asked for. Without them the requests look at that object hardly more than at the others.
 """
