@@ -7,6 +7,7 @@ LOCAL_RANK, MASTER_ADDR, MASTER_PORT). Without them everything here does nothing
 """
 
 import atexit
+import gc
 import json
 import os
 import sys
@@ -29,9 +30,17 @@ def start() -> None:
     if cuda:
         torch.cuda.set_device((local_rank() or 0) % torch.cuda.device_count())
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
-    atexit.register(dist.destroy_process_group)
+    atexit.register(_leave)
     if not is_first():
         sys.stdout = open(os.devnull, "w")
+
+
+def _leave() -> None:
+    """The last thing a process does. DDP's modules hold the group in cycles; a group that is
+    still held when Python ends takes the process down with SIGABRT, now and then, by a thread of
+    its own that then asks for the interpreter."""
+    gc.collect()
+    dist.destroy_process_group()
 
 
 def joined() -> bool:

@@ -15,7 +15,7 @@ from lion_min.lmeye.model import CONTROLS
 from lion_min.training import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = ("lmeye.controls", "pvit.ablation", "lyrics.ablation")
+SCRIPTS = ("lion.ablation", "lmeye.controls", "pvit.ablation", "lyrics.ablation")
 ARGS = ("--seeds", 0, 1, "--steps", 4, "--count", 10)
 RIGHT = {("one", 0): 0.1, ("one", 1): 0.3, ("two", 0): 0.2, ("two", 1): 0.4}    # else 0.5
 LINES = ["what one seed 0: right 0.100, wrong 0.900", "what one seed 1: right 0.300, wrong 0.700",
@@ -207,7 +207,8 @@ def test_rooms_state_rows_that_differ(script):
 
 def test_rows_are_what_they_are_called():
     """Guards: a row trained as another one; a control that the model knows and nobody runs."""
-    lmeye, pvit, lyrics = (import_module(f"lion_min.{s}").COMPARISON for s in SCRIPTS)
+    lion, lmeye, pvit, lyrics = (import_module(f"lion_min.{s}").COMPARISON for s in SCRIPTS)
+    assert [s.number for s in lion.stages("staged")[1]] == [1, 2, 3]
     assert lmeye.rows == CONTROLS
     assert all([s.control for s in lmeye.stages(row)[1]] == [row] for row in CONTROLS)
     assert all([s.representation for s in pvit.stages(row)[1]] == 2 * [row] for row in pvit.rows)
@@ -227,4 +228,4 @@ heavy = {{"torch", "transformers", "numpy"}} & set(sys.modules)
 assert not heavy, heavy"""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("usage: ") == 3 and "Does the asking help?" in done.stdout
+    assert done.stdout.count("usage: ") == len(SCRIPTS) and "Does the asking help?" in done.stdout

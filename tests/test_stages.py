@@ -12,7 +12,7 @@ from stage_run import NUMBERS, copy, train, trained  # noqa: F401 (copy, trained
 from lion_min import checkpoints, frozen, staging
 from lion_min.adapters import IMAGE, REGION, set_task
 from lion_min.frozen import look
-from lion_min.lion import stages
+from lion_min.lion import ablation, stages
 from lion_min.lion.answering import make_inputs
 from lion_min.lion.loading import load_system, stage_of
 from lion_min.lion.model import Lion
@@ -43,6 +43,20 @@ def test_a_stage_moves_what_it_trains_and_nothing_else(trained, number):
     saved = checkpoints.load_run(out / "lion" / name)[0]
     assert saved.keys() == {n for n in moves.parameters if n.startswith(trains)}
     assert all(torch.equal(saved[n], moves.after[n]) for n in saved)
+
+
+@pytest.mark.parametrize("row", ablation.COMPARISON.rows[1:])
+def test_an_ablation_row_is_stage_3_less_one_thing(copy, row):
+    """Guards: a row that keeps what it is named to lack, lacks more, or starts from stages 1, 2."""
+    (stage,) = ablation.stages_of(row)[1]
+    moves = train(stage, copy)
+    parts = {n.split(".")[0] for n in moves.moved()}
+    assert parts == set(stage_of(3).trains) - set(ablation.WITHOUT.get(row, ()))
+    assert ("adapters.0.router" in moves.parameters) == (row != "one-adapter")
+    depths = json.loads((copy / "lion/stage3/config.json").read_text())["settings"]["depths"]
+    assert depths == ([4, 4, 4] if row == "one-depth" else [4, 2, 1])
+    assert not any(moves.before[n].any() for n in moves.parameters 
+                   if n.startswith("adapters.") and n.endswith(".up.weight"))
 
 
 def test_the_idle_parameters_are_exactly_those_that_never_run(trained):

@@ -52,6 +52,7 @@ class LionSettings:
     aggregator_ffn: int = 512
     mlp: int = 512
     bottleneck: int = 32
+    adapters: int | None = None            # beside each FFN; None: 2 in mode 'all', else 1
     region_tokens: bool = True
     region_depths: tuple[int, ...] = (0, 4)
     region_bins: int = 3
@@ -101,7 +102,7 @@ class Lion(nn.Module):
                 pooled = s.region_bins ** 2 * len(s.region_depths) * seen
                 self.region_proj = RegionToken(pooled, width)
         self.adapters = attach_adapters(llm.model, width, s.bottleneck,
-                                        2 if s.mode == "all" else 1)
+                                        s.adapters or (2 if s.mode == "all" else 1))
         self.soft_prompt = SoftPrompt(width)
 
     # ---- what the LLM is shown ---------------------------------------------------------------

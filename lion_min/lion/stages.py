@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -29,6 +29,7 @@ class LionStage(Stage):
     box_as_text: float = 0.5               # share of boxes without a region token, as in the paper
     tags: bool = False                     # the tag preface behind the soft prompt
     tag_noise: float = 0.0                 # share of the tags made wrong in training
+    changes: dict = field(default_factory=dict)   # of LionSettings, for a comparison (ablation.py)
 
 
 def settings_around(source: Source, vision: VisionEncoder, language: LanguageModel, vocab: int,
@@ -44,15 +45,15 @@ def settings_around(source: Source, vision: VisionEncoder, language: LanguageMod
         region_id=near.region_id, hint_id=near.hint_id, generate={})
 
 
-def build(mode: str, out: Path, llm: str = "llama", source: Source = Source()
+def build(mode: str, out: Path, llm: str = "llama", source: Source = Source(), **changes
           ) -> tuple[Lion, TagHead, TinyTokenizer]:
-    """An untrained LION of this mode around the frozen parts."""
+    """An untrained LION of this mode around the frozen parts; changes: of its LionSettings."""
     vision, tagger, language, tokenizer = frozen_parts(out, llm, source)
     if source.preset == "tiny":
         settings = tiny(vision.settings, len(tokenizer), mode, llm)
     else:
         settings = settings_around(source, vision, language, len(tokenizer), mode)
-    return Lion(settings, vision, language), tagger, tokenizer
+    return Lion(replace(settings, **changes), vision, language), tagger, tokenizer
 
 
 def asking(model: Lion, tokenizer: TinyTokenizer, stage: LionStage, pool: Pool | Live) -> Ask:
@@ -74,7 +75,7 @@ def train(stage: LionStage, out: Path, seed: int = 0, source: Source = Source(),
           **options) -> dict:
     """Run one stage of LION and write its folder; options as in staging.run_stage."""
     torch.manual_seed(seed)
-    model, tagger, tokenizer = build(stage.mode, out, source=source)
+    model, tagger, tokenizer = build(stage.mode, out, source=source, **stage.changes)
     s = model.settings
     return staging.run_stage(
         "lion", stage, model, tagger, LionSystem(model, tokenizer, tagger, stage.tags),
