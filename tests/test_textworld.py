@@ -6,7 +6,8 @@ import re
 import pytest
 from told import FORMS, SEED, TOKENIZER, WORLD, slots_of, told, whole, words
 
-from lion_min.lion.textworld import LISTED, PLURALS, noisy_tags, tags_of, text_scenes
+from lion_min.lion.textworld import (HARD, LISTED, PLURALS, ROUND, noisy_tags, tags_of,
+                                     text_scenes)
 from lion_min.scenes import COLOURS, KINDS, make_scene
 from lion_min.tasks import fits
 from lion_min.tokenizer import GRID, WORDS, box_words
@@ -120,3 +121,16 @@ def test_groundings_name_the_slots_that_fit(form):
         phrases += len(named)
         several += sum(len(hits) > 1 for _, hits in named)
     assert phrases > 400 and several > 50
+
+
+def test_what_batches_ask():
+    """Guards: the hard questions from the first step on, where they teach nothing; in so few
+    scenes that can pose them that reading relations takes twice as long; captions left out."""
+    batches = [text_scenes(WORLD, 0, step, 4, TOKENIZER) for step in range(60)]
+    asked = [len(b.prompts) // (8 if b.asked[0].task == "caption" else 4) for b in batches]
+    assert set(asked) == {1, len(ROUND), len(HARD)}
+    assert all(9 < asked.count(n) < 36 for n in set(asked)) and asked.count(1) > asked.count(10)
+    related = [e.task for b, n in zip(batches, asked) if n == len(HARD) for e in b.asked]
+    assert related.count("rec_relational") > 0.15 * len(related)
+    easy = [text_scenes(WORLD, 0, step, 4, TOKENIZER, most=2) for step in range(60)]
+    assert {len(b.prompts) for b in easy} == {8, 4 * len(ROUND)}

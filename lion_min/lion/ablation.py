@@ -5,7 +5,7 @@
     staged         stages 1, 2 and 3 in turn, a third of the steps each, as the paper trains
     together       stage 3 alone, from nothing: both levels at once. The rows below are this one
     no-aggregator  the Q-Former's tokens alone (a box is then text alone, too)
-    no-qformer    the aggregator's tokens alone
+    no-qformer     the aggregator's tokens alone
     one-depth      the aggregator reads the last ViT state thrice, not three depths
     one-adapter    a single adapter a feed-forward net for both levels, no router
     text-boxes     a box is its words alone, without the region token

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from lion_min.lion.answering import tag_ids
 from lion_min.scenes import COLOURS, KINDS, Scene, World, make_scene
-from lion_min.tasks import BOX, IMAGE_LEVEL, Example, examples, fits
+from lion_min.tasks import BOX, IMAGE_LEVEL, Example, examples, fits, rec_relational
 from lion_min.tokenizer import GRID, WORDS, TinyTokenizer, box_words
 
 PLURALS = {kind + ("es" if kind == "cross" else "s"): kind for kind in KINDS} | {
@@ -25,6 +25,8 @@ ATTRIBUTES = {*COLOURS, *KINDS, "object", "striped", "small", "medium", "large"}
 LISTED = 12                                # slots of the list form
 # one scene's questions: several of the hard ones, and of those that few scenes can pose
 ROUND = IMAGE_LEVEL + ("count", "count", "relation", "side", "reg", "rec") + ("rec_relational",) * 5
+# what is learnt last, without the questions that every reader soon answers
+HARD = ("count", "relation", "relation", "rec", "rec", "reg") + ("rec_relational",) * 4
 
 
 @dataclass
@@ -84,18 +86,23 @@ def text_scenes(world: World, seed: int, step: int, batch: int, tokenizer: TinyT
     """Batch `step` of told scenes, a pure function of its arguments.
 
     Two in five batches of ROUND tell twice the scenes and ask each for its caption alone: they take
-    a quarter of the time of the others, and captions are what is learnt last.
+    a quarter of the time of the others. Three in ten ask HARD, once scenes may have any number of
+    objects; in half of their scenes a relation alone singles out some object.
     """
     rng = random.Random(f"text/{split}/{seed}/{step}")
     form = form or rng.choice(("grid", "list", "list", "both"))
     first = 2 * batch * step
-    if tasks == ROUND and rng.random() < 0.4:
+    share = rng.random() if tasks == ROUND else 1.0
+    if share < 0.4:
         tasks, batch = ("caption",), 2 * batch
+    elif share < 0.7 and most is None:
+        tasks = HARD
     out = TextScenes([] if form != "list" else None, [] if form != "grid" else None,
                      [], [], [], [], [])
     words = (*world.colours, *world.kinds)
     for i in range(batch):
-        scene = make_scene(world, split, seed, first + i, "any", most)
+        scene = (hard_scene if tasks == HARD else make_scene)(world, split, seed, first + i, "any",
+                                                              most)
         if out.grid is not None:
             out.grid.append(grid_slots(scene, tokenizer))
         if out.listed is not None:
@@ -113,6 +120,15 @@ def text_scenes(world: World, seed: int, step: int, batch: int, tokenizer: TinyT
                 thing = next(t for t in scene.objects if BOX.format(t.box) in asked.prompt)
                 out.regions.append(thing_ids(tokenizer, thing, box=rng.random() < 0.5))
     return out
+
+
+def hard_scene(world: World, split: str, seed: int, index: int, *rest) -> Scene:
+    """Of three scenes the first with an object that a relation alone singles out, else the last."""
+    for place in (index, (1 << 40) + 2 * index, (1 << 40) + 2 * index + 1):
+        scene = make_scene(world, split, seed, place, *rest)
+        if rec_relational(scene, random.Random(0)):
+            break
+    return scene
 
 
 def groundings(tokenizer: TinyTokenizer, prompt: list[int], scene: Scene,
