@@ -157,7 +157,7 @@ def numbers_of(args: argparse.Namespace) -> tuple[int, ...]:
 def costs(args: argparse.Namespace) -> str:
     """The table of --plan."""
     from lion_min import cost
-    numbers = [n for n in numbers_of(args) if n or args.system == "lyrics"]
+    numbers = [n for n in numbers_of(args) if n or args.stage == "0"]
     return cost.table(args.system, args.preset, numbers, args.batch_size or 16,
                       args.precision or "bf16", args.accumulate or 1, args.checkpointing)
 

@@ -134,20 +134,26 @@ class LanguageModel(nn.Module):
         labels, weight = text.labels, text.weight if balanced else (text.labels != -100).float()
         if self.encoder_decoder:
             x, mask = self._joined(embeds, text.mask, shared, own)
-            logits = self.model(inputs_embeds=x, attention_mask=mask.long(), labels=labels).logits
+            answers = labels != -100                                  # [S, A]
+            before = self.model.prepare_decoder_input_ids_from_labels(labels)
+            logits = self.model(inputs_embeds=x, attention_mask=mask.long(),
+                                decoder_input_ids=before, use_cache=False).logits[answers]
         else:
-            logits = self.logits(embeds, text, shared, own)[:, :-1]   # [B, L-1, V]
             labels, weight = labels[:, 1:], weight[:, 1:]             # the token before predicts
-        each = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none",
-                               ignore_index=-100)
-        return (each * weight.flatten()).sum() / weight.sum()
+            answers = labels != -100                                  # [rows, L-1]
+            states = self.states(self._with_own(embeds, text, own), text, shared)
+            logits = self.model.lm_head(states[:, :-1][answers])      # of nothing else
+        each = F.cross_entropy(logits.float(), labels[answers], reduction="none")
+        return (each * weight[answers]).sum() / weight.sum()
 
     def logits(self, embeds: Tensor, text: TextBatch, shared: Tensor | None = None,
                own: Tensor | None = None) -> Tensor:
         """Packed decoder-only forward: logits [rows, L, V] of the text positions."""
-        if own is not None:
-            embeds = splice(embeds, text.own.long(), 1, own.flatten(0, 1))
-        return self.model.lm_head(self.states(embeds, text, shared))
+        return self.model.lm_head(self.states(self._with_own(embeds, text, own), text, shared))
+
+    @staticmethod
+    def _with_own(embeds: Tensor, text: TextBatch, own: Tensor | None) -> Tensor:
+        return embeds if own is None else splice(embeds, text.own.long(), 1, own.flatten(0, 1))
 
     def states(self, embeds: Tensor, text: TextBatch, shared: Tensor | None = None,
                cache=None) -> Tensor:

@@ -33,22 +33,23 @@ def build(s: LanguageSettings) -> nn.Module:
     common = {"vocab_size": s.vocab, "pad_token_id": s.pad_id, "eos_token_id": s.eos_id}
     head_width = s.head_width or s.width // s.heads
     if s.family == "t5":
-        return _build_t5(transformers.T5Config(
+        model = _build_t5(transformers.T5Config(
             **common, d_model=s.width, d_kv=head_width, d_ff=s.ffn, num_layers=s.layers,
             num_decoder_layers=s.decoder_layers or s.layers, num_heads=s.heads, dropout_rate=0.0,
             relative_attention_num_buckets=s.buckets, relative_attention_max_distance=s.distance,
             feed_forward_proj="gated-gelu", decoder_start_token_id=s.pad_id,
             tie_word_embeddings=s.tied), s.tied)
-    if s.family == "llama":
+    elif s.family == "llama":
         config = transformers.LlamaConfig(
             **common, hidden_size=s.width, intermediate_size=s.ffn, num_hidden_layers=s.layers,
             num_attention_heads=s.heads, num_key_value_heads=s.heads, head_dim=head_width,
             bos_token_id=None, max_position_embeddings=s.positions, tie_word_embeddings=s.tied)
         model = transformers.LlamaForCausalLM(config)
-        # Plain matrix products: with a mask, the fused kernel is slower on a CPU at these sizes.
-        model.set_attn_implementation("eager")
-        return model
-    raise ValueError(f"unknown LLM family {s.family!r}: 'llama' or 't5'")
+    else:
+        raise ValueError(f"unknown LLM family {s.family!r}: 'llama' or 't5'")
+    # Plain matrix products: in bf16 the fused kernel's backward takes a CPU several times as long.
+    model.set_attn_implementation("eager")
+    return model
 
 
 def _build_t5(config, tied: bool) -> nn.Module:

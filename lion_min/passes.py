@@ -111,7 +111,7 @@ def _region_feature(regions: nn.Module, batch: int) -> Tensor:
 
 
 def _lmeye(m, states: list[Tensor], batch: int, text: Text, part: Part, asks: bool):
-    s, llm, x = m.settings, m.llm, SimpleNamespace(states=states)
+    s, llm, x = m.settings, m.llm, SimpleNamespace(states=states, blind=False)
     with part("static"):
         shared = m.static_tokens(x)                                       # [B, Q, D] or None
         embeds = llm.embed(ids(batch, text.prompt + text.answer))
@@ -211,8 +211,8 @@ def _answer(llm: LanguageModel, embeds: Tensor, text: Text, shared: Tensor | Non
                          decoder_input_ids=ids(len(x), text.answer))
         return _cross_entropy(told.logits), x.shape[1] + text.answer
     x = embeds if own is None else torch.cat([own, embeds], 1)
-    logits = llm.logits(x, _text(*x.shape[:2]), shared)[:, :-1]
-    return _cross_entropy(logits), x.shape[1] + (0 if shared is None else shared.shape[1])
+    states = llm.states(x, _text(*x.shape[:2]), shared)[:, -1 - text.answer:-1]
+    return _cross_entropy(llm.model.lm_head(states)), x.shape[1] + (0 if shared is None else shared.shape[1])
 
 
 def _cross_entropy(logits: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lion_min import BadInput, cost, passes, sizes
 from lion_min.cli import room
+from lion_min.presets import PRESETS
 from lion_min.trainable import checkpoint_layers, only_trainable
 
 BATCH, TEXT = 4, passes.Text()
@@ -152,6 +153,14 @@ def test_published_sizes():
     lyrics = millions("lyrics", "lyrics-vicuna13b", 2)
     assert lyrics["llm"][0] == pytest.approx(13015.9, abs=0.1)
     assert lyrics["mqformer"][0] == pytest.approx(195.2, abs=0.1)
+
+
+@pytest.mark.parametrize("system, preset", [
+    (system, p.name) for p in PRESETS.values() for system in p.systems if "xxl" not in p.name])
+def test_every_preset_has_a_plan(system, preset):
+    """A model whose forward reads what passes.py does not give it: a traceback after --plan."""
+    for c in cost.plan(system, preset, sizes.STAGES[system][:2], 2, "bf16"):
+        assert c.activations > 0 and c.flops > 0 and 0 < c.trained <= c.total
 
 
 @pytest.mark.parametrize("width, name", [(2048, "lion-flant5-xl"), (4096, "lion-flant5-xxl")])
