@@ -128,7 +128,8 @@ def test_near_numbers_start_alike(family):
 
 
 def test_the_curriculum_rises():
-    """Guards: a first lesson that is too hard, or a last one that is still the easy one."""
+    """Guards: a first lesson that is too hard, or a last one that is still the easy one; the
+    T5 in the Llama's lessons, in which it forgets colours."""
     def most(step, part="llama"):
         x = lesson(WORLD, SEED, step, 40, TOKENIZER, part)
         return max(sum(len(s) > 2 for s in slots_of(x, b)[0]) for b in range(40))
@@ -136,6 +137,8 @@ def test_the_curriculum_rises():
     forms = {part: [lesson(WORLD, SEED, step, 1, TOKENIZER, part).grid is None
                     for step in range(100, 220)] for part in ("llama", "t5")}
     assert all(forms["t5"]) and all(forms["llama"][:20]) and 20 < sum(forms["llama"][20:]) < 80
+    asked = {len(lesson(WORLD, SEED, step, 1, TOKENIZER, "t5").prompts) for step in range(9)}
+    assert asked == {len(ROUND) + 1}
 
 
 def test_the_command_prints_a_line_a_task(capsys, tmp_path):
