@@ -115,7 +115,8 @@ def run(model: nn.Module, step_loss: StepLoss, plan: Plan, out: Path | str, conf
     if plan.checkpointing:
         checkpoint_layers(model)
     groups = parameter_groups(model, plan.weight_decay, plan.lr_scale)
-    optimizer = torch.optim.AdamW(groups, plan.lr, plan.betas)
+    # fused: on a GPU the update of a 7B LLM would else hold copies of its moments for a moment
+    optimizer = torch.optim.AdamW(groups, plan.lr, plan.betas, fused=device.type == "cuda")
     torch.manual_seed(plan.seed)
     done = _resume(out, optimizer, config) if resume else 0
     compute = parallel.spread(parallel.Step(model, step_loss))  # after all have read the state
