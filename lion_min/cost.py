@@ -92,7 +92,7 @@ def _stage(system: str, preset: str, number: int, batch: int, precision: str, ac
     frozen = sum(p.numel() for p in model.parameters()) - moving
     half = precision == "bf16"
     meter = Meter(model.bfloat16() if half else model)
-    with meter:
+    with torch.device("meta"), meter:
         loss, tokens = passes.step(system, model, stage, batch, text, meter.part)
         kept, ahead = meter.kept(checkpointing), meter.flops
         loss.backward()

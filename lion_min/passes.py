@@ -2,7 +2,8 @@
 
 The models' own `forward` counts placeholders and cuts boxes out of pictures, that is, it reads
 values, and tensors on the meta device have none. So `step` calls the same modules in the same
-order with tensors of the shapes that `forward` would give them. One sample is one picture with
+order with tensors of the shapes that `forward` would give them, on the device that
+`with torch.device(..)` names. One sample is one picture with
 one question and one region.
 
 Symbols: B samples of a batch (as many pictures), N patches, Q queries, D LLM width, V words.
@@ -55,11 +56,11 @@ def step(system: str, model: nn.Module, stage: Stage, batch: int, text: Text,
 
 def new(model: nn.Module, *shape: int) -> Tensor:
     """Numbers in the model's precision."""
-    return torch.empty(shape, device="meta", dtype=next(model.parameters()).dtype)
+    return torch.empty(shape, dtype=next(model.parameters()).dtype)
 
 
 def ids(*shape: int) -> Tensor:
-    return torch.zeros(shape, device="meta", dtype=torch.long)
+    return torch.zeros(shape, dtype=torch.long)
 
 
 def _lion(m, states: list[Tensor], batch: int, text: Text, part: Part):
@@ -103,10 +104,10 @@ def _pvit(m, states: list[Tensor], batch: int, text: Text, part: Part):
 def _region_feature(regions: nn.Module, batch: int) -> Tensor:
     """RegionCLIP looks at a second, larger picture; a 4:3 one here. It stays in float32."""
     if not hasattr(regions, "res4"):
-        return torch.empty(batch, regions.width, device="meta")
+        return torch.empty(batch, regions.width)
     s, regions = regions.settings, regions.float()
-    regions.res4(torch.empty(batch, 3, s.shortest, s.shortest * 4 // 3, device="meta"))
-    crops = torch.empty(batch, 16 * s.width, s.roi, s.roi, device="meta")
+    regions.res4(torch.empty(batch, 3, s.shortest, s.shortest * 4 // 3))
+    crops = torch.empty(batch, 16 * s.width, s.roi, s.roi)
     return regions.attnpool(regions.layer4(crops))
 
 
@@ -138,8 +139,8 @@ def _lmeye(m, states: list[Tensor], batch: int, text: Text, part: Part, asks: bo
         if not cached:
             return _answer(llm, torch.cat([embeds[:, :first], told], 1), text, shared)
         seen, late = first + (0 if shared is None else shared.shape[1]), told.shape[1]
-        mask = additive(torch.ones(batch, 1, late, seen + late, device="meta") > 0, told.dtype)
-        position = (seen + torch.arange(late, device="meta")).expand(batch, -1)
+        mask = additive(torch.ones(batch, 1, late, seen + late) > 0, told.dtype)
+        position = (seen + torch.arange(late)).expand(batch, -1)
         logits = llm.model.lm_head(two_passes.run(llm, told, mask, position, cache))
         return _cross_entropy(logits), seen + late
 
@@ -187,7 +188,7 @@ def _lyrics(m, states: list[Tensor], batch: int, text: Text, part: Part):
 
 def _text(batch: int, length: int) -> TextBatch:
     zeros = ids(batch, length)
-    position = torch.arange(length, device="meta").expand(batch, -1)
+    position = torch.arange(length).expand(batch, -1)
     return TextBatch(zeros, zeros == 0, sample=zeros, position=position)
 
 
@@ -199,7 +200,7 @@ def _encode(llm: LanguageModel, embeds: Tensor, *before: Tensor | None) -> Tenso
 
 def _seen(x: Tensor) -> Tensor:
     """[B, 1, 1, T]: everything is; in a form of which transformers asks no values."""
-    return additive(torch.ones(len(x), 1, 1, x.shape[1], device="meta") > 0, x.dtype)
+    return additive(torch.ones(len(x), 1, 1, x.shape[1]) > 0, x.dtype)
 
 
 def _answer(llm: LanguageModel, embeds: Tensor, text: Text, shared: Tensor | None = None,

@@ -1,0 +1,80 @@
+"""Is --plan right? `python tests/bench_memory.py PRESET SYSTEM STAGE ..` on one CUDA GPU
+
+For each preset's stage the model that cost.py imagines is made of random numbers on the GPU and
+takes two steps of the same shapes as training does: autocast, checkpointing, AdamW. Told and
+measured GiB side by side, the second step's seconds, and FLOPs a second by cost.py's count.
+"""
+
+import gc
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+
+from lion_min import cost, passes, sizes  # noqa: E402
+from lion_min.trainable import checkpoint_layers, only_trainable, parameter_groups  # noqa: E402
+
+BATCH, TEXT, GIB = 8, passes.Text(), 2 ** 30
+
+
+def real(system: str, preset: str, number: int, device: str) -> nn.Module:
+    """The imagined model, frozen parts in bf16 and trained ones in fp32; ties stay tied."""
+    stage = sizes.stage_of(system, number)
+    model = sizes.build(system, sizes.settings_of(system, preset, stage), stage).train()
+    only_trainable(model, sizes.trains(system, model, stage))
+    made = {}
+
+    def make(t: torch.Tensor) -> torch.Tensor:
+        if id(t) not in made:
+            keeps = t.requires_grad or not t.is_floating_point() or device == "cpu"
+            kind = t.dtype if keeps else torch.bfloat16
+            new = torch.zeros(t.shape, dtype=kind, device=device)
+            if isinstance(t, nn.Parameter):
+                new = nn.Parameter(new.normal_(0, 0.02), requires_grad=t.requires_grad)
+            made[id(t)] = t, new                   # t is held: another might get its id
+        return made[id(t)][1]
+
+    for module in list(model.modules()):
+        for table in (module._parameters, module._buffers):
+            table |= {name: make(t) for name, t in table.items() if t is not None}
+    checkpoint_layers(model)
+    return model
+
+
+def measure(system: str, preset: str, number: int, device: str) -> tuple[float, float]:
+    """(GiB at the fullest, seconds of a step)."""
+    model, stage = real(system, preset, number, device), sizes.stage_of(system, number)
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.05, {}), 1e-4, fused=True)
+    for _ in range(2):
+        start = time.perf_counter()
+        optimizer.zero_grad()
+        with torch.device(device), torch.autocast(device, torch.bfloat16):
+            loss = passes.step(system, model, stage, BATCH, TEXT, lambda name: nullcontext())[0]
+        loss.backward()
+        optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+    return torch.cuda.max_memory_allocated() / GIB if device == "cuda" else 0.0, seconds
+
+
+def main(asked: list[str], device: str) -> None:
+    for preset, system, number in zip(asked[::3], asked[1::3], map(int, asked[2::3])):
+        told = cost.plan(system, preset, [number], BATCH, "bf16", checkpointing=True)[0]
+        if device == "cuda":
+            gc.collect()                           # the model before: modules hold each other
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        peak, seconds = measure(system, preset, number, device)
+        print(f"{preset} {system} stage {number}: told {told.memory:.2f} GiB, measured {peak:.2f}; "
+              f"{seconds:.3f} s a step of {BATCH}, "
+              f"{told.flops * BATCH / seconds / 1e12:.1f} TFLOP/s", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:], "cuda" if torch.cuda.is_available() else "cpu")
