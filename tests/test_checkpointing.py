@@ -122,5 +122,6 @@ def test_nothing_frozen_is_kept_for_training(tmp_path):
     training.run(model, step_loss, training.Plan(steps=2, lr=0.1), tmp_path, {}, quiet=True)
     assert all(p.grad is None and not p.requires_grad for p in llm.parameters())
     kept = {name.split("/")[1].split(".")[0]
-            for name in checkpoints.load_tensors(tmp_path / checkpoints.STATE)}
-    assert kept == {"beside", "cpu"}
+            for name in checkpoints.load_tensors(tmp_path / checkpoints.STATE)
+            if not name.startswith("rng/")}
+    assert kept == {"beside"}
