@@ -1,11 +1,14 @@
 """Which scenes a step takes, and where a stage's weights come from."""
 
+import hashlib
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from lion_min import BadInput, checkpoints
+from lion_min.frozen import fingerprint
 from lion_min.lion.stage4 import STAGE
 from lion_min.scenes import WORLDS, make_scene
 from lion_min.staging import going_on, has_twins, step_loss
@@ -70,3 +73,16 @@ def test_going_on_takes_the_same_stage_alone(tmp_path):
         going_on(tmp_path, "abd", system="lion", stage=4)
     with pytest.raises(BadInput, match="is lion stage 4; --init goes on .* stage 0 vision"):
         going_on(tmp_path, system="lion", stage=0, part="vision")
+
+
+def test_a_fingerprint_is_the_hash_of_a_file_that_is_never_made():
+    """Guards: a second copy of a 7B LLM only to hash it; runs refused that grew on the same parts."""
+    parts = [torch.nn.Linear(3, 5), torch.nn.ModuleDict({"b": torch.nn.LayerNorm(2),
+                                                         "a": torch.nn.Linear(2, 2).bfloat16()})]
+    parts[0].scalar = torch.nn.Parameter(torch.tensor(0.5))
+    tensors = {f"{i}.{name}": p.detach().half() for i, part in enumerate(parts)
+               for name, p in part.named_parameters()}
+    assert fingerprint(*parts) == hashlib.sha256(save(tensors)).hexdigest()[:16]
+    before = fingerprint(*parts)
+    parts[1]["a"].weight.data[0, 0] += 1
+    assert fingerprint(*parts) != before
