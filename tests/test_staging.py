@@ -76,7 +76,7 @@ def test_going_on_takes_the_same_stage_alone(tmp_path):
 
 
 def test_a_fingerprint_is_the_hash_of_a_file_that_is_never_made():
-    """Guards: a second copy of a 7B LLM only to hash it; runs refused that grew on the same parts."""
+    """Guards: a 7B LLM copied only to hash it; runs refused that grew on the same parts."""
     parts = [torch.nn.Linear(3, 5), torch.nn.ModuleDict({"b": torch.nn.LayerNorm(2),
                                                          "a": torch.nn.Linear(2, 2).bfloat16()})]
     parts[0].scalar = torch.nn.Parameter(torch.tensor(0.5))
