@@ -48,8 +48,8 @@ def splice(embeds: Tensor, ids: Tensor, token: int, features: Tensor) -> Tensor:
     return out
 
 
-def _pad(rows: list[list], value: float, left: bool = False) -> Tensor:
-    longest = max(map(len, rows))
+def _pad(rows: list[list], value: float, left: bool = False, multiple: int = 1) -> Tensor:
+    longest = -(-max(map(len, rows)) // multiple) * multiple
     return torch.tensor([[value] * (longest - len(r)) * left + r + [value] * (longest - len(r))
                          * (not left) for r in rows])
 
@@ -120,7 +120,8 @@ class LanguageModel(nn.Module):
                 rows[k].append(row[k])
         pads = {"ids": s.pad_id, "labels": -100, "weight": 0.0, "sample": -1, "position": 0,
                 "own": 0}
-        t = {k: _pad(v, pads[k]).to(device) for k, v in rows.items()}
+        # Lengths in steps of 32: a CPU's kernels are compiled and kept for every shape there is.
+        t = {k: _pad(v, pads[k], multiple=32).to(device) for k, v in rows.items()}
         return TextBatch(t["ids"], t["sample"] >= 0, t["labels"], t["weight"], t["sample"],
                          t["position"], t["own"].bool())
 

@@ -33,8 +33,8 @@ from lion_min.vision import TagHead, VisionEncoder, VisionSettings
 PARTS = ("vision", "llama", "t5")
 PLANS = {
     "vision": Plan(steps=3000, lr=1e-3, warmup=100, decay="linear_tail", precision="bf16"),
-    "llama": Plan(steps=6300, lr=1.2e-3, warmup=100, precision="bf16", betas=(0.9, 0.98)),
-    "t5": Plan(steps=7500, lr=1.2e-3, warmup=100, precision="bf16", betas=(0.9, 0.98)),
+    "llama": Plan(steps=6800, lr=1.2e-3, warmup=100, precision="bf16", betas=(0.9, 0.98)),
+    "t5": Plan(steps=3000, lr=1.2e-3, warmup=100, precision="bf16", betas=(0.9, 0.98)),
 }
 BATCH = {"vision": 64, "llama": 14, "t5": 7}
 

@@ -22,5 +22,5 @@ STAGE = LionStage(
     tags=True,
     tag_noise=0.1,
     twins=0.3,
-    whole=1250,
+    whole=1550,
 )
