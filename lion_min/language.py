@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from lion_min.language_build import LanguageSettings, build
 
+LENGTHS = 32  # few row lengths: a CPU's kernels are compiled, and kept, for every shape there is
+
 
 @dataclass
 class TextBatch:
@@ -88,11 +90,12 @@ class LanguageModel(nn.Module):
         return (rows[:, None] + columns[None]).flatten(0, 1)
 
     def pack(self, prompts: list[list[int]], answers: list[list[int]] | None = None,
-             images: int | None = None, own: int = 0) -> TextBatch:
+             images: int | None = None, own: int = 0, multiple: int = 1) -> TextBatch:
         """Token id lists of S samples -> TextBatch. With answers for `loss`, else `generate`.
 
-        Decoder-only training packs the samples into `images` rows (see packed_rows) and leaves
-        `own` slots before each text. It pads right; to generate, prompts are padded left.
+        Decoder-only training packs the samples into `images` rows (see packed_rows), leaves
+        `own` slots before each text and fills rows up to a `multiple`, in long trainings LENGTHS.
+        It pads right; to generate, prompts are padded left.
         """
         s, device = self.settings, self.device
         if answers is None or self.encoder_decoder:
@@ -120,8 +123,7 @@ class LanguageModel(nn.Module):
                 rows[k].append(row[k])
         pads = {"ids": s.pad_id, "labels": -100, "weight": 0.0, "sample": -1, "position": 0,
                 "own": 0}
-        # Lengths in steps of 32: a CPU's kernels are compiled and kept for every shape there is.
-        t = {k: _pad(v, pads[k], multiple=32).to(device) for k, v in rows.items()}
+        t = {k: _pad(v, pads[k], multiple=multiple).to(device) for k, v in rows.items()}
         return TextBatch(t["ids"], t["sample"] >= 0, t["labels"], t["weight"], t["sample"],
                          t["position"], t["own"].bool())
 

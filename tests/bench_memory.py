@@ -5,6 +5,7 @@ takes two steps of the same shapes as training does: autocast, checkpointing, Ad
 measured GiB side by side, the second step's seconds, and FLOPs a second by cost.py's count.
 """
 
+import argparse
 import gc
 import sys
 import time
@@ -63,7 +64,10 @@ def measure(system: str, preset: str, number: int, device: str) -> tuple[float, 
     return torch.cuda.max_memory_allocated() / GIB if device == "cuda" else 0.0, seconds
 
 
-def main(asked: list[str], device: str) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Told and measured memory of a preset's stages.")
+    parser.add_argument("asked", nargs="+", metavar="PRESET SYSTEM STAGE", help="triples of them")
+    asked, device = parser.parse_args().asked, "cuda" if torch.cuda.is_available() else "cpu"
     for preset, system, number in zip(asked[::3], asked[1::3], map(int, asked[2::3])):
         told = cost.plan(system, preset, [number], BATCH, "bf16", checkpointing=True)[0]
         if device == "cuda":
@@ -77,4 +81,4 @@ def main(asked: list[str], device: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:], "cuda" if torch.cuda.is_available() else "cpu")
+    main()

@@ -90,6 +90,18 @@ def test_packed_gradients_are_those_of_rows():
     torch.testing.assert_close(packed, rows, atol=1e-5, rtol=0)
 
 
+def test_longer_rows_learn_the_same():
+    """Rows filled up to a multiple with tokens that are read, or that are learnt from."""
+    llm, (shared, own) = tiny("llama"), visual()
+    losses = []
+    for multiple in (1, 32):
+        text = llm.pack(PROMPTS, ANSWERS, images=2, own=OWN, multiple=multiple)
+        assert text.ids.shape[1] % multiple == 0
+        losses.append(llm.loss(llm.embed(text.ids), text, shared, own, balanced=True))
+    assert llm.pack(PROMPTS, ANSWERS, images=2, own=OWN).ids.shape[1] % 32
+    torch.testing.assert_close(*losses, atol=1e-6, rtol=0)
+
+
 def test_forward_logits_are_generate_logits():
     """Training and answering that differ in token order, positions or mask (Llama, packed rows
     in training, left-padded rows in generation)."""

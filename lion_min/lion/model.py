@@ -29,7 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from lion_min.adapters import REGION, attach_adapters, set_task
-from lion_min.language import LanguageModel, LanguageSettings, TextBatch, packed_rows, splice
+from lion_min.language import (LENGTHS, LanguageModel, LanguageSettings, TextBatch, packed_rows,
+                               splice)
 from lion_min.lion.aggregator import VisionAggregator
 from lion_min.lion.softprompt import SoftPrompt
 from lion_min.qformer import QFormer, QFormerSettings
@@ -151,7 +152,7 @@ class Lion(nn.Module):
         images = len(x.states[0])
         slots = 0 if own is None else own.shape[1]
         rows = packed_rows(x.prompts, x.answers, images, slots)
-        text = self.llm.pack(x.prompts, x.answers, rows, slots)
+        text = self.llm.pack(x.prompts, x.answers, rows, slots, multiple=LENGTHS)
         loss = self.llm.loss(self.words(x, text), text, shared, own)
         return loss, {"region" if x.task == REGION else "image": loss.detach()}
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lion_min.cli import Parser, guarded, whole
 from lion_min.evaluation import box_overlap, caption_object_f1
 from lion_min.frozen import frozen_parts, say_if_bundled
-from lion_min.language import LanguageModel, packed_rows, splice
+from lion_min.language import LENGTHS, LanguageModel, packed_rows, splice
 from lion_min.lion.textworld import ROUND, TextScenes, text_scenes
 from lion_min.scenes import WORLDS, World
 from lion_min.tokenizer import GRID, REACH, SIDES, TinyTokenizer
@@ -43,7 +43,8 @@ def read(llm: LanguageModel, told: TextScenes, tokenizer: TinyTokenizer, train: 
     parts = [p for p in (_rows(llm, told.grid), _rows(llm, told.listed)) if p is not None]
     shared = torch.cat(parts, 1)                                      # [B, P, D]
     rows = packed_rows(told.prompts, told.answers, len(shared))
-    text = llm.pack(told.prompts, told.answers if train else None, rows)
+    text = llm.pack(told.prompts, told.answers if train else None, rows,
+                    multiple=LENGTHS)
     embeds = llm.embed(text.ids)                                      # [rows, L, D]
     if told.regions:
         embeds = splice(embeds, text.ids, tokenizer.region_id, slot_sums(llm, told.regions))

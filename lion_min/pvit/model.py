@@ -33,7 +33,8 @@ import torch
 from torch import Tensor, nn
 
 from lion_min.boxes import Box
-from lion_min.language import LanguageModel, LanguageSettings, TextBatch, packed_rows, splice
+from lion_min.language import (LENGTHS, LanguageModel, LanguageSettings, TextBatch, packed_rows,
+                               splice)
 from lion_min.pvit.region_encoder import RegionCLIP, RegionCLIPSettings
 from lion_min.pvit.region_encoder import TinyRegions, TinyRegionSettings
 from lion_min.trainable import freeze
@@ -175,7 +176,7 @@ class Pvit(nn.Module):
         self.check(x)
         images = len(x.states[0])
         rows = packed_rows(x.prompts, x.answers, images)
-        text = self.llm.pack(x.prompts, x.answers, rows)
+        text = self.llm.pack(x.prompts, x.answers, rows, multiple=LENGTHS)
         loss = self.llm.loss(self.words(x, text), text, self.shared(x))
         return loss, {"answer": loss.detach()}
 
