@@ -43,8 +43,7 @@ def read(llm: LanguageModel, told: TextScenes, tokenizer: TinyTokenizer, train: 
     parts = [p for p in (_rows(llm, told.grid), _rows(llm, told.listed)) if p is not None]
     shared = torch.cat(parts, 1)                                      # [B, P, D]
     rows = packed_rows(told.prompts, told.answers, len(shared))
-    text = llm.pack(told.prompts, told.answers if train else None, rows,
-                    multiple=LENGTHS)
+    text = llm.pack(told.prompts, told.answers if train else None, rows, multiple=LENGTHS)
     embeds = llm.embed(text.ids)                                      # [rows, L, D]
     if told.regions:
         embeds = splice(embeds, text.ids, tokenizer.region_id, slot_sums(llm, told.regions))
@@ -156,10 +155,11 @@ def lesson(world: World, seed: int, step: int, batch: int, tokenizer: TinyTokeni
     scene asks it the whole round and its caption: with the Llama's batches of captions alone and
     of hard questions it forgot the easy ones.
     """
-    plain = {"form": "list", "tasks": ROUND + ("caption",)} if part == "t5" else {}
-    return text_scenes(world, seed, step, batch, tokenizer, **{
-        "most": 2 if step < 160 else 3 if step < 360 else None,
-        "form": "list" if step < 120 else None} | plain)
+    plain = part == "t5"
+    return text_scenes(world, seed, step, batch, tokenizer,
+                       most=2 if step < 160 else 3 if step < 360 else None,
+                       tasks=ROUND + ("caption",) * plain,
+                       form="list" if step < 120 or plain else None)
 
 
 @torch.no_grad()
