@@ -227,11 +227,11 @@ def load_state(folder: Path | str, optimizer: torch.optim.Optimizer) -> tuple[in
     for key, tensor in load_tensors(path).items():
         kind, _, name = key.partition("/")
         kinds[kind][name] = tensor
-    named, counts = _named(optimizer), optimizer.defaults.get("fused")
+    named, fused = _named(optimizer), optimizer.defaults.get("fused")
     _copy(named, kinds["parameter"], path)
     for name, parameter in named.items():
-        optimizer.state[parameter] = {  # AdamW counts its steps on the CPU, fused beside the moments
-            kind: kinds[kind][name].to("cpu" if kind == "step" and not counts else parameter.device)
+        optimizer.state[parameter] = {  # plain AdamW counts its steps on the CPU
+            kind: kinds[kind][name].to("cpu" if kind == "step" and not fused else parameter.device)
             for kind in MOMENTS if name in kinds[kind]}
     torch.set_rng_state(kinds["rng"].pop("cpu"))
     for device, rng in kinds["rng"].items():

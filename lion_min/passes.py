@@ -3,8 +3,7 @@
 The models' own `forward` counts placeholders and cuts boxes out of pictures, that is, it reads
 values, and tensors on the meta device have none. So `step` calls the same modules in the same
 order with tensors of the shapes that `forward` would give them, on the device that
-`with torch.device(..)` names. One sample is one picture with
-one question and one region.
+`with torch.device(..)` names. One sample is one picture with one question and one region.
 
 Symbols: B samples of a batch (as many pictures), N patches, Q queries, D LLM width, V words.
 """

@@ -12,23 +12,21 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 import torch  # noqa: E402
+from test_cost import TEXT, imagined  # noqa: E402
 from torch import nn  # noqa: E402
 
 from lion_min import cost, passes, sizes  # noqa: E402
-from lion_min.trainable import checkpoint_layers, only_trainable, parameter_groups  # noqa: E402
+from lion_min.trainable import checkpoint_layers, parameter_groups  # noqa: E402
 
-BATCH, TEXT, GIB = 8, passes.Text(), 2 ** 30
+BATCH = 8
 
 
 def real(system: str, preset: str, number: int, device: str) -> nn.Module:
     """The imagined model, frozen parts in bf16 and trained ones in fp32; ties stay tied."""
-    stage = sizes.stage_of(system, number)
-    model = sizes.build(system, sizes.settings_of(system, preset, stage), stage).train()
-    only_trainable(model, sizes.trains(system, model, stage))
-    made = {}
+    model, made = imagined(system, preset, number).train(), {}
 
     def make(t: torch.Tensor) -> torch.Tensor:
         if id(t) not in made:
@@ -61,13 +59,15 @@ def measure(system: str, preset: str, number: int, device: str) -> tuple[float, 
         if device == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - start
-    return torch.cuda.max_memory_allocated() / GIB if device == "cuda" else 0.0, seconds
+    return torch.cuda.max_memory_allocated() / cost.GIB if device == "cuda" else 0.0, seconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Told and measured memory of a preset's stages.")
     parser.add_argument("asked", nargs="+", metavar="PRESET SYSTEM STAGE", help="triples of them")
     asked, device = parser.parse_args().asked, "cuda" if torch.cuda.is_available() else "cpu"
+    if len(asked) % 3:
+        parser.error(f"{len(asked)} words; give a preset, a system and a stage for each line")
     for preset, system, number in zip(asked[::3], asked[1::3], map(int, asked[2::3])):
         told = cost.plan(system, preset, [number], BATCH, "bf16", checkpointing=True)[0]
         if device == "cuda":
