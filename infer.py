@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lion_min import BadInput
 from lion_min.cli import ROOMS, Parser, guarded, prepare, room, whole
-from lion_min.presets import PRESETS
+from lion_min.pretrained.presets import PRESETS
 
 
 def parser() -> Parser:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lion_min import BadInput
 from lion_min.cli import FORMATS, ROOMS, Parser, guarded, prepare, room, whole
-from lion_min.presets import PRESETS
+from lion_min.pretrained.presets import PRESETS
 from lion_min.scenes import WORLDS
 
 STAGES = {"lion": ("0", "1", "2", "3", "4", "all", "joint"), "pvit": ("1", "2", "all"),
@@ -114,7 +114,7 @@ def train(args: argparse.Namespace) -> None:
     check_stage(args)
     from lion_min import parallel
     parallel.start()                               # under torchrun the first process speaks for all
-    from lion_min.frozen import Source
+    from lion_min.parts import Source
     from lion_min.options import Options, one_after_another, train_stage
     o = Options(args.out, args.world, args.seed, args.resume, args.device, args.labels,
                 args.steps, args.lr, args.precision, args.batch_size, args.data, args.format,
@@ -156,9 +156,9 @@ def numbers_of(args: argparse.Namespace) -> tuple[int, ...]:
 
 def costs(args: argparse.Namespace) -> str:
     """The table of --plan."""
-    from lion_min import cost
+    from lion_min.pretrained import plan
     numbers = [n for n in numbers_of(args) if n or args.stage == "0"]
-    return cost.table(args.system, args.preset, numbers, args.batch_size or 16,
+    return plan.table(args.system, args.preset, numbers, args.batch_size or 16,
                       args.precision or "bf16", args.accumulate or 1, args.checkpointing)
 
 

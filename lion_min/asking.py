@@ -14,7 +14,7 @@ from PIL import Image
 from lion_min import BadInput
 from lion_min.boxes import Box, BoxText, prompt_boxes
 from lion_min.drawing import draw_boxes
-from lion_min.drawn import is_drawn
+from lion_min.tiny.is_drawn import is_drawn
 from lion_min.tokenizer import TinyTokenizer
 
 MAX_TOKENS = 512         # of a question; the tiny LLMs were trained on far shorter ones

@@ -26,7 +26,8 @@ def room(system: str, part: str) -> ModuleType:
     if not ROOMS[system]:
         ready = ", ".join(name for name, package in ROOMS.items() if package)
         raise BadInput(f"system {system}: arrives with its own release; so far there is {ready}")
-    return importlib.import_module(f"{ROOMS[system]}.{part}")
+    trips = {"published": f"lion_min.published.{system}", "tagging": "lion_min.pretrained.tagging"}
+    return importlib.import_module(trips.get(part, f"{ROOMS[system]}.{part}"))
 
 
 class Parser(argparse.ArgumentParser):

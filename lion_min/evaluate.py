@@ -33,7 +33,7 @@ def parser() -> Parser:
                    help="score on the pictures of a folder of scenes, or on an annotation file")
     p.add_argument("--format", choices=("scenes", *FORMATS),
                    help="of --data; scenes (default): a folder that python -m lion_min.scenes "
-                        "wrote; the others: a file, see lion_min/datasets.py")
+                        "wrote; the others: a file, see lion_min/datasets/__init__.py")
     p.add_argument("--images", type=Path, metavar="DIR",
                    help="the file's pictures; default: its own folder")
     p.add_argument("--split", metavar="NAME", help="only the file's samples of this split")
@@ -84,7 +84,7 @@ def opened(args: argparse.Namespace):
 
 def side_by_side(result: dict) -> str:
     """The scores beside their floors, where those were taken."""
-    from lion_min.evaluation import columns
+    from lion_min.scores import columns
     return columns({"right image": result} | (
         {"shuffled": result["shuffled"]} if "shuffled" in result else {}))
 
@@ -93,11 +93,11 @@ def side_by_side(result: dict) -> str:
 
 def score_scenes(args: argparse.Namespace, loading: ModuleType) -> tuple[dict, str]:
     """(scores, their table) on made scenes, or on those of a folder."""
-    from lion_min import datasets, evaluation
+    from lion_min import datasets, scores
     world = WORLDS[args.world or loading.read_config(args.weights)["world"]]
     scenes = args.data and datasets.read_scenes(args.data, world)[:args.count]
     system = opened(args)
-    result = evaluation.evaluate(system, world, args.count, args.seed, shuffled=args.shuffled,
+    result = scores.evaluate(system, world, args.count, args.seed, shuffled=args.shuffled,
                                  scenes=scenes)
     own = hasattr(system, "report") and scenes is None
     report = system.report(world, args.count, args.seed) if own else {}
@@ -129,10 +129,10 @@ def outline(report: dict, indent: str = "") -> list[str]:
 
 def score_file(args: argparse.Namespace, loading: ModuleType) -> tuple[dict, str]:
     """(scores, their table) on the samples of an annotation file."""
-    from lion_min import field
-    samples = field.some(held_out(args) if args.held_out else read(args), args.count, args.seed)
+    from lion_min.datasets import benchmarks
+    samples = benchmarks.some(held_out(args) if args.held_out else read(args), args.count, args.seed)
     system = opened(args)
-    result = field.score_samples(system, samples, shuffled=args.shuffled)
+    result = benchmarks.score_samples(system, samples, shuffled=args.shuffled)
     result |= {"data": str(args.data), "format": args.format, "split": args.split,
                "count": args.count, "seed": args.seed}
     return result, "\n".join([
@@ -143,7 +143,7 @@ def score_file(args: argparse.Namespace, loading: ModuleType) -> tuple[dict, str
 
 def held_out(args: argparse.Namespace) -> list:
     """What training holds back: questions about photographs it never saw."""
-    from lion_min import photos
+    from lion_min.datasets import photos
     return photos.questions(photos.split(photos.read_photos(args.data, args.format))[1], args.seed)
 
 

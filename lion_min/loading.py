@@ -9,10 +9,10 @@ from torch import nn
 
 from lion_min import BadInput, checkpoints
 from lion_min.cli import room
-from lion_min.frozen import WEIGHTS, Source, check_stage0, fingerprint, frozen_of, stage_name
-from lion_min.presets import PRESETS
+from lion_min.parts import WEIGHTS, Source, check_stage0, fingerprint, frozen_of, stage_name
+from lion_min.pretrained.presets import PRESETS
 from lion_min.scenes import WORLDS
-from lion_min.staging import Stage
+from lion_min.stage import Stage
 from lion_min.trainable import only_trainable
 
 
@@ -77,7 +77,7 @@ def open_imported(name: str, weights: Path, device, vision: str | None, language
     published = room(name, "published")
     if not hasattr(published, "open_system"):
         raise BadInput(f"weights {str(weights)!r}: an imported {name}, whose prompts have no way "
-                       f"from the command line yet; lion_min.{name}.published.load opens it")
+                       f"from the command line yet; lion_min.published.{name}.load opens it")
     return published.open_system(weights, device, vision, language)
 
 

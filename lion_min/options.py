@@ -8,13 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lion_min import BadInput, checkpoints, datasets, evaluation, field, photos, training
+from lion_min import BadInput, checkpoints, datasets, scores, training
+
+from lion_min.datasets import benchmarks, photos
 from lion_min.cli import room
-from lion_min.frozen import Source, stage_name
+from lion_min.parts import Source, stage_name
 from lion_min.loading import stage_of
-from lion_min.photos import is_photos
+from lion_min.datasets.photos import is_photos
 from lion_min.scenes import WORLDS
-from lion_min.staging import BATCH
+from lion_min.stage import BATCH
 from lion_min.training import Plan
 
 
@@ -73,9 +75,9 @@ class Options:
             raise BadInput(f"data {str(self.data)!r}: photographs; the tiny preset knows the drawn "
                            "world's words alone, so choose another one, --preset clip-smollm2")
         train, held = photos.split(every)
-        asked = field.some(photos.questions(held), CHECKS, self.seed)
+        asked = benchmarks.some(photos.questions(held), CHECKS, self.seed)
         print(f"{len(train)} photographs to train on, {len(held)} held out")
-        return {"scenes": train, "judge": lambda system: field.score_samples(system, asked)}
+        return {"scenes": train, "judge": lambda system: benchmarks.score_samples(system, asked)}
 
 
 def lenient(o: Options, folder: Path) -> Options:
@@ -125,5 +127,5 @@ def one_after_another(system: str, numbers: tuple[int, ...], o: Options,
     """As in_turn, then the scores that each stage left behind, side by side, after those of
     `before`."""
     done = in_turn(system, numbers, o, minutes)
-    print(evaluation.columns((before or {}) | {
+    print(scores.columns((before or {}) | {
         f"stage {n}": scores["after"] for n, scores in done.items()}))

@@ -1,8 +1,8 @@
 """Is --plan right? `python tests/bench_memory.py PRESET SYSTEM STAGE ..` on one CUDA GPU
 
-For each preset's stage the model that cost.py imagines is made of random numbers on the GPU and
+For each preset's stage the model that plan.py imagines is made of random numbers on the GPU and
 takes two steps of the same shapes as training does: autocast, checkpointing, AdamW. Told and
-measured GiB side by side, the second step's seconds, and FLOPs a second by cost.py's count.
+measured GiB side by side, the second step's seconds, and FLOPs a second by plan.py's count.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import torch  # noqa: E402
 from test_cost import TEXT, imagined  # noqa: E402
 from torch import nn  # noqa: E402
 
-from lion_min import cost, passes, sizes  # noqa: E402
+from lion_min.pretrained import plan, passes, sizes  # noqa: E402
 from lion_min.trainable import checkpoint_layers, parameter_groups  # noqa: E402
 
 BATCH = 8
@@ -59,7 +59,7 @@ def measure(system: str, preset: str, number: int, device: str) -> tuple[float, 
         if device == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - start
-    return torch.cuda.max_memory_allocated() / cost.GIB if device == "cuda" else 0.0, seconds
+    return torch.cuda.max_memory_allocated() / plan.GIB if device == "cuda" else 0.0, seconds
 
 
 def main() -> None:
@@ -69,7 +69,7 @@ def main() -> None:
     if len(asked) % 3:
         parser.error(f"{len(asked)} words; give a preset, a system and a stage for each line")
     for preset, system, number in zip(asked[::3], asked[1::3], map(int, asked[2::3])):
-        told = cost.plan(system, preset, [number], BATCH, "bf16", checkpointing=True)[0]
+        told = plan.plan(system, preset, [number], BATCH, "bf16", checkpointing=True)[0]
         if device == "cuda":
             gc.collect()                           # the model before: modules hold each other
             torch.cuda.empty_cache()

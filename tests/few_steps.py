@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lion_min import evaluation, trainable, training
-from lion_min.staging import Stage
+from lion_min import scores, trainable, training
+from lion_min.stage import Stage
 
-SCORES = {"vqa_by_type": dict.fromkeys(evaluation.VQA, 0.0)}
+SCORES = {"vqa_by_type": dict.fromkeys(scores.VQA, 0.0)}
 
 
 def few_steps(system: str, stage: Stage, out: Path, **options) -> tuple[dict, dict]:
@@ -27,7 +27,7 @@ def few_steps(system: str, stage: Stage, out: Path, **options) -> tuple[dict, di
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "run", running)
-        patch.setattr(evaluation, "evaluate", lambda *a, **k: SCORES)
+        patch.setattr(scores, "evaluate", lambda *a, **k: SCORES)
         import_module(f"lion_min.{system}.stages").train(
             stage, out, plan=plan, batch=4, pool=16, checks=4, quiet=True, **options)
     return tuple(seen)

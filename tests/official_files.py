@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lion_min import importing
+from lion_min.checkpoints import __main__ as checkpoints_main
 
 TRAINED_T5 = (".adapter.", "embed_tokens")
 ROTARY = "model.layers.{}.self_attn.rotary_emb.inv_freq"
@@ -186,9 +186,9 @@ SET = {"lion": ["vit_heads=4", "qformer_heads=4", "aggregator_heads=16", "distan
 
 def published(system: str):
     """The room's published.py."""
-    return import_module(f"lion_min.{system}.published")
+    return import_module(f"lion_min.published.{system}")
 
 
 def run(system: str, words: list[str], out: Path) -> int:
     """`checkpoints import` of these files with the numbers that they do not hold."""
-    return importing.main(["import", system, *words, "--out", str(out), "--set", *SET[system]])
+    return checkpoints_main.main(["import", system, *words, "--out", str(out), "--set", *SET[system]])

@@ -10,7 +10,7 @@ from few_steps import SCORES
 from random_lion import write_stage0
 from torch import nn
 
-from lion_min import evaluation, training
+from lion_min import scores, training
 from lion_min.lion import stages
 from lion_min.lion.loading import stage_of
 
@@ -50,7 +50,7 @@ def train(stage: stages.LionStage, out: Path, resume: bool = False, **plan) -> M
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "build", building)
         patch.setattr(training, "run", running)
-        patch.setattr(evaluation, "evaluate", lambda *a, **k: SCORES)
+        patch.setattr(scores, "evaluate", lambda *a, **k: SCORES)
         stages.train(stage, out, plan=plan, batch=4, pool=2 if stage.number == "joint" else 32,
                      resume=resume, quiet=True)
     return Moves(*seen, {n.removeprefix("model.") for n, _ in whole.named_parameters()})

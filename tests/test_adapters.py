@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from lion_min.adapters import (IMAGE, REGION, Adapter, MixtureOfAdapters, attach_adapters,
-                               merge_stage_adapters, router_mix, set_task)
+from lion_min.adapters import IMAGE, REGION, Adapter, MixtureOfAdapters, attach_adapters, merge_stage_adapters, router_mix, set_task
 
 D, VOCAB = 16, 40
 

@@ -77,4 +77,4 @@ def test_what_is_missing_is_told(imported, capsys, tmp_path):
                  imported / "t5"), "holds no tokenizer")
     (tmp_path / "config.json").write_text('{"imported": ["x"], "system": "pvit"}')
     refused(call(infer.main, capsys, imported / "photo.jpg", "What?", "--system", "pvit",
-                 "--weights", tmp_path), "lion_min.pvit.published.load")
+                 "--weights", tmp_path), "lion_min.published.pvit.load")

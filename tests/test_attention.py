@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lion_min import BadInput
-from lion_min.lmeye import attention
+from lion_min.studies import requests
 from lion_min.scenes import WORLDS, Scene, Thing, make_scene
 from lion_min.tasks import BOX, MAKERS
 
@@ -42,7 +42,7 @@ class Known:
 def test_shares_by_hand():
     """Rows and columns exchanged, one request counted alone, the wrong question's map, a margin
     that moves the box instead of growing it."""
-    result = attention.measure(Known(), [SCENE], seed=0)
+    result = requests.measure(Known(), [SCENE], seed=0)
     assert list(result) == ["rec", "colour", "kind", "reg", "all"]
     assert [row.pop("questions") for row in result.values()] == [2, 2, 2, 2, 8]
     for row in result.values():
@@ -54,9 +54,9 @@ def test_shares_by_hand():
 
 def test_covered_patches():
     """A patch that is cut by the box counted whole; a box that grows out of the picture."""
-    part = attention.covered(torch.tensor([[0.25, 0.0, 0.625, 0.5]]), side=4).view(4, 4)
+    part = requests.covered(torch.tensor([[0.25, 0.0, 0.625, 0.5]]), side=4).view(4, 4)
     assert part.tolist() == [[0, 1, 0.5, 0]] * 2 + [[0] * 4] * 2
-    assert torch.equal(attention.covered(torch.tensor([[0.1, 0.1, 0.9, 0.9]]), 4, 0.5),
+    assert torch.equal(requests.covered(torch.tensor([[0.1, 0.1, 0.9, 0.9]]), 4, 0.5),
                        torch.ones(1, 16))
 
 
@@ -67,11 +67,11 @@ def test_the_named_object_is_the_one_that_the_answer_tells_of():
     seen = 0
     for i in range(150):
         scene, rng = make_scene(WORLDS["medium"], "heldout", 5, i), random.Random(i)
-        for task in attention.TASKS if len(scene.objects) > 1 else ():
+        for task in requests.TASKS if len(scene.objects) > 1 else ():
             if example := MAKERS[task](scene, rng):
-                assert truth[task](attention.named(scene, example.prompt)) == example.answer
+                assert truth[task](requests.named(scene, example.prompt)) == example.answer
                 seen += 1
-            two = attention.two_questions(scene, task, rng)
+            two = requests.two_questions(scene, task, rng)
             assert not two or two[0][0] != two[1][0]
     assert seen > 300
 
@@ -79,12 +79,12 @@ def test_the_named_object_is_the_one_that_the_answer_tells_of():
 def test_the_command(monkeypatch, capsys):
     """Scenes of one object among those counted; a system that asks nothing measured."""
     seen, config = [], {"world": "medium"}
-    monkeypatch.setattr(attention.loading, "read_config", lambda weights: config)
-    monkeypatch.setattr(attention.loading, "load_system", lambda weights: Known())
-    monkeypatch.setattr(attention, "measure",
+    monkeypatch.setattr(requests.loading, "read_config", lambda weights: config)
+    monkeypatch.setattr(requests.loading, "load_system", lambda weights: Known())
+    monkeypatch.setattr(requests, "measure",
                         lambda system, scenes, seed: seen.extend(scenes) or {})
-    assert attention.run(20, 3, None) == {} and "asked" in capsys.readouterr().out
+    assert requests.run(20, 3, None) == {} and "asked" in capsys.readouterr().out
     assert len(seen) == 20 and min(len(scene.objects) for scene in seen) == 2
-    monkeypatch.setattr(attention.loading, "load_system", lambda weights: Known("static"))
+    monkeypatch.setattr(requests.loading, "load_system", lambda weights: Known("static"))
     with pytest.raises(BadInput, match="asks nothing"):
-        attention.run(20, 3, None)
+        requests.run(20, 3, None)

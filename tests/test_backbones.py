@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from lion_min import BadInput
 from lion_min.adapters import REGION, attach_adapters, attach_lora, set_task
-from lion_min.backbones import load_language, load_vision
-from lion_min.frozen import Source, pretrained_parts
-from lion_min.presets import PRESETS
+from lion_min.pretrained.backbones import load_language, load_vision
+from lion_min.parts import Source, pretrained_parts
+from lion_min.pretrained.presets import PRESETS
 from lion_min.vision import VisionEncoder, VisionSettings
 
 TOWERS = {"clip": folders.write_clip, "siglip": folders.write_siglip, "eva": folders.write_eva}

@@ -6,8 +6,9 @@ import pytest
 from field_files import FILES, H, OWN, VG, W, read, written
 
 from lion_min import BadInput
-from lion_min.datasets import FORMATS, main, read_samples
-from lion_min.records import picture_size
+from lion_min.datasets import FORMATS, read_samples
+from lion_min.datasets.__main__ import main
+from lion_min.datasets.records import picture_size
 
 
 def changed(form, *keys, **fields):

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from lion_min import BadInput
-from lion_min.boxes import (MAX_PROMPT, BoxText, area, box_iou, check_box, check_prompt, iou,
-                            prompt_boxes)
+from lion_min.boxes import MAX_PROMPT, BoxText, area, box_iou, check_box, check_prompt, iou, prompt_boxes
 
 # What a user may type on a 200x100 picture -> a word of the one line that answers it.
 BAD = {

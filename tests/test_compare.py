@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 from commands import call, refused
 
-from lion_min import compare, evaluation
+from lion_min.studies import compare
+
+from lion_min import scores
 from lion_min.lmeye.model import CONTROLS
 from lion_min.training import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = ("lion.ablation", "lmeye.controls", "pvit.ablation", "lyrics.ablation")
+SCRIPTS = ("studies.lion", "studies.lmeye", "studies.pvit", "studies.lyrics")
 ARGS = ("--seeds", 0, 1, "--steps", 4, "--count", 10)
 RIGHT = {("one", 0): 0.1, ("one", 1): 0.3, ("two", 0): 0.2, ("two", 1): 0.4}    # else 0.5
 LINES = ["what one seed 0: right 0.100, wrong 0.900", "what one seed 1: right 0.300, wrong 0.700",
@@ -35,7 +37,7 @@ class Bench:
 
     def __init__(self, monkeypatch):
         self.ran, self.calls, self.scored, self.numbers, self.stop = [], [], [], (1,), None
-        monkeypatch.setattr(evaluation, "evaluate", self.evaluate)
+        monkeypatch.setattr(scores, "evaluate", self.evaluate)
         self.comparison = compare.Comparison(
             command="lion_min.stub", doc="What?\nMore.", rows=("one", "two", "three"),
             label="what ", stages=self.stages, starts=("lion/stage0", "stub/stage1"), steps=7,
@@ -197,7 +199,7 @@ def test_rooms_state_rows_that_differ(script):
     """Guards: two rows that are the same run; a pair or a command that names nothing there is."""
     rows = (c := import_module(f"lion_min.{script}").COMPARISON).rows
     made = [c.stages(row) for row in rows]
-    assert all(train is import_module(f"lion_min.{script.split('.')[0]}.stages").train
+    assert all(train is import_module(f"lion_min.{script.split('.')[1]}.stages").train
                for train, _ in made)
     assert not any(a == b for i, (_, a) in enumerate(made) for _, b in made[:i])
     assert c.pairs and {name for a, b, _ in c.pairs for name in (a, b)} <= set(rows)
@@ -220,7 +222,7 @@ def test_help_is_instant():
     code = f"""
 import sys
 from importlib import import_module
-from lion_min import compare
+from lion_min.studies import compare
 for script in {SCRIPTS}:
     try: compare.main(import_module("lion_min." + script).COMPARISON, ["--help"])
     except SystemExit as end: assert end.code == 0

@@ -1,4 +1,4 @@
-"""What cost.py foretells against what happens, where this machine can tell."""
+"""What plan.py foretells against what happens, where this machine can tell."""
 
 import gc
 import weakref
@@ -10,9 +10,11 @@ from test_published_sizes import lion_file, published
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lion_min import BadInput, cost, passes, sizes
+from lion_min import BadInput
+
+from lion_min.pretrained import plan, passes, sizes
 from lion_min.cli import room
-from lion_min.presets import PRESETS
+from lion_min.pretrained.presets import PRESETS
 from lion_min.trainable import checkpoint_layers, only_trainable
 
 BATCH, TEXT = 4, passes.Text()
@@ -39,7 +41,7 @@ def imagined(system: str, preset: str, number: int):
 
 
 def millions(system: str, preset: str, number: int) -> dict[str, tuple[float, float]]:
-    parts = cost.by_part(imagined(system, preset, number))
+    parts = plan.by_part(imagined(system, preset, number))
     parts["total"] = tuple(map(sum, zip(*parts.values())))
     return {name: (every / 1e6, moving / 1e6) for name, (every, moving) in parts.items()}
 
@@ -47,7 +49,7 @@ def millions(system: str, preset: str, number: int) -> dict[str, tuple[float, fl
 @pytest.mark.parametrize("system, number", ROOMS)
 def test_parameters_are_those_of_the_model_that_is_built(system, number, tmp_path):
     """A part forgotten or counted twice, a stage that trains something else than its script."""
-    assert cost.by_part(imagined(system, "tiny", number)) == cost.by_part(
+    assert plan.by_part(imagined(system, "tiny", number)) == plan.by_part(
         real(system, number, tmp_path))
 
 
@@ -99,7 +101,7 @@ def test_activations_are_those_of_a_real_step(system, precision, within, tmp_pat
         with torch.no_grad():
             x = inputs(system, model)
         truth = held(model, x)
-    told = cost.plan(system, "tiny", [2], BATCH, precision)[0].activations * cost.GIB
+    told = plan.plan(system, "tiny", [2], BATCH, precision)[0].activations * plan.GIB
     assert told == pytest.approx(truth, rel=within)
 
 
@@ -110,14 +112,14 @@ def test_flops_are_those_of_a_real_step(system, tmp_path):
     model = real(system, 2, tmp_path)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(inputs(system, model))[0].backward()
-    told = cost.plan(system, "tiny", [2], BATCH, "fp32")[0].flops * BATCH
+    told = plan.plan(system, "tiny", [2], BATCH, "fp32")[0].flops * BATCH
     assert told == pytest.approx(counter.get_total_flops(), rel=0.15)
 
 
 def test_checkpointing_keeps_what_it_says(tmp_path):
     """Layers that are counted as kept, or whose inputs are forgotten: between the forward and the
     backward pass there is what is told, less the one layer that is computed again."""
-    whole, less = (cost.plan("lion", "tiny", [2], BATCH, "fp32", checkpointing=c)[0]
+    whole, less = (plan.plan("lion", "tiny", [2], BATCH, "fp32", checkpointing=c)[0]
                    for c in (False, True))
     model = real("lion", 2, tmp_path)
     with torch.no_grad():
@@ -125,7 +127,7 @@ def test_checkpointing_keeps_what_it_says(tmp_path):
     checkpoint_layers(model)
     layers = model.settings.language.layers
     one = (whole.activations - less.activations) / (layers - 1)   # a layer without its input
-    assert (less.activations - one) * cost.GIB == pytest.approx(held(model, x), rel=0.08)
+    assert (less.activations - one) * plan.GIB == pytest.approx(held(model, x), rel=0.08)
     assert less.backward == pytest.approx(whole.backward + whole.forward["llm"], rel=0.15)
 
 
@@ -133,7 +135,7 @@ def test_attention_is_counted_fused():
     """Scores [B, H, T, T] among the activations: the meta device takes attention apart, a GPU
     keeps q, k, v, what comes out and a number a row."""
     q = torch.empty(1, 2, 512, 16, device="meta", requires_grad=True)
-    with cost.Meter(torch.nn.Identity()) as meter:
+    with plan.Meter(torch.nn.Identity()) as meter:
         torch.nn.functional.scaled_dot_product_attention(q * 1, q * 1, q * 1).sum().backward()
     assert 4 * q.nbytes <= meter.bytes < 5 * q.nbytes
 
@@ -159,7 +161,7 @@ def test_published_sizes():
     (system, p.name) for p in PRESETS.values() for system in p.systems if "xxl" not in p.name])
 def test_every_preset_has_a_plan(system, preset):
     """A model whose forward reads what passes.py does not give it: a traceback after --plan."""
-    for c in cost.plan(system, preset, sizes.STAGES[system][:2], 2, "bf16"):
+    for c in plan.plan(system, preset, sizes.STAGES[system][:2], 2, "bf16"):
         assert c.activations > 0 and c.flops > 0 and 0 < c.trained <= c.total
 
 
@@ -173,13 +175,13 @@ def test_the_settings_of_a_name_are_those_of_the_file(width, name):
 def test_memory_adds_up():
     """Optimizer state for frozen parts, a frozen part held in fp32 under bf16, accumulation or
     more processes that change what one process holds."""
-    full, half = (cost.plan("pvit", "tiny", [1], 2, p)[0] for p in ("fp32", "bf16"))
+    full, half = (plan.plan("pvit", "tiny", [1], 2, p)[0] for p in ("fp32", "bf16"))
     moving, frozen = full.trained, full.total - full.trained
     for c, width in ((full, 4), (half, 2)):
-        found = [x * cost.GIB for x in (c.weights, c.gradients, c.moments)]
+        found = [x * plan.GIB for x in (c.weights, c.gradients, c.moments)]
         assert found == pytest.approx([4 * moving + width * frozen, 4 * moving, 8 * moving])
     assert 0.5 < half.activations / full.activations < 0.95   # norms, softmax, loss: fp32
-    many = cost.plan("pvit", "tiny", [1], 2, "fp32", accumulate=3, processes=4)[0]
+    many = plan.plan("pvit", "tiny", [1], 2, "fp32", accumulate=3, processes=4)[0]
     assert many.samples == 24 and many.flops == full.flops
     assert many.gradients == 2 * full.gradients
     assert replace(many, samples=2, gradients=full.gradients) == full
@@ -187,8 +189,8 @@ def test_memory_adds_up():
 
 def test_the_table_says_it_all():
     """A column under another's head; a stage or a part that is not told."""
-    lines = cost.table("pvit", "tiny", (1, 2), 2, "fp32").splitlines()
-    costs = cost.plan("pvit", "tiny", (1, 2), 2, "fp32")
+    lines = plan.table("pvit", "tiny", (1, 2), 2, "fp32").splitlines()
+    costs = plan.plan("pvit", "tiny", (1, 2), 2, "fp32")
     assert lines[1].split()[:5] == ["stage", "all", "M", "trained", "M"]
     assert [line.split()[:3] for line in lines[2:4]] == [
         [str(c.stage), f"{c.total / 1e6:,.1f}", f"{c.trained / 1e6:.2f}"] for c in costs]
@@ -204,5 +206,5 @@ def test_bad_input_is_one_line(change, told):
     """A traceback, or a plan for something else than was asked."""
     asked = {"preset": "tiny", "stages": [1], "batch": 1, "precision": "fp32"} | change
     with pytest.raises(BadInput, match=told) as error:
-        cost.plan("lion", **asked)
+        plan.plan("lion", **asked)
     assert "\n" not in str(error.value)

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lion_min.lyrics.detection_loss import (assign, detection_parts, focal, giou, mask_parts,
-                                            match, scene_masks, truth_of)
+from lion_min.lyrics.detection_loss import assign, detection_parts, focal, giou, mask_parts, match, scene_masks, truth_of
 from lion_min.lyrics.detection_scores import Found, average_precision, mask_iou, segment_iou
 from lion_min.lyrics.refiner import Detections, Refined
 from lion_min.scenes import WORLDS, Scene, Thing, make_scene

@@ -5,8 +5,7 @@ import torch
 from PIL import Image, ImageChops
 
 from lion_min import BadInput
-from lion_min.drawing import (COLOURS, SHORT_SIDE, draw_boxes, enlarge, heat_map, panel,
-                              sampling_points, save_image)
+from lion_min.drawing import COLOURS, SHORT_SIDE, draw_boxes, enlarge, heat_map, panel, sampling_points, save_image
 
 
 def ink(before, after):

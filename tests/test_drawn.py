@@ -6,7 +6,7 @@ import random
 import pytest
 from PIL import Image
 
-from lion_min.drawn import is_drawn, unexplained
+from lion_min.tiny.is_drawn import is_drawn, unexplained
 from lion_min.scenes import WORLDS, make_scene
 
 

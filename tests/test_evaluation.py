@@ -6,8 +6,9 @@ import random
 import pytest
 from oracle import COUNT, SEED, WORLD, Knowing, understand
 
-from lion_min import evaluation
-from lion_min.evaluation import answer_all, caption_matches, evaluate, questions, scores
+from lion_min import scores
+from lion_min.scores import answer_all, caption_matches, evaluate, questions
+from lion_min.scores import scores as score_answers
 from lion_min.scenes import make_scene
 from lion_min.tasks import MAKERS, TASKS, Example
 
@@ -116,7 +117,7 @@ CAPTION = ("caption", "a large red star.")
 @pytest.mark.parametrize("task", ["rec", "rec_relational"])
 def test_boxes_in_answers(task, said, area):
     """Guards: a malformed box that scores, raises, or has its corners turned round."""
-    result = scores(asked((task, BOX), CAPTION), [said, ""])
+    result = score_answers(asked((task, BOX), CAPTION), [said, ""])
     assert result["rec_miou"] == pytest.approx(area, abs=2e-3)
     assert result["rec_acc50"] == (area >= 0.5)
     assert result["rec_acc50_relational"] == (area >= 0.5 and task == "rec_relational")
@@ -132,7 +133,7 @@ def test_scores_by_hand():
     said = ["yes", "yes", "no", "red", "2", "4", "moon", "true", "true", "a small red star",
             "a small blue ring", "a large green plain moon", BOX, "", CAPTION[1],
             "a small red star and a large blue moon."]
-    result = scores(asked(*pairs), said)
+    result = score_answers(asked(*pairs), said)
     n = result.pop("n")
     assert n == {"existence": 3, "colour": 1, "kind": 1, "count": 2, "relation": 2, "caption": 2,
                  "reg": 3, "rec": 1, "rec_relational": 1}
@@ -172,7 +173,7 @@ def test_answers_go_back_where_they_were_asked(batch):
             sizes.append(len(prompts))
             return [f"{scene.seed} {prompt}" for scene, prompt in zip(features, prompts)]
     system = Echo()
-    seen = evaluation.see_all(system, scenes, 2)
+    seen = scores.see_all(system, scenes, 2)
     assert [len(chunk) for chunk in seen] == [2, 2, 1]
     answers = answer_all(system, seen, asked, batch)
     assert answers == [f"{scenes[row].seed} {example.prompt}" for row, example in asked]

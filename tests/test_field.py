@@ -8,9 +8,11 @@ import pytest
 from commands import call, refused
 from oracle import SEED, WORLD, Knowing
 
-from lion_min import BadInput, evaluate, field
+from lion_min import BadInput, evaluate
+
+from lion_min.datasets import benchmarks
 from lion_min.datasets import FORMATS, read_samples
-from lion_min.records import Sample
+from lion_min.datasets.records import Sample
 from lion_min.scenes import make_scene
 from lion_min.tasks import BOX
 
@@ -58,7 +60,7 @@ def test_the_bundled_lion_on_coco(drawn, capsys):
     assert result["n"] == {"reg": sum(len(s.objects) for s in SCENES)} and result["pictures"] == 6
     assert result["reg_exact"] > 0.7 and result["reg_nearest"] >= result["reg_exact"]
     assert result["shuffled"]["reg_exact"] < 0.3 and result["vqa_acc"] is None
-    assert result.keys() >= {*field.SCORES, "seed", "seconds", "system", "weights", "format"}
+    assert result.keys() >= {*benchmarks.SCORES, "seed", "seconds", "system", "weights", "format"}
 
 
 def test_an_oracle_on_every_task(drawn):
@@ -67,7 +69,7 @@ def test_an_oracle_on_every_task(drawn):
     samples = [replace(s, answer="a " + s.answer) if s.task == "reg" else s for s in samples
                if s.task != "vqa"]
     for batch in (1, 4, 100):
-        result = field.score_samples(Knowing(), samples, batch)
+        result = benchmarks.score_samples(Knowing(), samples, batch)
         assert [result[name] for name in ("rec_acc50", "reg_exact", "reg_nearest", "exist_acc",
                                           "exist_f1", "exist_yes_rate")] == [1.0] * 6
         floor = result["shuffled"]
@@ -104,11 +106,11 @@ class Chatty(Echo):
 @pytest.mark.parametrize("batch", [1, 2, 4, 50])
 def test_each_question_beside_its_picture_and_the_next(drawn, batch):
     """Guards: chunks whose edges lose a question or its next picture; pictures seen twice."""
-    asked = field.questions(read_samples(drawn / "coco.json", "coco"))[::-1]
+    asked = benchmarks.questions(read_samples(drawn / "coco.json", "coco"))[::-1]
     asked = asked[1::2] + asked[::2]
     order = list(dict.fromkeys(q[0].image for q in asked))
     system = Echo()
-    right, floor = field.ask_all(system, asked, batch, (0, 1))
+    right, floor = benchmarks.ask_all(system, asked, batch, (0, 1))
     for (sample, *_), here, beside in zip(asked, right, floor, strict=True):
         place = order.index(sample.image)
         shown = [SCENES[int(order[p % 6].stem)].seed for p in (place, place + 1)]
@@ -122,9 +124,9 @@ def test_turns_go_to_systems_that_take_them(drawn):
     samples = [Sample(drawn / f"{i}.png", "chat", "Which colour?", "red", turns=said * i)
                for i in range(2)]
     chatty, echo = Chatty(), Echo()
-    assert field.score_samples(chatty, samples, shuffled=False)["n"] == {"chat": 2}
+    assert benchmarks.score_samples(chatty, samples, shuffled=False)["n"] == {"chat": 2}
     assert chatty.turns == [[], list(said)]
-    assert field.score_samples(echo, samples, shuffled=False)["n"] == {"chat": 2}
+    assert benchmarks.score_samples(echo, samples, shuffled=False)["n"] == {"chat": 2}
 
 
 def test_humans_and_captions_are_one_question(drawn):
@@ -135,10 +137,10 @@ def test_humans_and_captions_are_one_question(drawn):
                Sample(a, "vqa", "Why?", "thus"), Sample(b, "vqa", "Why?", "thus"),
                Sample(a, "reg", "Why?", "dog"), Sample(a, "reg", "Why?", "dog"),
                Sample(a, "vqa", "Why?", "no", turns=(("Who?", "I"),))]
-    asked = field.questions(samples)
+    asked = benchmarks.questions(samples)
     assert [[s.answer for s in q] for q in asked] == [
         ["x", "z"], ["y"], ["so", "thus"], ["thus"], ["dog"], ["dog"], ["no"]]
-    result = field.scores(asked, ["q", "q", "thus", "so", "dog", "cat", "No."])
+    result = benchmarks.scores(asked, ["q", "q", "thus", "so", "dog", "cat", "No."])
     assert result["vqa_acc"] == pytest.approx(2 / 3, abs=1e-4) and result["reg_exact"] == 0.5
 
 
@@ -146,12 +148,12 @@ def test_drawing_some(drawn):
     """Guards: a caption that loses its references; draws that ignore the seed or the count."""
     samples = [replace(s, answer=str(i)) for i, s in
                enumerate(read_samples(drawn / "samples.jsonl"))]
-    few = field.some(samples, 5, 1)
-    assert len(field.questions(few)) == 5 and few == field.some(samples, 5, 1)
-    assert any(few != field.some(samples, 5, seed) for seed in (2, 3))
-    for question in field.questions(few):
+    few = benchmarks.some(samples, 5, 1)
+    assert len(benchmarks.questions(few)) == 5 and few == benchmarks.some(samples, 5, 1)
+    assert any(few != benchmarks.some(samples, 5, seed) for seed in (2, 3))
+    for question in benchmarks.questions(few):
         assert len(question) == (2 if question[0].task == "caption" else 1)
-    assert len(field.some(samples, 999, 1)) == len(samples)
+    assert len(benchmarks.some(samples, 999, 1)) == len(samples)
 
 
 def test_bad_data_is_told_before_asking(drawn):
@@ -159,20 +161,20 @@ def test_bad_data_is_told_before_asking(drawn):
     system = Echo()
     samples = [Sample(drawn / "0.png", "rec", "Where is it?", "on the left")]
     with pytest.raises(BadInput, match="holds no box"):
-        field.score_samples(system, samples, shuffled=False)
+        benchmarks.score_samples(system, samples, shuffled=False)
     with pytest.raises(BadInput, match="--no-shuffled"):
-        field.score_samples(system, samples)
+        benchmarks.score_samples(system, samples)
     assert system.seen == 0
     two = Sample(drawn / "0.png", "rec", "Where beside [0.100,0.100,0.200,0.200]?",
                  "[0.500,0.500,0.600,0.600]", ((0.1, 0.1, 0.2, 0.2), (0.5004, 0.5, 0.6, 0.6)))
-    assert field.true_box(two) == (0.5004, 0.5, 0.6, 0.6)
+    assert benchmarks.true_box(two) == (0.5004, 0.5, 0.6, 0.6)
 
 
 def test_many_names_are_phrases(monkeypatch, drawn):
     """Guards: hours of comparing every answer with every phrase of Visual Genome."""
-    asked = field.questions(read_samples(drawn / "coco.json", "coco"))
-    monkeypatch.setattr(field, "MAX_CLASSES", 3)
-    result = field.scores(asked, [q[0].answer for q in asked])
+    asked = benchmarks.questions(read_samples(drawn / "coco.json", "coco"))
+    monkeypatch.setattr(benchmarks, "MAX_CLASSES", 3)
+    result = benchmarks.scores(asked, [q[0].answer for q in asked])
     assert result["reg_exact"] == 1 and result["reg_nearest"] is None
 
 

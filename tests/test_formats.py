@@ -7,9 +7,10 @@ from field_files import BOX, H, LLAVA, POPE, REFS, W, read, written
 from PIL import Image
 
 from lion_min.boxes import BoxText
-from lion_min.datasets import main, read_samples
+from lion_min.datasets import read_samples
+from lion_min.datasets.__main__ import main
 from lion_min.images import to_pixels
-from lion_min.records import picture_size
+from lion_min.datasets.records import picture_size
 
 
 def test_coco(field):

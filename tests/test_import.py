@@ -14,7 +14,7 @@ from official_files import SET, SYSTEMS, published, run
 from lion_min import checkpoints
 from lion_min.lmeye import two_passes
 from lion_min.lmeye.model import LmeyeInputs
-from lion_min.mqformer import Sources
+from lion_min.lyrics.mqformer import Sources
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,10 @@ import torch.nn.functional as F
 from official_files import SYSTEMS, published, run
 from safetensors.torch import save_file
 
-from lion_min import BadInput, checkpoints, importing
+from lion_min import BadInput, checkpoints
+
+from lion_min.checkpoints import __main__ as checkpoints_main
+from lion_min.published import importing
 
 KEYS = {"lion": ["ln_vision.weight", "soft_prompt_hint", "visual_encoder.blocks.17.attn.v_bias",
                  "t5_model.decoder.block.1.layer.2.adapter.adapters.1.down_proj.bias",
@@ -87,7 +90,7 @@ def test_a_later_lmeye_is_refused(values):
 def test_heads_that_cannot_be_are_told(values, system, tmp_path, capsys):
     """A model of unpublished sizes without its numbers of heads: a traceback from deep inside."""
     words = getattr(official, f"write_{system}")(tmp_path, values[system])
-    assert importing.main(["import", system, *words, "--out", str(tmp_path / "out")]) == 2
+    assert checkpoints_main.main(["import", system, *words, "--out", str(tmp_path / "out")]) == 2
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and "--set" in told and "heads=N" in told
 
@@ -119,7 +122,7 @@ def test_a_run_is_not_overwritten(values, tmp_path):
     (["lion", "a.pth"], "a.pth: no such file")])
 def test_a_wrong_option_is_told(words, told, tmp_path, capsys):
     """A size that is quietly dropped, or an option of another system."""
-    assert importing.main(["import", *words, "--out", str(tmp_path / "out")]) == 2
+    assert checkpoints_main.main(["import", *words, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1
 

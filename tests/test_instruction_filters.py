@@ -8,9 +8,9 @@ import pytest
 from asked import check, scenes
 
 from lion_min import BadInput
-from lion_min.pvit import messages
-from lion_min.pvit.chat import LocalChat, SceneChat
-from lion_min.pvit.conversion import convert_gqa, convert_vcr
+from lion_min.pvit.instructions import messages
+from lion_min.pvit.instructions.chat import LocalChat, SceneChat
+from lion_min.pvit.instructions.conversion import convert_gqa, convert_vcr
 from lion_min.pvit.instructions import (CATEGORY, FORMAT, IN_ANSWER, KEPT, NO_REGION, NOTHING,
                                         STRATEGIES, STRATEGY_OF, Instruction, filtered, generate,
                                         main, parse_pairs, parse_questions, parse_single)

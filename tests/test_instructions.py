@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 from asked import MARK, at, check, clearly, scenes, truth
 
-from lion_min.pvit import messages
-from lion_min.pvit.asks import read
-from lion_min.pvit.chat import SceneChat
+from lion_min.pvit.instructions import messages
+from lion_min.pvit.instructions.asks import read
+from lion_min.pvit.instructions.chat import SceneChat
 from lion_min.pvit.instructions import (FORMAT, KEPT, STRATEGY_OF, Instruction, filtered, generate,
                                         parse_pairs, parse_questions, parse_single,
                                         scene_instructions)

@@ -9,8 +9,9 @@ from few_steps import SCORES, few_steps, trains
 from random_lion import write_stage0
 
 import train
-from lion_min import BadInput, checkpoints, evaluation, options
-from lion_min.lyrics import ablation, loading, pipeline, stages
+from lion_min import BadInput, checkpoints, scores, options
+from lion_min.studies import lyrics
+from lion_min.lyrics import loading, pipeline, stages
 from lion_min.lyrics.loading import load_alignment, load_system, stage_of
 from lion_min.options import Options
 from lion_min.scenes import WORLDS, make_scene
@@ -98,7 +99,7 @@ def test_report(trained):
 def test_the_ablation_without_refiner(trained):
     """Guards: a row without refiner that has object parts, or that starts at random."""
     out, moves = trained
-    before, after = few_steps("lyrics", ablation.off(stage_of(2)), out)
+    before, after = few_steps("lyrics", lyrics.off(stage_of(2)), out)
     assert not [n for n in after if "object" in n or "refiner" in n]
     kept = moves[1][1]["mqformer.query_tokens"][:, :8]
     assert torch.equal(before["mqformer.query_tokens"], kept)
@@ -150,7 +151,7 @@ def test_all_three_stages_in_turn(trained, tmp_path, monkeypatch, capsys):
 
 
 def evaluated() -> dict:
-    return dict.fromkeys(evaluation.ROWS, 0.5) | SCORES
+    return dict.fromkeys(scores.ROWS, 0.5) | SCORES
 
 
 @pytest.mark.parametrize("words, told", [

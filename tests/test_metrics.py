@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lion_min.metrics import (cider, nearest_name, normal, pope, rec_acc, recognition, said_yes,
+from lion_min.datasets.metrics import (cider, nearest_name, normal, pope, rec_acc, recognition, said_yes,
                               token_f1, true_false, vqa_accuracy)
 
 BOX = (0.1, 0.1, 0.5, 0.5)

@@ -5,7 +5,7 @@ import torch
 from test_qformer import randomise, to_transformers
 
 from lion_min.lyrics.objectives import mask_matrix
-from lion_min.mqformer import MQFormer, MQFormerSettings, Sources
+from lion_min.lyrics.mqformer import MQFormer, MQFormerSettings, Sources
 from lion_min.qformer import QFormer, QFormerSettings
 
 QI, QO, L, VOCAB = 3, 4, 7, 50

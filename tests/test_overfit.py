@@ -6,7 +6,7 @@ from torch import nn
 
 from lion_min.adapters import IMAGE, REGION
 from lion_min.language import LanguageModel, LanguageSettings
-from lion_min.frozen import look
+from lion_min.parts import look
 from lion_min.lion.answering import make_inputs
 from lion_min.lion.model import Lion, LionSettings
 from lion_min.qformer import QFormerSettings

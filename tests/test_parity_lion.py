@@ -13,7 +13,7 @@ import torch
 from lion_min.adapters import IMAGE, REGION
 from lion_min.language import LanguageModel
 from lion_min.lion.model import Lion, LionInputs
-from lion_min.lion.published import load_official, settings_of
+from lion_min.published.lion import load_official, settings_of
 from lion_min.vision import VisionEncoder
 
 ROUTES = [("region", REGION), ("image", IMAGE)]

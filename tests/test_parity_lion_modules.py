@@ -15,7 +15,7 @@ from torch import nn
 from lion_min import BadInput
 from lion_min.adapters import attach_adapters
 from lion_min.lion.aggregator import VisionAggregator
-from lion_min.lion.official import PARTS, TRAINED, rename
+from lion_min.published.lion_names import PARTS, TRAINED, rename
 from lion_min.lion.softprompt import SoftPrompt
 from lion_min.qformer import QFormer, QFormerSettings
 

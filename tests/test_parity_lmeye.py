@@ -13,7 +13,7 @@ from lion_min import BadInput
 from lion_min.language import LanguageModel, LanguageSettings, TextBatch
 from lion_min.lmeye import two_passes
 from lion_min.lmeye.model import Lmeye, LmeyeInputs
-from lion_min.lmeye.published import load_official, rename, settings_of
+from lion_min.published.lmeye import load_official, rename, settings_of
 
 FORMS = ["q1", "q5"]                       # one return slot, and five
 

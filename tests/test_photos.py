@@ -13,10 +13,12 @@ from random_backbones import write_clip, write_llama, write_qwen2, write_siglip,
 
 import infer
 import train
-from lion_min import BadInput, evaluate, photos
+from lion_min import BadInput, evaluate
+from lion_min.datasets import photos
 from lion_min.boxes import BoxText
-from lion_min.frozen import Source
-from lion_min.lion import published, stages
+from lion_min.parts import Source
+from lion_min.published import lion
+from lion_min.lion import stages
 from lion_min.scenes import WORLDS, make_scene
 
 BOX = BoxText()
@@ -200,9 +202,9 @@ def test_lion_trains_through_its_stages(coco, backbones, tmp_path, capsys):
 
 def test_published_sizes_around_the_published_vit():
     """Guards: LION-FlanT5-XL trained with a small model's bridge."""
-    parts = [SimpleNamespace(settings=s) for s in (published.EVA_G, published.flan_t5(2048))]
+    parts = [SimpleNamespace(settings=s) for s in (lion.EVA_G, lion.flan_t5(2048))]
     s = stages.settings_around(Source("lion-flant5-xl"), *parts, 32128, "all")
     assert s.depths == (39, 29, 19) and s.qformer.width == 768 and s.qformer.vocab == 32128
-    assert s.region_id > 32128 and s.mlp == published.settings_by_name("lion-flant5-xl").mlp
-    parts[0].settings = replace(published.EVA_G, blocks=12)
+    assert s.region_id > 32128 and s.mlp == lion.settings_by_name("lion-flant5-xl").mlp
+    parts[0].settings = replace(lion.EVA_G, blocks=12)
     assert stages.settings_around(Source("lion-flant5-xl"), *parts, 32128, "all").depths[0] == 12

@@ -12,7 +12,8 @@ from commands import call, refused
 
 import train
 from lion_min import checkpoints
-from lion_min.lion import pipeline, stage0, stages
+from lion_min.lion import pipeline, stages
+from lion_min.tiny import stage0
 from lion_min.lion.loading import stage_of
 from lion_min.scenes import write_scenes
 

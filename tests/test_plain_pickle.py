@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from lion_min import BadInput, plain_pickle
-from lion_min.plain_pickle import read_plain_pickle, show
+from lion_min import BadInput
+
+from lion_min.datasets import pickles
+from lion_min.datasets.pickles import read_plain_pickle, show
 
 REFS = [{"ref_id": 1, "ann_id": 1_719_310, "image_id": 581_857, "split": "testA", "file_name": "a",
          "sent_ids": [0, 2**40, -7], "category_id": 1, "sentences": [
@@ -141,7 +143,7 @@ def test_bombs_stay_small(tmp_path, monkeypatch):
     keyed = b"})q\0" + b"h\0\x86q\0" * 20 + b"I1\ns."  # a tuple of 2**20 steps to hash; 60: years
     with pytest.raises(BadInput, match="a key is missing, or is neither"):
         read_plain_pickle(write(tmp_path, keyed))
-    monkeypatch.setattr(plain_pickle, "MAX_BYTES", 10)
+    monkeypatch.setattr(pickles, "MAX_BYTES", 10)
     with pytest.raises(BadInput, match="has at most 10"):
         read_plain_pickle(write(tmp_path, pickle.dumps(REFS)))
     with pytest.raises(BadInput, match="no such file"):

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from lion_min.boxes import box_iou
-from lion_min.lyrics.published_refiner import (PublishedRefiner, PublishedSettings, prompt_of,
+from lion_min.published.lyrics_refiner import (PublishedRefiner, PublishedSettings, prompt_of,
                                                tag_of)
 
 WORDS = ("dog", "grass", "frisbee", "red", "##s")

@@ -6,11 +6,13 @@ import official_files as official
 import pytest
 import torch
 
-from lion_min import BadInput, keys
+from lion_min import BadInput
+
+from lion_min.published import keys
 
 
 def published(system: str):
-    return import_module(f"lion_min.{system}.published")
+    return import_module(f"lion_min.published.{system}")
 
 
 def lion_file(width: int) -> dict[str, torch.Tensor]:

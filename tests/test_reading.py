@@ -9,8 +9,8 @@ from told import FORMS, SEED, TOKENIZER, WORLD, slots_of, told
 from torch import nn
 
 from lion_min.language import LanguageModel, LanguageSettings
-from lion_min.lion.reading import Grounding, lesson, main, match_by_likeness, read, slot_sums
-from lion_min.lion.textworld import LISTED, ROUND
+from lion_min.tiny.reading import Grounding, lesson, main, match_by_likeness, read, slot_sums
+from lion_min.tiny.textworld import LISTED, ROUND
 from lion_min.tokenizer import GRID
 
 FAMILIES = pytest.mark.parametrize("family", ["llama", "t5"])

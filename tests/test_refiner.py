@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from lion_min.lyrics.detection_loss import refiner_loss
 from lion_min.lyrics.detection_scores import refiner_scores
-from lion_min.lyrics.refiner import (RefinerSettings, TinyRefiner, choose, corners, refine_images,
-                                     suppress)
+from lion_min.lyrics.refiner import RefinerSettings, TinyRefiner, choose, corners, refine_images, suppress
 from lion_min.scenes import WORLDS, Scene, make_scene
 from lion_min.vision import TagHead, VisionEncoder, VisionSettings
 

@@ -6,9 +6,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from lion_min.images import CLIP_MEAN, CLIP_STD
-from lion_min.pvit.region_encoder import (AttentionPool, Bottleneck, FrozenBatchNorm, RegionCLIP,
-                                          RegionCLIPSettings, TinyRegions, TinyRegionSettings,
-                                          region_pixels, region_size)
+from lion_min.pvit.region_encoder import AttentionPool, Bottleneck, FrozenBatchNorm, RegionCLIP, RegionCLIPSettings, TinyRegions, TinyRegionSettings, region_pixels, region_size
 
 SMALL = RegionCLIPSettings(layers=(1, 1, 1, 1), width=8, heads=4, output=12, resolution=64,
                            shortest=64, longest=107)

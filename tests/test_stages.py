@@ -9,10 +9,12 @@ import pytest
 import torch
 from stage_run import NUMBERS, copy, train, trained  # noqa: F401 (copy, trained are fixtures)
 
-from lion_min import checkpoints, frozen, staging
+from lion_min import checkpoints, parts
+from lion_min import stage as stage_module
 from lion_min.adapters import IMAGE, REGION, set_task
-from lion_min.frozen import look
-from lion_min.lion import ablation, stages
+from lion_min.parts import look
+from lion_min.studies import lion
+from lion_min.lion import stages
 from lion_min.lion.answering import make_inputs
 from lion_min.lion.loading import load_system, stage_of
 from lion_min.lion.model import Lion
@@ -45,13 +47,13 @@ def test_a_stage_moves_what_it_trains_and_nothing_else(trained, number):
     assert all(torch.equal(saved[n], moves.after[n]) for n in saved)
 
 
-@pytest.mark.parametrize("row", ablation.COMPARISON.rows[1:])
+@pytest.mark.parametrize("row", lion.COMPARISON.rows[1:])
 def test_an_ablation_row_is_stage_3_less_one_thing(copy, row):
     """Guards: a row that keeps what it is named to lack, lacks more, or starts from stages 1, 2."""
-    (stage,) = ablation.stages_of(row)[1]
+    (stage,) = lion.stages_of(row)[1]
     moves = train(stage, copy)
     parts = {n.split(".")[0] for n in moves.moved()}
-    assert parts == set(stage_of(3).trains) - set(ablation.WITHOUT.get(row, ()))
+    assert parts == set(stage_of(3).trains) - set(lion.WITHOUT.get(row, ()))
     assert ("adapters.0.router" in moves.parameters) == (row != "one-adapter")
     depths = json.loads((copy / "lion/stage3/config.json").read_text())["settings"]["depths"]
     assert depths == ([4, 4, 4] if row == "one-depth" else [4, 2, 1])
@@ -161,12 +163,12 @@ def test_a_resumed_stage_is_the_uninterrupted_one(copy, monkeypatch, number, end
     where, whole = copy / "lion" / f"stage{number}", copy / "whole"
     train(stage, copy, **plan)
     where.rename(whole)
-    make = staging.step_loss
+    make = stage_module.step_loss
 
     def ending(*arguments):
         loss = make(*arguments)
         return lambda step: (end() if step == 3 else None, loss(step))[1]
-    monkeypatch.setattr(staging, "step_loss", ending)
+    monkeypatch.setattr(stage_module, "step_loss", ending)
     with pytest.raises(error):
         train(stage, copy, **plan)
     assert checkpoints.read_state(where)[0] == kept
@@ -185,11 +187,11 @@ def test_bundled_weights_are_said_aloud(copy, tmp_path, monkeypatch, capsys, num
     """Guards: a stage in an empty folder that goes on from the bundled weights in silence."""
     train(stage_of(number), copy, steps=1)
     assert "bundled weights" not in capsys.readouterr().out, "its own earlier stages were there"
-    monkeypatch.setattr(frozen, "WEIGHTS", copy)
+    monkeypatch.setattr(parts, "WEIGHTS", copy)
     train(stage_of(number), tmp_path / "new", steps=1)
     lines = [s for s in capsys.readouterr().out.splitlines() if "bundled weights" in s]
-    parts = ["0 vision", "0 llama", *told]
-    starts = [f"no lion stage {part} in {tmp_path / 'new'}:" for part in parts]
+    starts = [f"no lion stage {part} in {tmp_path / 'new'}:"
+              for part in ("0 vision", "0 llama", *told)]
     assert [line[:len(start)] for line, start in zip(lines, starts, strict=True)] == starts
     assert all(str(copy) in line for line in lines)
 

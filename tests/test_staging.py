@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import save
 
 from lion_min import BadInput, checkpoints
-from lion_min.frozen import fingerprint
+from lion_min.parts import fingerprint
 from lion_min.lion.stage4 import STAGE
 from lion_min.scenes import WORLDS, make_scene
-from lion_min.staging import going_on, has_twins, step_loss
+from lion_min.stage import going_on, has_twins, step_loss
 
 WORLD = WORLDS["medium"]
 

@@ -10,8 +10,7 @@ from lion_min.adapters import IMAGE, REGION
 from lion_min.boxes import BoxText
 from lion_min.lion.answering import route
 from lion_min.scenes import WORLDS, Thing, make_scene
-from lion_min.tasks import (IMAGE_LEVEL, MAKERS, REGION_LEVEL, TASKS, TEMPLATES, Example,
-                            examples)
+from lion_min.tasks import IMAGE_LEVEL, MAKERS, REGION_LEVEL, TASKS, TEMPLATES, Example, examples
 
 worlds = pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
 RELATION = r"(the .+) (left of|right of|above|below) (the .+)"

@@ -6,7 +6,7 @@ import re
 import pytest
 from told import FORMS, SEED, TOKENIZER, WORLD, slots_of, told, whole, words
 
-from lion_min.lion.textworld import (HARD, LISTED, PLURALS, ROUND, noisy_tags, tags_of,
+from lion_min.tiny.textworld import (HARD, LISTED, PLURALS, ROUND, noisy_tags, tags_of,
                                      text_scenes)
 from lion_min.scenes import COLOURS, KINDS, make_scene
 from lion_min.tasks import fits

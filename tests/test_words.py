@@ -5,7 +5,7 @@ import random_backbones as folders
 
 from lion_min.boxes import BoxText
 from lion_min.pvit.prompt import encode
-from lion_min.words import PretrainedTokenizer
+from lion_min.pretrained.hf_tokenizer import PretrainedTokenizer
 
 LLMS = {"llama": folders.write_llama, "qwen2": folders.write_qwen2, "t5": folders.write_t5}
 CHAT = ("llama", "qwen2")

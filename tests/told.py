@@ -2,7 +2,7 @@
 
 import pytest
 
-from lion_min.lion.textworld import text_scenes
+from lion_min.tiny.textworld import text_scenes
 from lion_min.scenes import WORLDS, make_scene
 from lion_min.tokenizer import TinyTokenizer, box_words
 

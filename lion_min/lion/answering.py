@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lion_min.adapters import IMAGE, REGION
 from lion_min.boxes import BoxText
-from lion_min.frozen import Seen
+from lion_min.parts import Seen
 from lion_min.lion.model import Lion, LionInputs
 from lion_min.lion.softprompt import with_tags
 from lion_min.tokenizer import TinyTokenizer

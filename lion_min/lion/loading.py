@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from lion_min import BadInput, checkpoints, loading
-from lion_min.frozen import WEIGHTS
+from lion_min.parts import WEIGHTS
 from lion_min.lion import stages
 from lion_min.lion.answering import LionSystem
 

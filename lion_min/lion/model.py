@@ -29,8 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from lion_min.adapters import REGION, attach_adapters, set_task
-from lion_min.language import (LENGTHS, LanguageModel, LanguageSettings, TextBatch, packed_rows,
-                               splice)
+from lion_min.language import LENGTHS, LanguageModel, LanguageSettings, TextBatch, packed_rows, splice
 from lion_min.lion.aggregator import VisionAggregator
 from lion_min.lion.softprompt import SoftPrompt
 from lion_min.qformer import QFormer, QFormerSettings

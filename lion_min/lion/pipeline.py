@@ -11,12 +11,12 @@ from collections import deque
 from pathlib import Path
 
 from lion_min import BadInput
-from lion_min.frozen import stage_name
-from lion_min.lion import stage0
+from lion_min.parts import stage_name
+from lion_min.tiny import stage0
 from lion_min.lion.loading import load_system
 from lion_min.options import Options, lenient, one_after_another, one_of_all, timed
 from lion_min.scenes import WORLDS
-from lion_min.staging import judge_of
+from lion_min.stage import judge_of
 from lion_min.training import device_of
 
 

@@ -1,4 +1,4 @@
-"""LION's stages 1-4: what a batch is asked and how, around the shared run of staging.py."""
+"""LION's stages 1-4: what a batch is asked and how, around the shared run of stage.py."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 
 import torch
 
-from lion_min import staging
+from lion_min import stage as staging
 from lion_min.adapters import IMAGE, REGION
-from lion_min.frozen import Live, Pool, Source, frozen_parts
+from lion_min.parts import Live, Pool, Source, frozen_parts
 from lion_min.language import LanguageModel
 from lion_min.lion.answering import LionSystem, make_inputs
 from lion_min.lion.model import Lion, LionSettings, around, tiny
-from lion_min.lion.published import settings_by_name
-from lion_min.lion.textworld import noisy_tags
-from lion_min.staging import Ask, Stage
+from lion_min.published.lion import settings_by_name
+from lion_min.tiny.textworld import noisy_tags
+from lion_min.stage import Ask, Stage
 from lion_min.tasks import examples
 from lion_min.tokenizer import TinyTokenizer
 from lion_min.vision import TagHead, VisionEncoder
@@ -73,7 +73,7 @@ def asking(model: Lion, tokenizer: TinyTokenizer, stage: LionStage, pool: Pool |
 
 def train(stage: LionStage, out: Path, seed: int = 0, source: Source = Source(),
           **options) -> dict:
-    """Run one stage of LION and write its folder; options as in staging.run_stage."""
+    """Run one stage of LION and write its folder; options as in stage.run_stage."""
     torch.manual_seed(seed)
     model, tagger, tokenizer = build(stage.mode, out, source=source, **stage.changes)
     s = model.settings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lion_min.frozen import Seen
+from lion_min.parts import Seen
 from lion_min.lmeye.model import Lmeye
 from lion_min.lmeye.prompt import make_inputs
 from lion_min.tokenizer import TinyTokenizer

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from lion_min import BadInput, checkpoints, loading
-from lion_min.frozen import WEIGHTS, folder
+from lion_min.parts import WEIGHTS, folder
 from lion_min.lmeye import stages
 from lion_min.lmeye.answering import LmeyeSystem
 from lion_min.lmeye.model import CONTROLS

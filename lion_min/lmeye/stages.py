@@ -1,4 +1,4 @@
-"""LMEye's two stages: what a batch is asked and how, around the shared run of staging.py."""
+"""LMEye's two stages: what a batch is asked and how, around the shared run of stage.py."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from lion_min import staging
-from lion_min.frozen import Live, Pool, frozen_parts
+from lion_min import stage as staging
+from lion_min.parts import Live, Pool, frozen_parts
 from lion_min.lmeye.answering import LmeyeSystem
 from lion_min.lmeye.model import Lmeye, tiny
 from lion_min.lmeye.prompt import make_inputs
-from lion_min.staging import Ask, Stage
+from lion_min.stage import Ask, Stage
 from lion_min.tasks import examples
 from lion_min.tokenizer import TinyTokenizer
 from lion_min.vision import TagHead
@@ -47,7 +47,7 @@ def asking(model: Lmeye, tokenizer: TinyTokenizer, stage: LmeyeStage, pool: Pool
 
 
 def train(stage: LmeyeStage, out: Path, seed: int = 0, **options) -> dict:
-    """Run one stage of LMEye and write its folder; options as in staging.run_stage."""
+    """Run one stage of LMEye and write its folder; options as in stage.run_stage."""
     torch.manual_seed(seed)
     model, tagger, tokenizer = build(stage.control, out)
     return staging.run_stage(

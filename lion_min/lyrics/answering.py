@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from PIL import Image
 
-from lion_min.frozen import Seen, look
+from lion_min.parts import Seen, look
 from lion_min.lyrics.detection_scores import refiner_scores
 from lion_min.lyrics.model import Alignment, Lyrics, Objects
 from lion_min.lyrics.prompt import make_inputs, objects_of

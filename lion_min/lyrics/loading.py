@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from lion_min import loading
-from lion_min.frozen import WEIGHTS, folder
+from lion_min.parts import WEIGHTS, folder
 from lion_min.lyrics import stages
 from lion_min.lyrics.answering import LyricsSystem
 from lion_min.lyrics.model import Alignment

@@ -35,7 +35,7 @@ from lion_min.language import LENGTHS, LanguageModel, LanguageSettings, packed_r
 from lion_min.lyrics.objectives import Heads, ObjectiveSettings, objectives
 from lion_min.lyrics.pairtext import PairText, Specials
 from lion_min.lyrics.refiner import RefinerSettings, TinyRefiner
-from lion_min.mqformer import MQFormer, MQFormerSettings, Sources
+from lion_min.lyrics.mqformer import MQFormer, MQFormerSettings, Sources
 from lion_min.trainable import freeze
 from lion_min.vision import VisionEncoder, VisionSettings
 

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lion_min.lyrics.pairtext import PairText, Specials, draw_units
-from lion_min.mqformer import Cache, MQFormer, MQFormerSettings, Sources
+from lion_min.lyrics.mqformer import Cache, MQFormer, MQFormerSettings, Sources
 from lion_min.qformer import init_bert
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lion_min import evaluation
+from lion_min import scores
 from lion_min.lyrics import stages
 from lion_min.options import Options, in_turn
 
@@ -15,4 +15,4 @@ def train_all(o: Options, script: Path) -> None:
     done = in_turn("lyrics", (0, 1, 2), o, {})
     for number in (0, 1):
         print(stages.told(done[number]["before"], done[number]["after"]))
-    print(evaluation.columns({"stage 2": done[2]["after"]}))
+    print(scores.columns({"stage 2": done[2]["after"]}))

@@ -11,11 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lion_min.frozen import look
+from lion_min.parts import look
 from lion_min.lyrics.model import Alignment
 from lion_min.lyrics.objectives import match, rerank, similarity
 from lion_min.lyrics.prompt import captions, objects_of
-from lion_min.mqformer import Sources
+from lion_min.lyrics.mqformer import Sources
 from lion_min.scenes import Scene
 from lion_min.tokenizer import TinyTokenizer
 

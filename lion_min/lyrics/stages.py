@@ -1,6 +1,6 @@
 """Lyrics' three stages: the refiner, the alignment, the instructions.
 
-Stage 2 is the shared run of staging.py. Stages 0 and 1 ask no questions: they have scores and
+Stage 2 is the shared run of stage.py. Stages 0 and 1 ask no questions: they have scores and
 losses of their own around the same one loop. Symbols: B scenes of a batch.
 """
 
@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lion_min import BadInput, checkpoints, staging, trainable, training
-from lion_min.frozen import Pool, folder, frozen_parts, look, say_if_bundled
+from lion_min import BadInput, checkpoints, stage as staging, trainable, training
+from lion_min.parts import Pool, folder, frozen_parts, look, say_if_bundled
 from lion_min.language import LanguageModel
 from lion_min.lyrics.answering import LyricsSystem
 from lion_min.lyrics.detection_loss import refiner_loss
@@ -25,7 +25,7 @@ from lion_min.lyrics.prompt import captions, make_inputs, object_texts, objects_
 from lion_min.lyrics.refiner import TinyRefiner
 from lion_min.lyrics.retrieval import retrieval
 from lion_min.scenes import WORLDS, Scene, make_scene
-from lion_min.staging import POOL, Ask, Stage
+from lion_min.stage import POOL, Ask, Stage
 from lion_min.tasks import examples
 from lion_min.tokenizer import TinyTokenizer
 from lion_min.vision import TagHead, VisionEncoder, VisionSettings
@@ -156,7 +156,7 @@ def batches(stage: LyricsStage, scenes: list[Scene], seed: int, batch: int):
 # ---- the runs -----------------------------------------------------------------------------------
 
 def train(stage: LyricsStage, out: Path, seed: int = 0, **options) -> dict:
-    """Run one stage of Lyrics and write its folder; options as in staging.run_stage."""
+    """Run one stage of Lyrics and write its folder; options as in stage.run_stage."""
     torch.manual_seed(seed)
     options["batch"] = options.get("batch") or stage.batch
     return (train_refiner, align, instruct)[stage.number](stage, out, seed=seed, **options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lion_min.frozen import Seen
+from lion_min.parts import Seen
 from lion_min.pvit.fineeval import fine_eval
 from lion_min.pvit.model import Pvit
 from lion_min.pvit.prompt import Turn, make_inputs

@@ -33,8 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from lion_min.boxes import Box
-from lion_min.language import (LENGTHS, LanguageModel, LanguageSettings, TextBatch, packed_rows,
-                               splice)
+from lion_min.language import LENGTHS, LanguageModel, LanguageSettings, TextBatch, packed_rows, splice
 from lion_min.pvit.region_encoder import RegionCLIP, RegionCLIPSettings
 from lion_min.pvit.region_encoder import TinyRegions, TinyRegionSettings
 from lion_min.trainable import freeze

@@ -1,4 +1,4 @@
-"""PVIT's two stages: what a batch is asked and how, around the shared run of staging.py."""
+"""PVIT's two stages: what a batch is asked and how, around the shared run of stage.py."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 
 import torch
 
-from lion_min import staging
-from lion_min.frozen import Live, Pool, Source, frozen_parts
+from lion_min import stage as staging
+from lion_min.parts import Live, Pool, Source, frozen_parts
 from lion_min.pvit.answering import PvitSystem
 from lion_min.pvit.instructions import scene_instructions
 from lion_min.pvit.model import Pvit, around, tiny
 from lion_min.pvit.prompt import make_inputs
 from lion_min.pvit.region_encoder import TinyRegions
 from lion_min.scenes import Scene
-from lion_min.staging import Ask, Stage
+from lion_min.stage import Ask, Stage
 from lion_min.tasks import examples
 from lion_min.tokenizer import TinyTokenizer
 from lion_min.vision import TagHead
@@ -79,7 +79,7 @@ def conversations(scene, rng, count: int) -> list[tuple[str, str, list[tuple[str
 
 def train(stage: PvitStage, out: Path, seed: int = 0, source: Source = Source(),
           **options) -> dict:
-    """Run one stage of PVIT and write its folder; options as in staging.run_stage."""
+    """Run one stage of PVIT and write its folder; options as in stage.run_stage."""
     torch.manual_seed(seed)
     model, tagger, tokenizer = build(stage.representation, out, source)
     s = model.settings

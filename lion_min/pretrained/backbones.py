@@ -1,0 +1,213 @@
+"""Pretrained backbones by name or folder, through transformers: a ViT that sees, an LLM.
+
+A folder in Hugging Face's layout (config.json, *.safetensors, a tokenizer) or a name on the Hub.
+Weights are safetensors alone, nothing downloaded is ever run as code, and every key of the part
+we take must be there: a half-loaded model answers nonsense without a word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lion_min import BadInput
+from lion_min.language import LanguageModel, LanguageSettings
+from lion_min.vision import VisionEncoder, VisionSettings
+from lion_min.pretrained.hf_tokenizer import PretrainedTokenizer
+
+# model_type in config.json -> (our family, transformers' class). A whole CLIP or InstructBLIP
+# holds its ViT under "vision_model."; EVA's ViT-g is the one of InstructBLIP and BLIP-2.
+VISION = {"clip": ("clip", "CLIPVisionModel"), "clip_vision_model": ("clip", "CLIPVisionModel"),
+          "siglip": ("siglip", "SiglipVisionModel"),
+          "siglip_vision_model": ("siglip", "SiglipVisionModel"),
+          "instructblip": ("eva", "InstructBlipVisionModel"),
+          "instructblip_vision_model": ("eva", "InstructBlipVisionModel"),
+          "blip-2": ("eva", "Blip2VisionModel"), "blip_2_vision_model": ("eva", "Blip2VisionModel")}
+LANGUAGE = {"llama": ("llama", "LlamaForCausalLM"), "qwen2": ("llama", "Qwen2ForCausalLM"),
+            "t5": ("t5", "T5ForConditionalGeneration")}
+# Keys that may be left over: the other parts of a whole CLIP or BLIP, computed tables, and
+# the decoder's table in old T5 files, which nothing reads.
+OTHERS = re.compile(r"(text_model|text_projection|visual_projection|logit_scale|logit_bias|"
+                    r"qformer|query_tokens|language_model|language_projection)\b.*|"
+                    r".*\.(position_ids|rotary_emb\.inv_freq|"
+                    r"EncDecAttention\.relative_attention_bias\.weight)")
+
+
+def load_vision(where: str | Path, dtype: torch.dtype | None = None) -> VisionEncoder:
+    """The ViT of a CLIP, SigLIP, InstructBLIP or BLIP-2; float32 unless dtype says otherwise.
+
+    BadInput, one line: not here and no network, of another kind, damaged, keys missing.
+    """
+    with _reading(where, "--vision") as found:
+        config = _config(where, VISION, "vision tower", found)
+        family, kind = VISION[config.model_type]
+        config = getattr(config, "vision_config", config)
+        model = _weights(kind, where, config, dtype, found)
+    return VisionEncoder(VisionSettings(
+        family=family, image=config.image_size, patch=config.patch_size, width=config.hidden_size,
+        blocks=config.num_hidden_layers, heads=config.num_attention_heads,
+        mlp=config.intermediate_size, stem=(), ln_eps=config.layer_norm_eps), model)
+
+
+def load_language(where: str | Path, dtype: torch.dtype | None = None
+                  ) -> tuple[LanguageModel, PretrainedTokenizer]:
+    """A T5, Llama or Qwen2 with its tokenizer; float32 unless dtype says otherwise.
+
+    BadInput as load_vision, and where the tokenizer does not belong to the weights.
+    """
+    with _reading(where, "--llm") as found:
+        config = _config(where, LANGUAGE, "LLM", found)
+        family, kind = LANGUAGE[config.model_type]
+        if family == "t5" and config.feed_forward_proj == "gated-gelu":
+            # BLIP-2 and LION run FlanT5 with the exact GELU, transformers with the tanh form.
+            config.dense_act_fn = "gelu"
+        tokenizer = _tokenizer(where, found)
+        model = _weights(kind, where, config, dtype, found)
+    tokenizer = PretrainedTokenizer(tokenizer, model.get_input_embeddings().num_embeddings)
+    return LanguageModel(_sizes(family, model, tokenizer), model), tokenizer
+
+
+def load_words(where: str | Path, vocab: int, part: str = "") -> PretrainedTokenizer:
+    """A tokenizer alone, for `vocab` rows of embeddings that are at hand already.
+
+    part: a folder inside, such as InstructBLIP's qformer_tokenizer. BadInput as load_language.
+    """
+    with _reading(where, "--vision" if part else "--llm") as found:
+        found = found | ({"subfolder": part} if part else {})
+        return PretrainedTokenizer(_tokenizer(where, found), vocab)
+
+
+def _sizes(family: str, model: nn.Module, tokenizer: PretrainedTokenizer) -> LanguageSettings:
+    """Off the transformers config. (Shared key heads have no setting: `model` alone has them.)"""
+    c, t5 = model.config, family == "t5"
+    return LanguageSettings(
+        family=family, vocab=len(tokenizer), width=c.hidden_size, layers=c.num_hidden_layers,
+        decoder_layers=c.num_decoder_layers if t5 else None, heads=c.num_attention_heads,
+        head_width=c.d_kv if t5 else getattr(c, "head_dim", None),
+        ffn=c.d_ff if t5 else c.intermediate_size,
+        positions=LanguageSettings.positions if t5 else c.max_position_embeddings,
+        buckets=c.relative_attention_num_buckets if t5 else LanguageSettings.buckets,
+        distance=c.relative_attention_max_distance if t5 else LanguageSettings.distance,
+        tied=model.lm_head.weight is model.get_input_embeddings().weight,
+        pad_id=tokenizer.pad_id, eos_id=tokenizer.eos_id)
+
+
+# ---- from disk or from the Hub -----------------------------------------------------------------
+
+def _config(where: str | Path, known: dict, part: str, found: dict):
+    """The transformers config; BadInput for a model_type that is not known here."""
+    from transformers import AutoConfig
+    config = AutoConfig.from_pretrained(where, **found)
+    if config.model_type not in known:
+        raise BadInput(f"{where}: a {config.model_type!r} is no {part} known here; give one whose "
+                       f"model_type is {', '.join(known)}")
+    return config
+
+
+def _weights(kind: str, where: str | Path, config, dtype: torch.dtype | None,
+             found: dict) -> nn.Module:
+    """A transformers model with every weight in place."""
+    import transformers
+    model, told = getattr(transformers, kind).from_pretrained(
+        where, config=config, dtype=dtype or torch.float32, use_safetensors=True,
+        output_loading_info=True, ignore_mismatched_sizes=True,      # told below, by name
+        key_mapping={r"^vision_model\.": ""}, **found)
+    faults = [f"key '{key}' is {list(there)} instead of {list(here)}"
+              for key, there, here in sorted(told["mismatched_keys"])]
+    faults += [f"key '{key}' is missing" for key in sorted(told["missing_keys"])]
+    faults += [f"unknown key '{key}'" for key in sorted(told["unexpected_keys"])
+               if not OTHERS.fullmatch(key)]
+    if faults:
+        more = f" and {len(faults) - 3} more" if faults[3:] else ""
+        raise BadInput(f"{where}: not all of a {kind}: {', '.join(faults[:3])}{more}; "
+                       "download its files again, all of one model")
+    if hasattr(model, "generation_config"):    # how to decode is ours to say, not the file's
+        model.generation_config = transformers.GenerationConfig(
+            decoder_start_token_id=getattr(config, "decoder_start_token_id", None))
+    return model
+
+
+def _tokenizer(where: str | Path, found: dict):
+    import transformers
+    files = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
+    options = {"_raise_exceptions_for_missing_entries": False,
+               "_raise_exceptions_for_connection_errors": False} | found
+    # Without any of them transformers makes an empty vocabulary up.
+    if not any(transformers.utils.cached_file(where, name, **options) for name in files):
+        raise BadInput(f"{where}: holds no tokenizer; copy tokenizer.json beside the weights")
+    try:
+        return transformers.AutoTokenizer.from_pretrained(where, **found)
+    except Exception as error:                 # transformers raises nearly anything here
+        raise BadInput(f"{where}: its tokenizer cannot be read ({_first_line(error)}); copy a "
+                       "whole tokenizer.json beside the weights") from error
+
+
+@contextlib.contextmanager
+def _reading(where: str | Path, flag: str) -> Iterator[dict]:
+    """Options for from_pretrained, which is kept silent; what it raises becomes one BadInput."""
+    from transformers.utils import logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    try:
+        found = _look(where, flag)
+        if not found:                          # a folder is read in a moment, without a bar
+            logging.disable_progress_bar()
+        yield found
+    except BadInput:
+        raise
+    except Exception as error:  # transformers and safetensors raise nearly anything on bad files
+        raise BadInput(_told(error, where, flag)) from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _look(where: str | Path, flag: str) -> dict:
+    """{} for a folder; for a name, whether the Hub can be asked or the cache must do."""
+    if Path(where).is_dir():
+        if not (Path(where) / "config.json").is_file():
+            raise BadInput(f"{where}: holds no config.json; pass a folder in Hugging Face's "
+                           f"layout with {flag} FOLDER")
+        return {}
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(where)):
+        raise BadInput(f"{where}: no such folder, and no name on the Hub (OWNER/NAME); pass what "
+                       f"there is with {flag} FOLDER")
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
+    try:                                       # asks once; from_pretrained would for 30 seconds
+        HfApi().model_info(str(where), timeout=10)
+    except RepositoryNotFoundError:
+        raise BadInput(f"{where}: no such folder, and no model of this name on the Hub; check it, "
+                       "or log in with `hf auth login` if it is not public") from None
+    except Exception:                          # no network, a proxy, HF_HUB_OFFLINE
+        return {"local_files_only": True}
+    return {"local_files_only": False}
+
+
+def _told(error: Exception, where: str | Path, flag: str) -> str:
+    """One line for what transformers raised, by the first cause that says enough."""
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
+    causes, cause = [], error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    if any(isinstance(cause, GatedRepoError) for cause in causes):
+        return f"{where}: its owner wants to be asked first; accept the terms on its page, then " \
+               "log in with `hf auth login`"
+    if any(isinstance(cause, LocalEntryNotFoundError) for cause in causes):
+        return f"{where} is not on this machine and there is no network: download it elsewhere " \
+               f"and pass its folder with {flag} FOLDER"
+    if "safetensors`" in str(error) or "model.safetensors" in str(error):
+        return f"{where}: holds no model.safetensors, and pickled weights are not read; save it " \
+               f"again with save_pretrained and pass that folder with {flag} FOLDER"
+    return f"{where}: cannot be read ({_first_line(error)}); download its files again"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

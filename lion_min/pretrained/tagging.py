@@ -1,0 +1,75 @@
+"""LION's stage 0 on photographs: the tag head learns the data's names of objects.
+
+LION takes its tags from RAM, trained on millions of pictures. Here the same kind of head
+(vision.TagHead) learns the kinds of objects that the data set names, on the frozen ViT's last
+state; it is as good as its data. Stage 4 puts what it says into the prompt.
+"""
+
+from __future__ import annotations
+
+import random
+
+import torch
+import torch.nn.functional as F
+
+from lion_min import BadInput, training
+
+from lion_min.datasets import photos
+from lion_min.parts import Pool, frozen_parts
+from lion_min.options import Options
+from lion_min.training import Plan
+from lion_min.vision import TagHead
+
+PLAN = Plan(steps=400, lr=1e-3, warmup=20, precision="bf16")
+BATCH = 32
+
+
+def train(o: Options) -> dict[str, float]:
+    """Train OUT/lion/stage0/tags; returns precision and recall on the held-out photographs.
+
+    BadInput without photographs whose objects have names (COCO's form).
+    """
+    if o.data is None or not photos.is_photos(o.data):
+        raise BadInput("stage 0 of a pretrained preset learns tags: give photographs, "
+                       "--data COCO_FOLDER")
+    every = photos.read_photos(o.data, o.form)
+    if not (names := every[0].names):
+        raise BadInput(f"data {str(o.data)!r}: its objects have no names to learn as tags; "
+                       "give COCO instances, or begin at stage 1")
+    learnt, held = photos.split(every)
+    vision = frozen_parts(o.out, source=o.source)[0].to(training.device_of(o.device))
+    torch.manual_seed(o.seed)
+    tagger = TagHead(vision.settings.width, names)
+    last = {vision.settings.blocks}
+    seen, unseen = (Pool(vision, tagger.to(next(vision.parameters()).device), part, last)
+                    for part in (learnt, held))
+
+    def step_loss(step: int):
+        rows = random.Random(f"tags/{o.seed}/{step}").choices(range(len(learnt)), k=BATCH)
+        logits = tagger(seen.take(rows)[-1])                          # [B, G]
+        truth = truth_of([learnt[r] for r in rows], names).to(logits.device)
+        loss = F.binary_cross_entropy_with_logits(logits.float(), truth)
+        return loss, {"tags": loss.detach()}
+
+    where = o.out / "lion" / "stage0" / "tags"
+    config = {"system": "lion", "stage": 0, "part": "tags", "preset": o.source.preset,
+              "tags": list(names), "seed": o.seed}
+    training.run(tagger, step_loss, o.plan(PLAN), where, config, o.resume,
+                 training.device_of(o.device))
+    scores = report(tagger, unseen, held)
+    print(f"wrote {where}: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
+    return scores
+
+
+def truth_of(shown: list[photos.Photo], names: tuple[str, ...]) -> torch.Tensor:
+    """A 1 where a photograph holds a kind: [B, G]."""
+    return torch.tensor([[float(name in photo.tags()) for name in names] for photo in shown])
+
+
+@torch.no_grad()
+def report(tagger: TagHead, pool: Pool, held: list[photos.Photo]) -> dict[str, float]:
+    """Precision and recall of the tags of held-out photographs."""
+    told = tagger.predict(pool.take(list(range(len(held))))[-1])
+    right = sum(len(set(t) & set(p.tags())) for t, p in zip(told, held))
+    return {"precision": right / max(1, sum(map(len, told))),
+            "recall": right / max(1, sum(len(p.tags()) for p in held))}

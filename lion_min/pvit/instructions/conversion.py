@@ -1,0 +1,131 @@
+"""PVIT strategy (a): annotated questions become region instructions (spec 4.2, paper B.1).
+
+GQA names an object and has its box: the region is written right behind the mention. VCR has
+markers such as <person1>: each becomes "the first person in" its region. The same two roads for
+drawn scenes, whose questions come from the templates of tasks.py or are put in VCR's manner.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+
+from lion_min import BadInput
+from lion_min.boxes import Box
+from lion_min.pvit.instructions.messages import region_text
+from lion_min.scenes import Scene, Thing
+from lion_min.tasks import OPPOSITE, SIDES, TEMPLATES, fits, stands
+
+Turn = tuple[str, str]
+MARKER = re.compile(r"<([a-z][a-z ]*?)(\d+)>")
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth",
+            "tenth")
+
+
+def convert_gqa(question: str, answer: str, mentions: list[tuple[str, Box]]) -> Turn:
+    """'What colour is the cup?', 'red', [('cup', box)] -> ('... the cup in <Region>..?', 'red').
+
+    A mention takes its first place in the question that no longer mention has taken; one that
+    does not occur is left out, and the filter then drops a question without any region.
+    """
+    places: list[tuple[int, int, Box]] = []
+    for phrase, box in sorted(mentions, key=lambda m: -len(m[0])):
+        for match in re.finditer(rf"\b{re.escape(phrase)}\b", question, re.IGNORECASE):
+            if all(match.end() <= start or end <= match.start() for start, end, _ in places):
+                places.append((*match.span(), box))
+                break
+    for _, end, box in sorted(places, reverse=True):  # from the right: the ends stay true
+        question = f"{question[:end]} in {region_text(box)}{question[end:]}"
+    return question, answer
+
+
+def convert_vcr(question: str, answer: str, rationale: str, boxes: dict[str, Box]) -> Turn:
+    """'Why does <person1> smile?', {'person1': box} -> '... the first person in <Region>.. ...'.
+
+    Markers count from 1 within their class. The target is answer and rationale, its markers
+    without regions: a region in an answer would be dropped by the paper's own filter. Raises
+    BadInput for a marker of the question without a box.
+    """
+    def named(match: re.Match) -> str:
+        name, number = match[1], int(match[2])
+        ordinal = ORDINALS[number - 1] if 0 < number <= len(ORDINALS) else f"{number}th"
+        return f"the {ordinal} {name}"
+
+    def located(match: re.Match) -> str:
+        if (box := boxes.get(match[1] + match[2])) is None:
+            raise BadInput(f"VCR question {question[:60]!r}: {match[0]} has no box; "
+                           f"there are boxes for {', '.join(boxes) or 'nothing'}")
+        return f"{named(match)} in {region_text(box)}"
+
+    target = " ".join(_upper(MARKER.sub(named, part)) for part in (answer, rationale))
+    return _upper(MARKER.sub(located, question)), target
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+# ---- drawn scenes as GQA and as VCR --------------------------------------------------------------
+
+def _names(scene: Scene, thing: Thing, *forms: str) -> list[str]:
+    """The forms ('{size} {kind}', ...) that, filled in, are true of this object alone."""
+    filled = (form.format(**vars(thing)) for form in forms)
+    return [name for name in filled if sum(fits(name, o) for o in scene.objects) == 1]
+
+
+def gqa_turn(scene: Scene, rng: random.Random) -> Turn | None:
+    """A GQA-style question about objects that words single out; None when the scene has none."""
+    makers = [_gqa_attribute, _gqa_relation]
+    rng.shuffle(makers)
+    return next((turn for make in makers if (turn := make(scene, rng))), None)
+
+
+def _gqa_attribute(scene: Scene, rng: random.Random) -> Turn | None:
+    task, *forms = rng.choice((("colour", "{kind}", "{size} {kind}", "{texture} {kind}"),
+                               ("kind", "{colour} object", "{size} {colour} object")))
+    chances = [(name, t) for t in scene.objects for name in _names(scene, t, *forms)]
+    if not chances:
+        return None
+    name, thing = rng.choice(chances)
+    question = rng.choice(TEMPLATES[task]).format(name)
+    return convert_gqa(question, getattr(thing, task), [(name, thing.box)])
+
+
+def _gqa_relation(scene: Scene, rng: random.Random) -> Turn | None:
+    forms = ("{kind}", "{colour} {kind}", "{size} {kind}", "{size} {colour} {kind}")
+    named = [(rng.choice(names), t) for t in scene.objects if (names := _names(scene, t, *forms))]
+    if len(named) < 2:
+        return None
+    (first, a), (second, b) = rng.sample(named, 2)
+    side = rng.choice([name for name in SIDES if stands(a, name, b)] or [None])
+    if side is None:
+        return None
+    said = rng.choice((side, OPPOSITE[side]))
+    question = rng.choice(TEMPLATES["relation"]).format(f"the {first}", said, f"the {second}")
+    return convert_gqa(_upper(question), "true" if said == side else "false",
+                       [(first, a.box), (second, b.box)])
+
+
+def vcr_turn(scene: Scene, rng: random.Random) -> Turn | None:
+    """A VCR-style question about two objects, told apart by number; None below two objects."""
+    seen: Counter = Counter()
+    marked = []
+    for thing in scene.objects:                      # in reading order, as VCR's lists are
+        seen[thing.kind] += 1
+        if seen[thing.kind] <= 3:                    # the tiny vocabulary counts to "third"
+            marked.append((f"{thing.kind}{seen[thing.kind]}", thing))
+    if len(marked) < 2:
+        return None
+    (a, first), (b, second) = rng.sample(marked, 2)
+    boxes = {a: first.box, b: second.box}
+    side = rng.choice([name for name in SIDES if stands(first, name, second)] or [None])
+    if side is None or rng.random() < 0.5:
+        same = first.colour == second.colour
+        why = (f"They are both {first.colour}." if same else
+               f"<{a}> is {first.colour} and <{b}> is {second.colour}.")
+        question = f"Do <{a}> and <{b}> have the same colour?"
+        return convert_vcr(question, "Yes." if same else "No.", why, boxes)
+    said = rng.choice((side, OPPOSITE[side]))
+    why = f"<{b}> is {OPPOSITE[side]} <{a}>." if said == side else f"<{a}> is {side} <{b}>."
+    return convert_vcr(f"Is <{a}> {said} <{b}>?", "Yes." if said == side else "No.", why, boxes)

@@ -1,0 +1,50 @@
+"""Does the refiner help, and against hallucination? Lyrics with and without objects.
+
+    python -m lion_min.studies.lyrics --seeds 0 1 2 --steps 200
+
+    on     object queries and the objects' lines
+    off    image queries alone, from the same stage 1 without its object parts
+
+Existence questions are POPE's: half of them yes, each no an object that is almost there. A model
+that hallucinates says yes too often (exist_yes_rate above .5). The paper's own table is unread
+(spec section 6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from lion_min.studies import compare
+
+
+def stages_of(row: str) -> tuple[Callable, list]:
+    """How a row is trained: stage 2 with or without objects."""
+    from lion_min.lyrics import loading, stages
+    stage = loading.stage_of(2)
+    return stages.train, [stage if row == "on" else off(stage)]
+
+
+def off(stage):
+    """The same stage without objects; of stage 1 it takes the image queries' half."""
+    def start(earlier):
+        from lion_min.lyrics.stages import without_objects
+        return without_objects(stage.start(earlier))
+
+    return replace(stage, refiner=False, start=start)
+
+
+COMPARISON = compare.Comparison(
+    command="lion_min.studies.lyrics",
+    doc=__doc__,
+    rows=("on", "off"),
+    label="refiner ",
+    stages=stages_of,
+    starts=("lion/stage0", "lyrics/stage0", "lyrics/stage1"),
+    steps=200,
+    scores=("exist_acc", "exist_yes_rate", "vqa_acc", "caption_object_f1"),
+    pairs=(("on", "off", "exist_acc"),),
+)
+
+if __name__ == "__main__":
+    raise SystemExit(compare.main(COMPARISON))

@@ -1,0 +1,192 @@
+"""Stage 0, for the drawn world only: the tiny frozen parts, each trained alone.
+
+vision  the ViT and its tag head, from pictures: `dense` labels a cell (fast, the default) or
+        `coarse` ones, an image's caption (contrast, as CLIP) and tags, as the papers' encoders
+llama   the LLM that LION reads with, from text alone: scenes told in slots (textworld.py)
+t5      LION's published family, the same way
+
+Published systems take these from CLIP, EVA and FlanT5. Symbols: B images, N patches, D width.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lion_min import checkpoints, training
+from lion_min.images import CLIP_MEAN, CLIP_STD, to_pixels
+from lion_min.language import LanguageModel
+from lion_min.tiny import reading
+from lion_min.lion.model import tiny
+from lion_min.tiny.textworld import TextScenes, tags_of
+from lion_min.scenes import WORLDS, Scene, World, make_scene
+from lion_min.stage import going_on, has_twins
+from lion_min.tokenizer import GRID, REACH, TinyTokenizer, box_words
+from lion_min.training import Plan
+from lion_min.vision import TagHead, VisionEncoder, VisionSettings
+
+PARTS = ("vision", "llama", "t5")
+PLANS = {
+    "vision": Plan(steps=3000, lr=1e-3, warmup=100, decay="linear_tail", precision="bf16"),
+    "llama": Plan(steps=6800, lr=1.2e-3, warmup=100, precision="bf16", betas=(0.9, 0.98)),
+    "t5": Plan(steps=3000, lr=1.2e-3, warmup=100, precision="bf16", betas=(0.9, 0.98)),
+}
+BATCH = {"vision": 64, "llama": 14, "t5": 7}
+
+
+class VisionTeacher(nn.Module):
+    """The encoder, its tag head, and the heads that teach it and are thrown away afterwards."""
+
+    def __init__(self, world: World, labels: str, vocab: int):
+        super().__init__()
+        settings = VisionSettings.of(world.image)
+        width = settings.width
+        self.world, self.labels = world, labels
+        self.vision = VisionEncoder(settings)
+        self.tagger = TagHead(width, (*world.colours, *world.kinds))
+        reach = REACH[1] - REACH[0] + 1
+        self.sizes = [1, len(world.colours), len(world.kinds), len(world.sizes),
+                      len(world.textures), *[reach] * 4]
+        self.cells = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, sum(self.sizes)))
+        self.words = nn.Embedding(vocab, width)                      # the caption tower of
+        self.reader = nn.TransformerEncoderLayer(width, 4, 2 * width, 0.0, batch_first=True)
+        self.image_proj, self.text_proj = nn.Linear(width, 64), nn.Linear(width, 64)  # the contrast
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, scenes: list[Scene], captions: list[list[int]]) -> tuple[Tensor, dict]:
+        state = self.vision(self.pixels(scenes))[-1]                 # [B, 1+N, D]
+        parts = {"tags": self.tag_loss(state, scenes), "contrast": self.contrast(state, captions)}
+        if self.labels == "dense":
+            parts |= self.dense(state, scenes)
+        weights = {"contrast": 0.1, "distances": 0.5} if self.labels == "dense" else {}
+        return sum(weights.get(k, 1.0) * v for k, v in parts.items()), parts
+
+    def pixels(self, scenes: list[Scene]) -> Tensor:
+        return to_pixels([s.draw() for s in scenes], self.vision.settings.image, CLIP_MEAN,
+                         CLIP_STD).to(self.scale.device)
+
+    def tag_loss(self, state: Tensor, scenes: list[Scene]) -> Tensor:
+        truth = torch.tensor([[float(any(tag in (t.colour, t.kind) for t in s.objects))
+                               for tag in self.tagger.tags] for s in scenes])
+        return F.binary_cross_entropy_with_logits(self.tagger(state).float(),
+                                                  truth.to(state.device))
+
+    def contrast(self, state: Tensor, captions: list[list[int]]) -> Tensor:
+        """CLIP's symmetric loss between images and captions of the batch."""
+        longest = max(map(len, captions))
+        ids = torch.tensor([c + [0] * (longest - len(c)) for c in captions], device=state.device)
+        words = self.reader(self.words(ids), src_key_padding_mask=ids == 0)
+        text = (words * (ids != 0)[..., None]).sum(1) / (ids != 0).sum(1, keepdim=True)
+        image = F.normalize(self.image_proj(state[:, 1:].mean(1)).float(), dim=-1)     # [B, 64]
+        text = F.normalize(self.text_proj(text).float(), dim=-1)                       # [B, 64]
+        logits = image @ text.T * self.scale.exp()                                     # [B, B]
+        own = torch.arange(len(logits), device=logits.device)
+        return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+    def truth(self, scenes: list[Scene]) -> tuple[Tensor, list[int], Tensor]:
+        """(a 1 where a centre is [B, N], the flat rows of the centres, their 8 labels)."""
+        there = torch.zeros(len(scenes), GRID * GRID)
+        rows, labels = [], []
+        for b, scene in enumerate(scenes):
+            for t in scene.objects:
+                col, row, *reach = (int(w[2:-1]) for w in box_words(t.box))
+                there[b, row * GRID + col] = 1
+                rows.append((b * GRID + row) * GRID + col)
+                labels.append([self.world.colours.index(t.colour), self.world.kinds.index(t.kind),
+                               list(self.world.sizes).index(t.size),
+                               self.world.textures.index(t.texture),
+                               *(r - REACH[0] for r in reach)])
+        return there.to(self.scale.device), rows, torch.tensor(labels, device=self.scale.device)
+
+    def dense(self, state: Tensor, scenes: list[Scene]) -> dict[str, Tensor]:
+        """Per cell: is an object's centre here, and what and how far its sides are."""
+        there, rows, labels = self.truth(scenes)
+        told = self.cells(state[:, 1:]).flatten(0, 1).float()        # [B*N, sum(sizes)]
+        heads = told[rows].split(self.sizes, -1)[1:]
+        losses = [F.cross_entropy(h, labels[:, i]) for i, h in enumerate(heads)]
+        return {"centre": F.binary_cross_entropy_with_logits(told[:, 0], there.flatten()),
+                "attributes": sum(losses[:4]), "distances": sum(losses[4:])}
+
+
+class TextTeacher(nn.Module):
+    """The LLM and the grounding head that helps it to find what a phrase names."""
+
+    def __init__(self, llm: LanguageModel, tokenizer: TinyTokenizer):
+        super().__init__()
+        self.llm, self.tokenizer = llm, tokenizer
+        reading.match_by_likeness(llm, tokenizer)
+        self.grounding = reading.Grounding(llm, tokenizer)
+
+    def forward(self, told: TextScenes) -> tuple[Tensor, dict]:
+        embeds, text, shared = reading.read(self.llm, told, self.tokenizer)
+        answer = self.llm.loss(embeds, text, shared, balanced=True)
+        parts = {"answer": answer} | self.grounding(told, shared.shape[1])
+        return sum(parts.values()), {name: part.detach() for name, part in parts.items()}
+
+
+def pictures(world: World, seed: int, step: int, batch: int) -> list[Scene]:
+    """The scenes of one step of the ViT. In every fourth two objects differ in size alone: else
+    the ViT now and then gives one of such a pair the other's size and sides."""
+    scenes = [make_scene(world, "train", seed, step * batch + i) for i in range(batch)]
+    spare = itertools.count()
+    for i in range(0, batch, 4):
+        while not has_twins(scenes[i]):
+            scenes[i] = make_scene(world, "train", seed,
+                                   (1 << 40) + ((step * batch + i) << 10) + next(spare))
+    return scenes
+
+
+def train(part: str, out: Path, world: str = "medium", seed: int = 0, resume: bool = False,
+          device="cpu", plan: Plan | None = None, labels: str = "dense",
+          batch: int | None = None, quiet: bool = False, init: Path | None = None) -> Path:
+    """Train one frozen part and write its folder. init: a run of the same part to go on from,
+    with the heads that teach (the bundled weights have lost them)."""
+    torch.manual_seed(seed)
+    place, plan = WORLDS[world], plan or PLANS[part]
+    tokenizer, batch = TinyTokenizer(), batch or BATCH[part]
+    settings = tiny(VisionSettings.of(place.image), len(tokenizer), llm=part)
+    if part == "vision":
+        model = VisionTeacher(place, labels, len(tokenizer))
+
+        def step_loss(step: int, shard: int = 0):  # seeds from 2^63 on are no run's own
+            scenes = pictures(place, seed + (shard << 63), step, batch)
+            return model(scenes, [tokenizer.encode(s.caption()) for s in scenes])
+    else:
+        model = TextTeacher(LanguageModel(settings.language), tokenizer)
+
+        def step_loss(step: int, shard: int = 0):
+            return model(reading.lesson(place, seed + (shard << 63), step, batch, tokenizer, part))
+    if init:
+        checkpoints.load_into(model, going_on(init, system="lion", stage=0, part=part), init)
+    where = Path(out) / "lion" / "stage0" / part
+    config = {"system": "lion", "stage": 0, "part": part, "preset": "tiny", "world": world,
+              "seed": seed, "batch": batch}
+    config |= {"labels": labels, "settings": {"vision": asdict(settings.vision)}} \
+        if part == "vision" else {"settings": {"language": asdict(settings.language)}}
+    training.run(model, step_loss, plan, where, config, resume, device, quiet)
+    model.eval()
+    print(f"wrote {where}: " + ", ".join(f"{k} {v:.3f}" for k, v in report(model, place).items()))
+    return where
+
+
+@torch.no_grad()
+def report(model: VisionTeacher | TextTeacher, world: World, count: int = 256) -> dict[str, float]:
+    """How well the trained part does its own work on held-out scenes."""
+    if isinstance(model, TextTeacher):
+        return reading.reading(model.llm, model.tokenizer, world, count)
+    scenes = [make_scene(world, "heldout", 0, i) for i in range(count)]
+    state = model.vision(model.pixels(scenes))[-1]
+    tags = model.tagger.predict(state)
+    scores = {"tags": sum(t == tags_of(s) for t, s in zip(tags, scenes)) / count}
+    if model.labels == "dense":
+        rows, labels = model.truth(scenes)[1:]
+        told = model.cells(state[:, 1:]).flatten(0, 1)[rows].split(model.sizes, -1)[1:]
+        names = ("colour", "kind", "size", "texture", "left", "top", "right", "bottom")
+        scores |= {n: float((h.argmax(-1) == labels[:, i]).float().mean())
+                   for i, (n, h) in enumerate(zip(names, told))}
+    return scores
