@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from lion_min import BadInput
-from lion_min.cli import ROOMS, Parser, guarded, prepare, room, whole
+from lion_min.cli import SYSTEMS, Parser, guarded, prepare, whole
 from lion_min.pretrained.presets import PRESETS
 
 
@@ -24,7 +24,7 @@ def parser() -> Parser:
   python infer.py scene.png "Where is the red circle?" --show""")
     p.add_argument("image", type=Path, metavar="IMAGE", help="PNG, JPEG, WEBP, BMP or GIF")
     p.add_argument("prompt", metavar="PROMPT", help="boxes as [x1,y1,x2,y2]")
-    p.add_argument("--system", choices=ROOMS, default="lion")
+    p.add_argument("--system", choices=SYSTEMS, default="lion")
     p.add_argument("--preset", choices=PRESETS, help="default: that of the weights")
     p.add_argument("--weights", type=Path, metavar="DIR",
                    help="a run's folder, such as runs/lion/stage3; default: the bundled weights "
@@ -52,22 +52,18 @@ def main(argv: list[str] | None = None) -> int:
 def infer(args: argparse.Namespace) -> None:
     """Everything that can be refused is refused before the model is loaded."""
     import torch
-    from lion_min import asking, images, loading, training
-    from lion_min.checkpoints import CONFIG, load_json
+    from lion_min import images, launch
+    from lion_min.system import read_prompt
     outputs = check_outputs(args)
     image = images.load_image(args.image)
-    prompt, boxes, notes = asking.read_prompt(args.prompt, image)
+    read_prompt(args.prompt, image)
     torch.manual_seed(args.seed)
-    system = loading.open_system(args.system, args.weights, training.device_of(args.device),
-                                 args.preset, args.vision, args.llm)
-    args.preset = args.preset or (load_json(args.weights / CONFIG)["preset"] if args.weights
-                                  else "tiny")
-    reply = asking.ask(system, image, prompt, boxes)
-    write_pictures(args, outputs, system, image, reply)
-    notes += asking.doubts(system.tokenizer, image, prompt)
-    for note in dict.fromkeys(notes):
+    system = launch.load(args.system, args.weights, args.device, args.preset, args.vision, args.llm)
+    reply = system.ask(image, args.prompt)
+    write_pictures(outputs, system, reply)
+    for note in reply.notes:
         print("note: " + " ".join(note.split()), file=sys.stderr)
-    print(told(args, image, reply))
+    print(as_text(args, system, reply))
 
 
 def check_outputs(args: argparse.Namespace) -> dict[str, Path]:
@@ -84,25 +80,25 @@ def check_outputs(args: argparse.Namespace) -> dict[str, Path]:
     return outputs
 
 
-def write_pictures(args: argparse.Namespace, outputs: dict[str, Path], system, image,
-                   reply) -> None:
-    from lion_min import asking, drawing
-    picture = asking.drawn_reply(image, reply) if outputs else None
+def write_pictures(outputs: dict[str, Path], system, reply) -> None:
+    from lion_min import drawing
+    picture = drawing.draw_reply(reply) if outputs else None
     if "save" in outputs:
         drawing.save_image(picture, outputs["save"])
     if "show" in outputs:
-        maps, bars = room(args.system, "explain").explain(system, reply)
-        tiles = [(picture, reply.answer)] + [(drawing.heat_map(image, m), t) for t, m in maps]
+        maps, bars = system.explain(reply)
+        tiles = [(picture, reply.answer)]
+        tiles += [(drawing.heat_map(reply.image, m), title) for title, m in maps]
         drawing.save_image(drawing.panel(tiles, bars), outputs["show"])
 
 
-def told(args: argparse.Namespace, image, reply) -> str:
+def as_text(args: argparse.Namespace, system, reply) -> str:
     """What stdout gets."""
-    from lion_min.asking import in_pixels
+    from lion_min.boxes import in_pixels
     if args.json:
         return json.dumps({"answer": reply.answer, "boxes": reply.boxes, "system": args.system,
-                           "preset": args.preset, "seconds": round(reply.seconds, 3)})
-    pixels = [in_pixels(box, *image.size) for box in reply.boxes]
+                           "preset": system.parts.preset, "seconds": round(reply.seconds, 3)})
+    pixels = [in_pixels(box, *reply.image.size) for box in reply.boxes]
     return "\n".join([reply.answer] + [f"[{','.join(map(str, box))}]" for box in pixels])
 
 

@@ -7,9 +7,8 @@ import os
 from pathlib import Path
 
 from lion_min import BadInput
-from lion_min.cli import FORMATS, ROOMS, Parser, guarded, prepare, room, whole
+from lion_min.cli import SYSTEMS, Parser, guarded, prepare, training_flags
 from lion_min.pretrained.presets import PRESETS
-from lion_min.scenes import WORLDS
 
 STAGES = {"lion": ("0", "1", "2", "3", "4", "all", "joint"), "pvit": ("1", "2", "all"),
           "lyrics": ("0", "1", "2", "all"), "lmeye": ("1", "2", "all")}
@@ -34,33 +33,14 @@ A stage whose earlier stages are not in --out starts from the bundled ones and s
     p.add_argument("--labels", choices=("dense", "coarse"),
                    help="lion's stage 0, vision: labels of every cell (default), or captions "
                         "and tags")
-    p.add_argument("--system", choices=ROOMS, default="lion")
-    p.add_argument("--world", choices=WORLDS, default="medium", help="default: medium")
+    p.add_argument("--system", choices=SYSTEMS, default="lion")
     p.add_argument("--preset", choices=PRESETS, default="tiny",
                    help="tiny is bundled; the others train around pretrained backbones")
     p.add_argument("--vision", metavar="DIR", help="the preset's ViT: a folder instead of its name")
     p.add_argument("--llm", metavar="DIR", help="the preset's LLM: a folder instead of its name")
-    p.add_argument("--data", type=Path, metavar="PATH",
-                   help="stages after 0: scenes of a folder, as python -m lion_min.scenes writes "
-                        "them; a COCO folder; or an annotation file with its --format")
-    p.add_argument("--format", choices=FORMATS, help="of an annotation file")
-    p.add_argument("--steps", type=whole(1), metavar="K", help="default: the stage's own")
-    p.add_argument("--batch-size", type=whole(1, 1024), metavar="B", help="scenes a step")
-    p.add_argument("--accumulate", type=whole(1), metavar="K",
-                   help="batches a step, one after another; default: 1")
-    p.add_argument("--checkpointing", action="store_true",
-                   help="recompute the LLM's layers in backward: less memory, more time")
     p.add_argument("--plan", action="store_true",
                    help="train nothing; print what it would take: parameters, memory, FLOPs")
-    p.add_argument("--lr", type=float, metavar="X", help="highest learning rate")
-    p.add_argument("--seed", type=whole(0), default=0, metavar="N")
-    p.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
-    p.add_argument("--init", type=Path, metavar="DIR",
-                   help="go on from a finished run of the same stage, with new steps, instead of "
-                        "from the stage before it")
-    p.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    p.add_argument("--precision", choices=("fp32", "bf16"), help="default: the stage's own")
+    training_flags(p)
     return p
 
 
@@ -86,8 +66,8 @@ def check_stage(args: argparse.Namespace) -> None:
             args.stage == "all" or (args.stage == "0" and args.system == "lion" and not args.part)):
         raise BadInput(f"--stage {args.stage}: starts processes of its own, so not under torchrun; "
                        "name one stage, and a --part of stage 0")
-    if args.init and (args.stage == "all" or args.system == "lyrics" or (
-            args.stage == "0" and not args.part)):
+    if args.init and (args.stage == "all" or (
+            args.stage == "0" and args.system == "lion" and not args.part)):
         raise BadInput(f"--init: goes on from one stage, not from {args.system}'s {args.stage}; "
                        "leave it out, or name one --part of lion's stage 0")
     if args.format and not args.data:
@@ -110,47 +90,48 @@ def check_stage(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Run what the command line says. Only rooms with a stage 0 of their own have a pipeline."""
+    """Run what the command line says."""
     check_stage(args)
-    from lion_min import parallel
+    from lion_min import launch, parallel
     parallel.start()                               # under torchrun the first process speaks for all
-    from lion_min.parts import Source
-    from lion_min.options import Options, one_after_another, train_stage
-    o = Options(args.out, args.world, args.seed, args.resume, args.device, args.labels,
-                args.steps, args.lr, args.precision, args.batch_size, args.data, args.format,
-                Source(args.preset, args.vision, args.llm), args.accumulate, args.checkpointing,
-                args.init)
+    o = launch.Options(
+        out=args.out, world=args.world, seed=args.seed, resume=args.resume, device=args.device,
+        labels=args.labels, steps=args.steps, lr=args.lr, precision=args.precision,
+        batch=args.batch_size, data=args.data, form=args.format, preset=args.preset,
+        vision=args.vision, llm=args.llm, accumulate=args.accumulate,
+        checkpointing=args.checkpointing, init=args.init)
+    numbers, lion = numbers_of(args), args.system == "lion"
     if args.plan:
         print(costs(args))
-    elif args.preset != "tiny":
-        train_photos(args, o)
-    elif args.stage == "all" and "0" in STAGES[args.system]:
-        room(args.system, "pipeline").train_all(o, Path(__file__).resolve())
+    elif lion and 0 in numbers:
+        stage_0_of_lion(args, o, numbers)
     elif args.stage == "all":
-        one_after_another(args.system, (1, 2), o, {})
-    elif args.stage == "0" and args.system == "lion":
-        pipeline = room("lion", "pipeline")
-        pipeline.train_part(args.part, o) if args.part else pipeline.train_parts(o)
+        launch.in_turn(args.system, numbers, o)
     else:
-        train_stage(args.system, args.stage if args.stage == "joint" else int(args.stage), o)
+        launch.train_stage(args.system, *numbers, o)
 
 
-def train_photos(args: argparse.Namespace, o) -> None:
-    """Stages around pretrained backbones; LION's stage 0 is its tag head."""
-    from lion_min.options import one_after_another, train_stage
-    numbers = numbers_of(args)
-    if 0 in numbers:
-        room("lion", "tagging").train(o)
-    if args.stage == "all":
-        one_after_another(args.system, tuple(filter(None, numbers)), o, {})
-    elif numbers != (0,):
-        train_stage(args.system, *numbers, o)
+def stage_0_of_lion(args: argparse.Namespace, o, numbers: tuple) -> None:
+    """The frozen parts, which all systems share: tiny ones, or a tag head for photographs."""
+    from lion_min import launch
+    from lion_min.tiny import pipeline
+    if args.preset != "tiny":
+        from lion_min.pretrained import tagging
+        tagging.train(o)
+        if numbers[1:]:
+            launch.in_turn(args.system, numbers[1:], o)
+    elif args.stage == "all":
+        pipeline.train_all(o, Path(__file__).resolve())
+    elif args.part:
+        pipeline.train_part(args.part, o)
+    else:
+        pipeline.train_parts(o)
 
 
-def numbers_of(args: argparse.Namespace) -> tuple[int, ...]:
+def numbers_of(args: argparse.Namespace) -> tuple[int | str, ...]:
     """The stages that --stage names."""
     if args.stage != "all":
-        return (int(args.stage),)
+        return (int(args.stage) if args.stage.isdigit() else args.stage,)
     return tuple(int(n) for n in STAGES[args.system] if n.isdigit())
 
 

@@ -8,3 +8,9 @@ class BadInput(ValueError):
 
     The command lines print it to stderr and exit with code 2; no traceback, nothing written.
     """
+
+
+def load(*args, **options):
+    """A trained system, ready for `.ask(image, prompt)`: see lion_min.launch.load."""
+    from lion_min import launch
+    return launch.load(*args, **options)

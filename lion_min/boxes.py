@@ -28,6 +28,7 @@ ROUNDING = 1e-6      # slack for the fractions that arithmetic leaves behind
 
 # Brackets hold no brackets, so the search is linear in the text even on "[[[[[[".
 BRACKETS = re.compile(r"\[([^\[\]]*)\]")
+BOX_LITERAL = re.compile(r"\[[0-9., ]*\]")
 SEPARATOR = re.compile(r"\s*,\s*|\s+")
 # Spelt out because float() also takes "1_000" and digits of other scripts.
 NUMBER = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|nan|inf(?:inity)?)",
@@ -185,3 +186,14 @@ def prompt_boxes(prompt: str, width: int, height: int,
         return box_text.format(box)
 
     return BRACKETS.sub(rewrite, check_prompt(prompt)), boxes, notes
+
+
+def in_pixels(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
+    """Whole pixels of the displayed picture, at least one apart."""
+    (x1, x2), (y1, y2) = (_side(box[i], box[i + 2], n) for i, n in ((0, width), (1, height)))
+    return x1, y1, x2, y2
+
+
+def _side(low: float, high: float, length: int) -> tuple[int, int]:
+    first = min(round(low * length), length - 1)
+    return first, max(first + 1, round(high * length))

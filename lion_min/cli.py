@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import importlib
 import os
 import sys
 from collections.abc import Callable
-from types import ModuleType
+from pathlib import Path
 
 from lion_min import BadInput
 
-# The doors of the house lead to its four rooms; those without a package are not built yet.
-ROOMS = {"lion": "lion_min.lion", "pvit": "lion_min.pvit", "lyrics": "lion_min.lyrics",
-         "lmeye": "lion_min.lmeye"}
+SYSTEMS = ("lion", "pvit", "lyrics", "lmeye")
 MAX_SEED = 2**63 - 1
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3        # of glibc's malloc.h
-# Those of datasets.py, whose import would make --help slow.
+# Those of lion_min.datasets, whose import would make --help slow.
 FORMATS = ("samples", "coco", "captions", "refcoco", "vg", "vsr", "pope", "llava", "pvit")
-
-
-def room(system: str, part: str) -> ModuleType:
-    """The module `part` of a system's room; BadInput for a system of a later release."""
-    if not ROOMS[system]:
-        ready = ", ".join(name for name, package in ROOMS.items() if package)
-        raise BadInput(f"system {system}: arrives with its own release; so far there is {ready}")
-    trips = {"published": f"lion_min.published.{system}", "tagging": "lion_min.pretrained.tagging"}
-    return importlib.import_module(trips.get(part, f"{ROOMS[system]}.{part}"))
 
 
 class Parser(argparse.ArgumentParser):
@@ -44,6 +32,31 @@ def whole(low: int, high: int = MAX_SEED) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f"{text} is not from {low} to {high}")
         return int(text)
     return number
+
+
+def training_flags(p: argparse.ArgumentParser) -> None:
+    """The flags of every training command."""
+    p.add_argument("--world", choices=("small", "medium", "rich"), default="medium",
+                   help="default: medium")
+    p.add_argument("--data", type=Path, metavar="PATH",
+                   help="stages after 0: scenes of a folder, as python -m lion_min.scenes writes "
+                        "them; a COCO folder; or an annotation file with its --format")
+    p.add_argument("--format", choices=FORMATS, help="of an annotation file")
+    p.add_argument("--steps", type=whole(1), metavar="K", help="default: the stage's own")
+    p.add_argument("--batch-size", type=whole(1, 1024), metavar="B", help="scenes a step")
+    p.add_argument("--accumulate", type=whole(1), metavar="K",
+                   help="batches a step, one after another; default: 1")
+    p.add_argument("--checkpointing", action="store_true",
+                   help="recompute the LLM's layers in backward: less memory, more time")
+    p.add_argument("--lr", type=float, metavar="X", help="highest learning rate")
+    p.add_argument("--seed", type=whole(0), default=0, metavar="N")
+    p.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
+    p.add_argument("--init", type=Path, metavar="DIR",
+                   help="go on from a finished run of the same stage, with new steps, instead of "
+                        "from the stage before it")
+    p.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    p.add_argument("--precision", choices=("fp32", "bf16"), help="default: the stage's own")
 
 
 def prepare() -> None:

@@ -13,6 +13,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from lion_min import BadInput
+from lion_min.boxes import BOX_LITERAL
 from lion_min.regions import axis_points
 
 SHORT_SIDE = 384  # pixels; below it a label covers what it names
@@ -237,3 +238,13 @@ def save_image(image: Image.Image, path: str | Path) -> None:
                        "free some space or choose another place") from None
     finally:
         draft.unlink(missing_ok=True)
+
+
+def draw_reply(reply) -> Image.Image:
+    """The picture with every box of prompt and answer, each with its label."""
+    one = len(reply.prompt_boxes) == 1 and not reply.boxes      # the answer describes that box
+    labels = [reply.answer if one else f"box {i}"
+              for i in range(1, len(reply.prompt_boxes) + 1)]
+    question = " ".join(BOX_LITERAL.sub("", reply.prompt).split())
+    return draw_boxes(reply.image, reply.prompt_boxes + reply.boxes,
+                      labels + [question] * len(reply.boxes))

@@ -6,10 +6,9 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
 
 from lion_min import BadInput
-from lion_min.cli import FORMATS, ROOMS, Parser, guarded, prepare, room, whole
+from lion_min.cli import FORMATS, SYSTEMS, Parser, guarded, prepare, whole
 from lion_min.scenes import WORLDS
 
 TOLD = 5  # bad records, one line each; then their number
@@ -18,7 +17,7 @@ TOLD = 5  # bad records, one line each; then their number
 def parser() -> Parser:
     p = Parser(prog="python -m lion_min.evaluate",
                description="Score a trained system on pictures it never saw.")
-    p.add_argument("--system", choices=ROOMS, default="lion")
+    p.add_argument("--system", choices=SYSTEMS, default="lion")
     p.add_argument("--weights", type=Path, metavar="DIR",
                    help="a run's folder, such as runs/lion/stage3; default: the bundled weights "
                         "of the system's last stage")
@@ -69,17 +68,17 @@ def run(args: argparse.Namespace) -> None:
     if args.held_out and (not from_file or args.images or args.split or args.skip_bad):
         raise BadInput("--held-out: goes with --data PATH --format NAME alone, as train.py reads "
                        "them")
-    loading = room(args.system, "loading")
-    result, text = (score_file if from_file else score_scenes)(args, loading)
-    result |= {"system": args.system, "weights": str(args.weights or loading.BUNDLED)}
+    from lion_min import launch
+    result, text = (score_file if from_file else score_scenes)(args)
+    weights = args.weights or launch.bundled(args.system)
+    result |= {"system": args.system, "weights": str(weights)}
     print(json.dumps(result) if args.json else f"{text}\nweights {result['weights']}")
 
 
 def opened(args: argparse.Namespace):
     """The system that the command line names."""
-    from lion_min import loading, training
-    return loading.open_system(args.system, args.weights, training.device_of(args.device), None,
-                               args.vision, args.llm)
+    from lion_min import launch
+    return launch.load(args.system, args.weights, args.device, None, args.vision, args.llm)
 
 
 def side_by_side(result: dict) -> str:
@@ -91,16 +90,15 @@ def side_by_side(result: dict) -> str:
 
 # ---- drawn scenes --------------------------------------------------------------------------------
 
-def score_scenes(args: argparse.Namespace, loading: ModuleType) -> tuple[dict, str]:
+def score_scenes(args: argparse.Namespace) -> tuple[dict, str]:
     """(scores, their table) on made scenes, or on those of a folder."""
-    from lion_min import datasets, scores
-    world = WORLDS[args.world or loading.read_config(args.weights)["world"]]
+    from lion_min import datasets, launch, scores
+    world = WORLDS[args.world or launch.read_config(args.system, args.weights)["world"]]
     scenes = args.data and datasets.read_scenes(args.data, world)[:args.count]
     system = opened(args)
     result = scores.evaluate(system, world, args.count, args.seed, shuffled=args.shuffled,
                                  scenes=scenes)
-    own = hasattr(system, "report") and scenes is None
-    report = system.report(world, args.count, args.seed) if own else {}
+    report = system.report(world, args.count, args.seed) if scenes is None else {}
     return result | report, readable(result, report)
 
 
@@ -127,7 +125,7 @@ def outline(report: dict, indent: str = "") -> list[str]:
 
 # ---- the field's data ----------------------------------------------------------------------------
 
-def score_file(args: argparse.Namespace, loading: ModuleType) -> tuple[dict, str]:
+def score_file(args: argparse.Namespace) -> tuple[dict, str]:
     """(scores, their table) on the samples of an annotation file."""
     from lion_min.datasets import benchmarks
     samples = benchmarks.some(held_out(args) if args.held_out else read(args), args.count, args.seed)

@@ -1,6 +1,6 @@
 """Scores of any system on held-out scenes, one table for all systems.
 
-A system is anything with `see(images) -> features`, `select(features, rows) -> features` and
+A system is anything with `encode(images) -> features`, `index(chunks, rows) -> features` and
 `answer(features, prompts) -> texts` (one prompt an image). Every score is taken twice: with the
 right pictures and, under "shuffled", with each picture replaced by the next scene's, which is
 the floor that language alone reaches.
@@ -68,7 +68,7 @@ def evaluate(system, world: World, count: int, seed: int, batch: int = 128,
 
 def see_all(system, scenes: list[Scene], batch: int):
     """The frozen encoder's features of every scene, in chunks."""
-    return [system.see([s.draw() for s in scenes[i:i + batch]])
+    return [system.encode([s.draw() for s in scenes[i:i + batch]])
             for i in range(0, len(scenes), batch)]
 
 
@@ -78,7 +78,7 @@ def answer_all(system, seen: list, asked: list[tuple[int, Example]], batch: int)
     answers = [""] * len(asked)
     for start in range(0, len(order), batch):
         chunk = order[start:start + batch]
-        features = system.select(seen, [asked[i][0] for i in chunk])
+        features = system.index(seen, [asked[i][0] for i in chunk])
         for i, text in zip(chunk, system.answer(features, [asked[i][1].prompt for i in chunk])):
             answers[i] = text
     return answers

@@ -1,8 +1,8 @@
-"""What the stages of every system share: rounds of questions, batches, scores, the run.
+"""One stage of any system: rounds of questions, what a step draws, the run from start to scores.
 
-A stage script says what is special about its stage in one `Stage`; a room's stages.py builds the
-model and turns questions into a loss; this file carries it out with the one loop of training.py.
-Every batch is a pure function of (system, stage, seed, step, shard).
+A stage script (lion/stage2.py) says what is special about its stage in one `Stage`; the system's
+`batch_loss` turns drawn scenes into a loss; `run_stage` carries it out with the loop of
+training.py. Every batch is a pure function of (system, stage, seed, step, shard).
 """
 
 from __future__ import annotations
@@ -16,21 +16,20 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lion_min import BadInput, checkpoints, scores, parallel, training
-from lion_min.parts import (Live, Pool, Source, check_stage0, earlier, fingerprint,
-                             frozen_of, say_if_bundled, stage_name)
-from lion_min.scenes import WORLDS, Scene, World, make_scene
+from lion_min import BadInput, checkpoints, parallel, scores, training
+from lion_min.features import FeatureCache, FeaturesOnTheFly, features_of
+from lion_min.parts import TINY, stage_name
+from lion_min.scenes import WORLDS, Scene, make_scene
 from lion_min.trainable import count_parameters, only_trainable
 from lion_min.training import Plan
 
-POOL = 16384                               # scenes whose frozen features are kept in memory
-MEMORY = 8e9                               # bytes that features may take; beyond, each is seen anew
+POOL = 16384                               # training scenes of a run
 BATCH = 16                                 # scenes a step
 
 
 @dataclass(frozen=True)
 class Round:
-    """What every scene of one step is asked, and how many times BATCH scenes there are."""
+    """What every scene of one step is asked, and how many times the batch there are scenes."""
 
     level: str                             # 'image' or 'region', for systems that tell them apart
     tasks: tuple[str, ...]
@@ -44,7 +43,7 @@ ROUNDS = {
     "region": Round("region", ("reg", "rec", "rec_relational") * 2),
     "reg": Round("region", ("reg",) * 4),
     "pointed": Round("region", ("colour", "kind", "reg", "rec") * 2),   # about one object each
-    "instructions": Round("region", ("instructions",) * 4),   # PVIT's own, see its stages.py
+    "instructions": Round("region", ("instructions",) * 4),   # PVIT's own (pvit/instructions)
 }
 
 
@@ -54,59 +53,149 @@ class Stage:
 
     number: int | str
     trains: tuple[str, ...]                # parameter-name prefixes; everything else is frozen
-    rounds: tuple[str, ...]                # one of ROUNDS a step, in turn
     plan: Plan
+    rounds: tuple[str, ...] = ()           # one of ROUNDS a step, in turn
+    batch: int = BATCH
     start: Callable[[Callable[[int], dict[str, Tensor]]], dict[str, Tensor]] = lambda earlier: {}
-    stands_on: bool = False                # reads parts of an earlier stage that it does not train
-    easy: int = 0                          # first steps on scenes of one or two objects
-    twins: float = 0.0                     # share of a region round's scenes with has_twins
-    whole: int | None = None               # steps in --stage all, which has an hour; None: plan's
-
-    @property
-    def folder(self) -> str:
-        return stage_name(self.number)
+    needs_earlier: bool = False            # reads parts of an earlier stage that it does not train
+    curriculum_steps: int = 0              # first steps on scenes of one or two objects
+    lookalike_share: float = 0.0           # of a region round's scenes, those with lookalikes
+    unlike_captions: bool = False          # no caption twice in a batch (contrast)
+    steps_in_all: int | None = None        # steps in --stage all; None: the plan's
 
 
-# (round, rows of the pool, their states, rng) -> (loss, its named parts)
-Ask = Callable[[Round, list[int], list[Tensor], random.Random], tuple[Tensor, dict[str, Tensor]]]
+@dataclass
+class RunOptions:
+    """How a stage is run; None takes the stage's or the system's own value."""
+
+    world: str = "medium"
+    seed: int = 0
+    resume: bool = False
+    device: str | torch.device = "cpu"
+    plan: Plan | None = None
+    batch: int | None = None
+    pool: int = POOL                       # training scenes to draw, where `scenes` are not given
+    scenes: list | None = None
+    score: Callable[..., dict] | None = None   # system -> scores; None: on held-out scenes
+    checks: int | None = None              # held-out scenes before and after
+    init: Path | None = None               # a finished run of the same stage to go on from
+    quiet: bool = False
 
 
-def step_loss(name: str, stage: Stage, pool: Pool | Live, seed: int, batch: int, ask: Ask):
-    """(step, shard) -> (loss, parts): scenes drawn from the pool, asked the step's round."""
-    everything = range(len(pool.scenes))
-    alike = [i for i in everything if stage.twins and has_twins(pool.scenes[i])]
-    few = [i for i in everything if len(pool.scenes[i].objects) <= 2] or everything
+# ---- what a step sees ---------------------------------------------------------------------------
+
+def step_loss(system, scenes: list, features: FeatureCache | FeaturesOnTheFly, seed: int,
+              batch: int):
+    """(step, shard) -> (loss, parts): drawn scenes and their round, as the system learns them."""
+    stage, rows_of = system.stage, drawer(system.stage, scenes, batch)
 
     def loss(step: int, shard: int = 0):
-        turn = ROUNDS[stage.rounds[step % len(stage.rounds)]]
-        rng = random.Random(f"{name}/{stage.number}/{seed}/{step}" + f"/{shard}" * bool(shard))
-        rows = rng.choices(few if step < stage.easy else everything, k=batch * turn.scenes)
-        if alike and turn.level == "region":
-            share = round(stage.twins * len(rows))
-            rows[:share] = rng.choices(alike, k=share)
-        return ask(turn, rows, pool.take(rows), rng)
+        round_ = ROUNDS[stage.rounds[step % len(stage.rounds)]] if stage.rounds else None
+        rng = random.Random(f"{system.name}/{stage.number}/{seed}/{step}"
+                            + f"/{shard}" * bool(shard))
+        rows = rows_of(round_, step, rng)
+        return system.batch_loss(round_, [scenes[r] for r in rows], features.take(rows), rng)
 
     return loss
 
 
-def has_twins(scene: Scene) -> bool:
+def drawer(stage: Stage, scenes: list, batch: int):
+    """(round, step, rng) -> rows of `scenes`: what one step is drawn from."""
+    if stage.unlike_captions:
+        return _unlike_captions(scenes, batch)
+    everything = range(len(scenes))
+    alike = [i for i in everything if stage.lookalike_share and has_lookalikes(scenes[i])]
+    few = [i for i in everything if len(scenes[i].objects) <= 2] or everything
+
+    def rows_of(round_: Round, step: int, rng: random.Random) -> list[int]:
+        rows = rng.choices(few if step < stage.curriculum_steps else everything,
+                           k=batch * round_.scenes)
+        if alike and round_.level == "region":
+            share = round(stage.lookalike_share * len(rows))
+            rows[:share] = rng.choices(alike, k=share)
+        return rows
+
+    return rows_of
+
+
+def _unlike_captions(scenes: list, batch: int):
+    """A batch without a caption twice: to a contrast, a true pair would count as wrong."""
+    captions = [s.caption() for s in scenes]
+    if len(set(captions)) < 2 or batch < 2:
+        raise BadInput("this stage takes at least two scenes of different captions a step; raise "
+                       "--batch-size or add scenes to --data")
+
+    def rows_of(round_: None, step: int, rng: random.Random) -> list[int]:
+        drawn = rng.sample(range(len(scenes)), min(2 * batch, len(scenes)))
+        return list({captions[r]: r for r in drawn}.values())[:batch]
+
+    return rows_of
+
+
+def has_lookalikes(scene: Scene) -> bool:
     """Whether two drawn objects are alike but for their size: the hardest to tell apart."""
     named = [(t.colour, t.kind, t.texture) for t in scene.objects] \
         if isinstance(scene, Scene) else []
     return len(set(named)) < len(named)
 
 
-def halve_frozen(*parts: nn.Module) -> None:
-    """Hold a pretrained part in bf16 where none of it trains: half the memory."""
-    for part in parts:
-        if not any(p.requires_grad for p in part.parameters()):
-            part.to(torch.bfloat16)
+# ---- the run ------------------------------------------------------------------------------------
+
+def run_stage(system, o: RunOptions) -> dict:
+    """Train the system's stage and write its folder.
+
+    Returns the scores 'before' and 'after', the 'folder' and the trained 'system'.
+    """
+    parallel.start()
+    stage, parts, model, plan = system.stage, system.parts, system.model, o.plan or system.stage.plan
+    system.announce()
+    for module in (model, parts.vision, system.tagger):
+        module.to(o.device)
+    names = only_trainable(model, stage.trains)
+    load_start(system, o.init)
+    print(count_parameters(dict(model.named_children())))
+    halved = parts.preset != TINY and plan.precision == "bf16"
+    if halved:
+        halve_frozen(model.vision, model.llm)
+    score = scorer(system, o, torch.autocast(torch.device(o.device).type, torch.bfloat16, halved))
+    before = score()
+    live = any(n.startswith("vision.") for n in names)
+    scenes = o.scenes or [make_scene(WORLDS[o.world], "train", o.seed, i)
+                          for i in range(16 * o.pool if live else o.pool)]
+    with torch.autocast(torch.device(o.device).type, torch.bfloat16, halved):
+        features = features_of(system, scenes, live)
+    batch, folder = o.batch or stage.batch, parts.out / system.name / stage_name(stage.number)
+    config = {"system": system.name, "stage": stage.number, "preset": parts.preset,
+              "world": o.world, "seed": o.seed, "batch": batch, "pool": len(scenes),
+              "stage0": parts.fingerprint, "settings": asdict(model.settings)}
+    if parts.source is not None:
+        config["source"] = parts.source
+    training.run(model, step_loss(system, scenes, features, o.seed, batch), plan, folder, config,
+                 o.resume, o.device, o.quiet)
+    model.eval()
+    after = score()
+    print(scores.table(before, after))
+    print(f"wrote {folder}")
+    return {"before": before, "after": after, "folder": folder, "system": system}
 
 
-def going_on(init: Path, stage0: str | None = None, **wanted) -> dict[str, Tensor]:
+def load_start(system, init: Path | None) -> None:
+    """The tensors that the stage starts from: of earlier stages, or of a run of its own."""
+    stage, model, parts = system.stage, system.model, system.parts
+    parts.fingerprint                      # taken before the LLM can change
+    begin = {} if init and not stage.needs_earlier else stage.start(
+        partial(parts.earlier, system.name))
+    if init:
+        begin |= going_on(init, parts.check, system=system.name, stage=stage.number)
+    checkpoints.load_into(model, begin, f"the weights stage {stage.number} starts from",
+                          names=[n for n, _ in model.named_parameters() if n in begin])
+
+
+def going_on(init: Path, check: Callable[[dict, Path], None] = lambda config, folder: None,
+             **wanted) -> dict[str, Tensor]:
     """The tensors of a finished run that is what `wanted` says: system, stage, for stage 0 part.
 
-    BadInput for another one, or one that grew on another stage 0 than this fingerprint's.
+    BadInput for another one, or one that `check` refuses.
     """
     tensors, config = checkpoints.load_run(init)
     found = {key: config.get(key) for key in wanted}
@@ -114,71 +203,21 @@ def going_on(init: Path, stage0: str | None = None, **wanted) -> dict[str, Tenso
         is_, needed = (" ".join(str(v) for v in (c["system"], "stage", c["stage"], c.get("part"))
                                 if v is not None) for c in (found, wanted))
         raise BadInput(f"{init}: is {is_}; --init goes on from a run of {needed}")
-    check_stage0(config, init, stage0)
+    check(config, init)
     return {k: v.float() for k, v in tensors.items()}
 
 
-def judge_of(world: World, seed: int, count: int = 64) -> Callable[..., dict]:
-    """system -> its scores on the held-out scenes that a run looks at before and after."""
-    return partial(scores.evaluate, world=world, count=count, seed=2**20 + seed,
-                   shuffled=False)
+def scorer(system, o: RunOptions, precision) -> Callable[[], dict]:
+    """() -> the system's scores, without gradients and in the run's precision."""
+    def score() -> dict:
+        with torch.no_grad(), precision:
+            return o.score(system) if o.score else system.score(WORLDS[o.world], o.seed, o.checks)
+
+    return score
 
 
-def run_stage(name: str, stage: Stage, model: nn.Module, tagger: nn.Module, system, ask_of,
-              out: Path, world: str = "medium", seed: int = 0, resume: bool = False,
-              device="cpu", plan: Plan | None = None, batch: int = BATCH, pool: int = POOL,
-              checks: int = 64, quiet: bool = False, scenes: list[Scene] | None = None,
-              depths: set[int] = frozenset(), extra: dict | None = None,
-              source: Source = Source(), judge=None, init: Path | None = None) -> dict:
-    """Run one stage of the system `name` and write its folder; returns its scores 'before' and
-    'after', the 'folder' and the trained 'system'.
-
-    system: what scores.py scores. ask_of(pool) gives the `Ask` of step_loss. depths: the
-    encoder states that anything reads. scenes: those of a folder instead of `pool` new ones.
-    extra: more settings for config.json. source: where the frozen parts came from. judge:
-    system -> its scores, for photographs; None: those of `checks` held-out scenes. init: a run of
-    the same stage to go on from; earlier stages give only what this one reads and does not train.
-    """
-    parallel.start()
-    plan, place, tiny = plan or stage.plan, WORLDS[world], source.preset == "tiny"
-    judge = judge or judge_of(place, seed, checks)
-    for part in ("vision", "llama") if tiny else ():
-        say_if_bundled("lion", out, 0, part)
-    grown_on = fingerprint(*frozen_of(model, tagger, source.preset))
-    model.to(device), tagger.to(device)
-    names = only_trainable(model, stage.trains)
-    begin = {} if init and not stage.stands_on else stage.start(
-        lambda number: earlier(name, out, number, grown_on, bundled=tiny))
-    if init:
-        begin |= going_on(init, grown_on, system=name, stage=stage.number)
-    checkpoints.load_into(model, begin, f"the weights stage {stage.number} starts from",
-                          names=[n for n, _ in model.named_parameters() if n in begin])
-    print(count_parameters(dict(model.named_children())))
-    halved = not tiny and plan.precision == "bf16"
-    looking = partial(torch.autocast, torch.device(device).type, torch.bfloat16, halved)
-    if halved:
-        halve_frozen(model.vision, model.llm)
-    with looking():
-        before = judge(system)
-    live = any(n.startswith("vision.") for n in names)
-    scenes = scenes or [make_scene(place, "train", seed, i)
-                        for i in range(16 * pool if live else pool)]
-    v = model.vision.settings
-    kept = 2 * len(scenes) * (1 + v.side ** 2) * v.width * max(1, len(depths))      # bytes
-    with looking():
-        pool = Live(model.vision, scenes, None if live else tagger) if live or kept > MEMORY \
-            else Pool(model.vision, tagger, scenes, depths)
-    where = Path(out) / name / stage.folder
-    config = {"system": name, "stage": stage.number, "preset": source.preset, "world": world,
-              "seed": seed, "batch": batch, "pool": len(scenes), "stage0": grown_on,
-              "settings": asdict(model.settings)} | (extra or {})
-    if not tiny:
-        config["source"] = asdict(source)
-    training.run(model, step_loss(name, stage, pool, seed, batch, ask_of(pool)), plan, where,
-                 config, resume, device, quiet)
-    model.eval()
-    with looking():
-        after = judge(system)
-    print(scores.table(before, after))
-    print(f"wrote {where}")
-    return {"before": before, "after": after, "folder": where, "system": system}
+def halve_frozen(*parts: nn.Module) -> None:
+    """Hold a pretrained part in bf16 where none of it trains: half the memory."""
+    for part in parts:
+        if not any(p.requires_grad for p in part.parameters()):
+            part.to(torch.bfloat16)

@@ -1,6 +1,6 @@
 """Scores of any system on annotated photographs: the samples of datasets.read_samples.
 
-The same three methods of a system as in evaluation.py, see, select and answer, and the same
+The same three methods of a system as in evaluation.py, encode, index and answer, and the same
 floor: "shuffled" asks each question beside the next picture. Drawn scenes are many and small;
 here a data set may be large, so pictures pass in chunks, each seen once and then let go.
 Symbols: D width of the LLM.
@@ -113,13 +113,13 @@ def ask_all(system, asked: list[Question], batch: int, shifts: tuple[int, ...]
             beside[(places[first.image] + shift) % len(paths)].append((column, i))
     answers = [[""] * len(asked) for _ in shifts]
     for start in range(0, len(paths), batch):
-        features = system.see([load_image(path) for path in paths[start:start + batch]])
+        features = system.encode([load_image(path) for path in paths[start:start + batch]])
         jobs = [(row, column, i) for row in range(len(paths[start:start + batch]))
                 for column, i in beside[start + row]]
         jobs.sort(key=lambda job: (asked[job[2]][0].task, len(asked[job[2]][0].prompt)))
         for at in range(0, len(jobs), batch):           # of like lengths, thanks to the order
             chunk = jobs[at:at + batch]
-            picked = system.select([features], [row for row, *_ in chunk])
+            picked = system.index([features], [row for row, *_ in chunk])
             told = _answer(system, picked, [asked[i][0] for *_, i in chunk])
             for (_, column, i), text in zip(chunk, told, strict=True):
                 answers[column][i] = text

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from lion_min.adapters import router_mix
-from lion_min.asking import Reply
+from lion_min.system import Reply, System
 from lion_min.boxes import Box
-from lion_min.lion.answering import LionSystem, route
+from lion_min.lion.prompt import route
 
 
 @torch.no_grad()
-def explain(system: LionSystem, reply: Reply
+def explain(system: System, reply: Reply
             ) -> tuple[list[tuple[str, Tensor]], list[tuple[float, float]] | None]:
     """([(title, weights [h, w])], the router's (region, image) shares a layer or None).
 
@@ -30,7 +30,7 @@ def explain(system: LionSystem, reply: Reply
         maps.append(("the Q-Former, led by the question", _square(seen.mean((0, 1, 2, 3)))))
     if model.settings.mode != "qformer":
         seen = torch.stack(model.aggregated_tokens(x, maps=True)[1])      # [blocks, 1, H, 1+N, 1+N]
-        boxes, weights = reply.asked + reply.boxes, seen.mean((0, 1, 2))  # [1+N, 1+N]
+        boxes, weights = reply.prompt_boxes + reply.boxes, seen.mean((0, 1, 2))  # [1+N, 1+N]
         rows = _inside(boxes, len(weights) - 1) if boxes else [*range(1, len(weights))]
         title = "the aggregator, from the box's patches" if boxes else "the aggregator"
         maps.append((title, _square(weights[rows].mean(0))))

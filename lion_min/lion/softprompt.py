@@ -7,6 +7,8 @@ overwritten by the vector - one vector for all images and tasks.
 Shapes: S samples, T tokens, D width of the LLM.
 """
 
+import random
+
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +24,13 @@ def with_tags(question: str, tags: list[str], hint_token: str = HINT_TOKEN) -> s
     """
     head = TAG_PROMPT.replace(HINT_TOKEN, hint_token)
     return head.replace("{}", ", ".join(tags)) + question
+
+
+def noisy_tags(tags: list[str], words: tuple[str, ...], rng: random.Random,
+               noise: float) -> list[str]:
+    """Each right tag lost with probability `noise`, each wrong one of `words` added with 0.3 of
+    it, for there are more of those (RAM errs too)."""
+    return [w for w in words if (w in tags) != (rng.random() < noise * (1 if w in tags else .3))]
 
 
 class SoftPrompt(nn.Module):

@@ -13,6 +13,10 @@ STAGE = LionStage(
     mode="qformer",
     trains=("ln_vision", "qformer", "query_proj", "adapters"),
     rounds=("vqa", "caption"),
-    easy=150,
+    curriculum_steps=150,
     plan=Plan(steps=1000, lr=1.5e-3, warmup=60, decay="linear_tail", precision="bf16"),
 )
+
+if __name__ == "__main__":
+    from lion_min.launch import stage_script
+    raise SystemExit(stage_script(__spec__.name))

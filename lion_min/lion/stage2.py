@@ -16,7 +16,11 @@ STAGE = LionStage(
     mode="aggregator",
     trains=("aggregator", "ln_adapter", "mlp", "region_proj", "adapters"),
     rounds=("region",),
-    easy=150,
+    curriculum_steps=150,
     plan=Plan(steps=900, lr=2e-3, warmup=60, decay="linear_tail", precision="bf16",
               lr_scale={"aggregator": 0.1}),
 )
+
+if __name__ == "__main__":
+    from lion_min.launch import stage_script
+    raise SystemExit(stage_script(__spec__.name))

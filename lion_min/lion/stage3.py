@@ -28,5 +28,9 @@ STAGE = LionStage(
     plan=Plan(steps=550, lr=1.5e-3, warmup=60, decay="linear_tail", precision="bf16",
               lr_scale={"aggregator": 0.1}),
     start=start,
-    whole=800,
+    steps_in_all=800,
 )
+
+if __name__ == "__main__":
+    from lion_min.launch import stage_script
+    raise SystemExit(stage_script(__spec__.name))

@@ -21,6 +21,10 @@ STAGE = LionStage(
     start=lambda earlier: earlier(3),
     tags=True,
     tag_noise=0.1,
-    twins=0.3,
-    whole=1550,
+    lookalike_share=0.3,
+    steps_in_all=1550,
 )
+
+if __name__ == "__main__":
+    from lion_min.launch import stage_script
+    raise SystemExit(stage_script(__spec__.name))

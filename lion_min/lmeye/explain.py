@@ -10,24 +10,24 @@ import math
 import torch
 from torch import Tensor
 
-from lion_min.asking import Reply
-from lion_min.lmeye.answering import OTHER, LmeyeSystem
-from lion_min.lmeye.prompt import make_inputs
+from lion_min.lmeye.prompt import OTHER, make_inputs
+from lion_min.system import Reply, System
 
 
 @torch.no_grad()
-def explain(system: LmeyeSystem, reply: Reply) -> tuple[list[tuple[str, Tensor]], None]:
+def explain(system: System, reply: Reply) -> tuple[list[tuple[str, Tensor]], None]:
     """([(title, weights [side, side])], None): a map a request, and all of them for OTHER."""
-    if not system.asks:
+    if not system.stage.requests:
         return [], None
-    own, other = (looks(system, reply.features, prompt) for prompt in (reply.prompt, OTHER))
+    own, other = (attention_maps(system, reply.features, prompt)
+                  for prompt in (reply.prompt, OTHER))
     maps = [("all requests together", own.mean(0))]
     maps += [(f"request {i}", one) for i, one in enumerate(own, 1)]
     return maps + [(f"asked instead: {OTHER}", other.mean(0))], None
 
 
 @torch.no_grad()
-def looks(system: LmeyeSystem, features: dict, prompt: str) -> Tensor:
+def attention_maps(system: System, features: dict, prompt: str) -> Tensor:
     """Where each request of a prompt looks: [n, side, side], each sums to 1."""
     weights = system.model.looks(make_inputs(system.model, system.tokenizer, features["states"],
                                              [prompt]))[0]                # [n, N]

@@ -12,13 +12,15 @@ from torch import Tensor
 from lion_min.lmeye.model import Lmeye, LmeyeInputs
 from lion_min.tokenizer import TinyTokenizer
 
+OTHER = "What is in the image?"              # a question to compare with, or to borrow from
+
 
 def make_inputs(model: Lmeye, tokenizer: TinyTokenizer, states: list[Tensor], prompts: list[str],
-                answers: list[str] | None = None, asks: bool = True,
+                answers: list[str] | None = None, requests: bool = True,
                 blind: bool = False) -> LmeyeInputs:
-    """Samples of an image stand together: S = n*B. `asks` False: no request, no slots (stage 1)."""
+    """Samples of an image stand together: S = n*B. `requests` False: no request, no slots (stage 1)."""
     return LmeyeInputs(states,
-                       [prompt_ids(model, tokenizer, p) if asks else tokenizer.encode(p)
+                       [prompt_ids(model, tokenizer, p) if requests else tokenizer.encode(p)
                         for p in prompts],
                        answers and [tokenizer.encode(a) for a in answers], blind)
 

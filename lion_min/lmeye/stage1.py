@@ -9,10 +9,14 @@ from lion_min.training import Plan
 
 STAGE = LmeyeStage(
     number=1,
-    asks=False,
+    requests=False,
     trains=("ln_vision", "qformer", "query_proj"),
     rounds=("caption",),
-    easy=100,
+    curriculum_steps=100,
     plan=Plan(steps=1500, lr=1.5e-3, warmup=40, decay="cosine", precision="bf16"),
-    whole=3000,
+    steps_in_all=3000,
 )
+
+if __name__ == "__main__":
+    from lion_min.launch import stage_script
+    raise SystemExit(stage_script(__spec__.name))

@@ -15,14 +15,18 @@ from lion_min.training import Plan
 
 STAGE = LmeyeStage(
     number=2,
-    asks=True,
+    requests=True,
     trains=("interaction", "e_imgq", "e_imgd", "qformer.query_tokens", "query_proj"),
     rounds=("vqa", "region", "caption", "pointed"),
     blind=("pointed",),
-    easy=150,
+    curriculum_steps=150,
     plan=Plan(steps=1000, lr=1.5e-3, warmup=60, decay="cosine", precision="bf16",
               lr_scale={"interaction.encoder": 0.2}),
     start=lambda earlier: earlier(1),
-    stands_on=True,
-    whole=4000,
+    needs_earlier=True,
+    steps_in_all=4000,
 )
+
+if __name__ == "__main__":
+    from lion_min.launch import stage_script
+    raise SystemExit(stage_script(__spec__.name))

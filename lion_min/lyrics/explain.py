@@ -12,10 +12,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from lion_min.asking import Reply
+from lion_min.system import Reply, System
 from lion_min.boxes import Box
 from lion_min.drawing import COLOURS, INK, PAPER, RULE, SHORT_SIDE
-from lion_min.lyrics.answering import LyricsSystem
 from lion_min.lyrics.prompt import kept, make_inputs
 
 SIDE = 96                                  # P of a drawn box; a mask is enlarged to it
@@ -23,7 +22,7 @@ MARGIN = 60                                # pixels for the groups' names beside
 
 
 @torch.no_grad()
-def explain(system: LyricsSystem, reply: Reply) -> tuple[list[tuple[str, Tensor]], None]:
+def explain(system: System, reply: Reply) -> tuple[list[tuple[str, Tensor]], None]:
     """([(title, weights [h, w])], None): what the refiner found, then what the queries read."""
     x = make_inputs(system.model, system.tokenizer, reply.features["states"],
                     reply.features["objects"], [reply.prompt])
@@ -35,7 +34,7 @@ def explain(system: LyricsSystem, reply: Reply) -> tuple[list[tuple[str, Tensor]
     if system.model.refiner is None:
         return tiles, None
     found = torch.stack([objects for _, objects in pairs]).mean((0, 1, 2, 3)).cpu()   # [M]
-    refined = reply.features["refined"]
+    refined = system.model.refiner.refine(reply.features["states"])
     boxes = refined.boxes[0].tolist()
     weighted = sum((w * inside(box) for w, box in zip(found.tolist(), boxes)),
                    torch.zeros(SIDE, SIDE))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lion_min.parts import look
+from lion_min.features import encode_images
 from lion_min.lyrics.model import Alignment
 from lion_min.lyrics.objectives import match, rerank, similarity
 from lion_min.lyrics.prompt import captions, objects_of
@@ -46,7 +46,7 @@ def retrieval(model: Alignment, tokenizer: TinyTokenizer, scenes: list[Scene]) -
 
 def pictures(model: Alignment, tokenizer: TinyTokenizer, scenes: list[Scene]) -> Sources:
     """What the queries look at in each scene's picture."""
-    states = look(model.vision, [s.draw() for s in scenes])
+    states = encode_images(model.vision, [s.draw() for s in scenes])
     objects = None if model.refiner is None else objects_of(model.refiner.refine(states),
                                                             tokenizer)
     return model.sources(states, objects)

@@ -11,5 +11,10 @@ STAGE = LyricsStage(
     number=0,
     trains=("detector", "segmenter"),
     batch=32,
+    unlike_captions=True,
     plan=Plan(steps=500, lr=2e-3, warmup=50, decay="linear_tail", weight_decay=1e-4),
 )
+
+if __name__ == "__main__":
+    from lion_min.launch import stage_script
+    raise SystemExit(stage_script(__spec__.name))

@@ -11,5 +11,10 @@ STAGE = LyricsStage(
     number=1,
     trains=("ln_vision", "mqformer", "heads"),
     batch=32,
+    unlike_captions=True,
     plan=Plan(steps=500, lr=1e-3, warmup=50, decay="linear_tail"),
 )
+
+if __name__ == "__main__":
+    from lion_min.launch import stage_script
+    raise SystemExit(stage_script(__spec__.name))

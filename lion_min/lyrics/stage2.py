@@ -8,17 +8,19 @@ step on, a whole scene told in order is not (captions .938 with a quarter of the
 """
 
 from lion_min.lyrics.stages import LyricsStage
-from lion_min.stage import BATCH
 from lion_min.training import Plan
 
 STAGE = LyricsStage(
     number=2,
     trains=("ln_vision", "mqformer", "language_projection", "loras"),
     rounds=("caption", "vqa", "caption", "region"),
-    batch=BATCH,
-    easy=60,
+    curriculum_steps=60,
     plan=Plan(steps=1000, lr=1.5e-3, warmup=60, decay="cosine", precision="bf16"),
     start=lambda earlier: {name: tensor for name, tensor in earlier(1).items()
                            if not name.startswith("heads.")},
-    whole=1500,
+    steps_in_all=1500,
 )
+
+if __name__ == "__main__":
+    from lion_min.launch import stage_script
+    raise SystemExit(stage_script(__spec__.name))

@@ -15,10 +15,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lion_min import BadInput
+from lion_min import BadInput, checkpoints
 from lion_min.language import LanguageModel, LanguageSettings
-from lion_min.vision import VisionEncoder, VisionSettings
+from lion_min.parts import STAGE0, Parts, tiny_vision
 from lion_min.pretrained.hf_tokenizer import PretrainedTokenizer
+from lion_min.pretrained.presets import LION_SIZES, PRESETS
+from lion_min.vision import TagHead, VisionEncoder, VisionSettings
 
 # model_type in config.json -> (our family, transformers' class). A whole CLIP or InstructBLIP
 # holds its ViT under "vision_model."; EVA's ViT-g is the one of InstructBLIP and BLIP-2.
@@ -211,3 +213,38 @@ def _told(error: Exception, where: str | Path, flag: str) -> str:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+# ---- the frozen parts of a preset ----------------------------------------------------------------
+
+def pretrained_parts(out: Path, preset: str, vision: str | None = None,
+                     llm: str | None = None) -> Parts:
+    """The backbones of a preset; the tag head is OUT's own, trained on the data's names, if any.
+
+    vision, llm: a folder or name in the place of the preset's own; vision may also be a stage 0
+    of ours, which has seen drawings.
+    """
+    names, settings = PRESETS[preset], None
+    ours = vision and Path(vision, checkpoints.CONFIG)
+    if ours and ours.is_file() and checkpoints.load_json(ours).get("part") == "vision":
+        encoder = tiny_vision(ours.parent)[0]
+    else:
+        encoder = load_vision(vision or names.vision)
+    language, tokenizer = load_language(llm or names.language)
+    if preset in LION_SIZES:
+        from lion_min.published.lion import settings_by_name
+        settings = settings_by_name(preset)
+    return Parts(encoder, photo_tagger(out, encoder.settings.width), language, tokenizer,
+                 Path(out), preset, {"preset": preset, "vision": vision, "language": llm},
+                 settings)
+
+
+def photo_tagger(out: Path, width: int) -> TagHead:
+    """OUT/lion/stage0/tags, or a head that knows no tag."""
+    folder = Path(out) / STAGE0 / "tags"
+    if not (folder / checkpoints.CONFIG).exists():
+        return TagHead(width, ())
+    tensors, config = checkpoints.load_run(folder)
+    tagger = TagHead(width, tuple(config["tags"]))
+    checkpoints.load_into(tagger, tensors, folder)
+    return tagger

@@ -1,6 +1,6 @@
 """Which backbones a name stands for: the published systems' own, and a pair for one small GPU.
 
-`tiny` has none here: its parts are bundled (frozen.py). Llama-7B and Vicuna-13B stand under names
+`tiny` has none here: its parts are bundled (parts.py). Llama-7B and Vicuna-13B stand under names
 whose weights are safetensors; any folder may take their place (--vision, --llm).
 """
 
@@ -33,3 +33,4 @@ PRESETS = {preset.name: preset for preset in (
     Preset("lmeye-flant5-xl", ("lmeye",), "Salesforce/blip2-flan-t5-xl", "google/flan-t5-xl"),
     Preset("lyrics-vicuna13b", ("lyrics",), BLIP + "xl", "lmsys/vicuna-13b-v1.5"),
 )}
+LION_SIZES = ("lion-flant5-xl", "lion-flant5-xxl")   # presets whose model has published sizes

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from lion_min import BadInput, training
 
 from lion_min.datasets import photos
-from lion_min.parts import Pool, frozen_parts
-from lion_min.options import Options
+from lion_min.features import CHUNK, encode_images
+from lion_min.launch import Options, parts_for
+from lion_min.parts import STAGE0
 from lion_min.training import Plan
 from lion_min.vision import TagHead
 
@@ -37,27 +38,25 @@ def train(o: Options) -> dict[str, float]:
         raise BadInput(f"data {str(o.data)!r}: its objects have no names to learn as tags; "
                        "give COCO instances, or begin at stage 1")
     learnt, held = photos.split(every)
-    vision = frozen_parts(o.out, source=o.source)[0].to(training.device_of(o.device))
+    device = training.device_of(o.device)
+    vision = parts_for(o.out, o.preset, o.vision, o.llm).vision.to(device)
     torch.manual_seed(o.seed)
-    tagger = TagHead(vision.settings.width, names)
-    last = {vision.settings.blocks}
-    seen, unseen = (Pool(vision, tagger.to(next(vision.parameters()).device), part, last)
-                    for part in (learnt, held))
+    tagger = TagHead(vision.settings.width, names).to(device)
+    seen, unseen = last_states(vision, learnt), last_states(vision, held)
 
     def step_loss(step: int):
         rows = random.Random(f"tags/{o.seed}/{step}").choices(range(len(learnt)), k=BATCH)
-        logits = tagger(seen.take(rows)[-1])                          # [B, G]
+        logits = tagger(seen[rows].float())                           # [B, G]
         truth = truth_of([learnt[r] for r in rows], names).to(logits.device)
         loss = F.binary_cross_entropy_with_logits(logits.float(), truth)
         return loss, {"tags": loss.detach()}
 
-    where = o.out / "lion" / "stage0" / "tags"
-    config = {"system": "lion", "stage": 0, "part": "tags", "preset": o.source.preset,
+    folder = o.out / STAGE0 / "tags"
+    config = {"system": "lion", "stage": 0, "part": "tags", "preset": o.preset,
               "tags": list(names), "seed": o.seed}
-    training.run(tagger, step_loss, o.plan(PLAN), where, config, o.resume,
-                 training.device_of(o.device))
+    training.run(tagger, step_loss, o.plan(PLAN), folder, config, o.resume, device)
     scores = report(tagger, unseen, held)
-    print(f"wrote {where}: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
+    print(f"wrote {folder}: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
     return scores
 
 
@@ -67,9 +66,16 @@ def truth_of(shown: list[photos.Photo], names: tuple[str, ...]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def report(tagger: TagHead, pool: Pool, held: list[photos.Photo]) -> dict[str, float]:
+def last_states(vision, shown: list[photos.Photo]) -> torch.Tensor:
+    """The frozen encoder's last state of every photograph: [size, 1+N, Dv], half precision."""
+    return torch.cat([encode_images(vision, [p.draw() for p in shown[i:i + CHUNK]])[-1].half()
+                      for i in range(0, len(shown), CHUNK)])
+
+
+@torch.no_grad()
+def report(tagger: TagHead, states: torch.Tensor, held: list[photos.Photo]) -> dict[str, float]:
     """Precision and recall of the tags of held-out photographs."""
-    told = tagger.predict(pool.take(list(range(len(held))))[-1])
+    told = tagger.predict(states.float())
     right = sum(len(set(t) & set(p.tags())) for t, p in zip(told, held))
     return {"precision": right / max(1, sum(map(len, told))),
             "recall": right / max(1, sum(len(p.tags()) for p in held))}

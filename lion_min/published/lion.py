@@ -9,6 +9,7 @@ Shapes: N patches, Q queries, Dv vision width.
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -18,8 +19,10 @@ from lion_min import BadInput, checkpoints
 from lion_min.published import keys
 from lion_min.pretrained.backbones import load_language, load_vision, load_words
 from lion_min.language import LanguageModel, LanguageSettings
-from lion_min.lion.answering import LionSystem
 from lion_min.lion.model import Lion, LionSettings
+from lion_min.lion.stage4 import STAGE as STAGE4
+from lion_min.lion.system import LionSystem
+from lion_min.parts import Parts
 from lion_min.published.lion_names import CROSS_EVERY, IGNORED, PARTS, PUBLISHED_WIDTHS, TRAINED, rename
 from lion_min.pretrained.presets import PRESETS
 from lion_min.qformer import QFormerSettings
@@ -124,8 +127,11 @@ def open_system(folder: Path | str, device="cpu", vision: str | None = None,
     s = model.settings
     words = load_words(language, s.language.vocab)
     questions = Questions(load_words(vision, s.qformer.vocab, "qformer_tokenizer"))
-    return LionSystem(model.to(device), words, TagHead(s.vision.width, ()).to(device), False,
-                      questions)
+    tagger = TagHead(s.vision.width, ()).to(device)
+    parts = Parts(model.vision, tagger, model.llm, words, preset=config.get("preset"))
+    system = LionSystem(parts, replace(STAGE4, tags=False), model.to(device))
+    system.question_tokenizer = questions
+    return system
 
 
 class Questions:

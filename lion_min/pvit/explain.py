@@ -10,20 +10,19 @@ import math
 import torch
 from torch import Tensor
 
-from lion_min.asking import Reply
-from lion_min.pvit.answering import PvitSystem
+from lion_min.system import Reply, System
 from lion_min.pvit.prompt import make_inputs
 from lion_min.regions import axis_weights
 
 
 @torch.no_grad()
-def explain(system: PvitSystem, reply: Reply) -> tuple[list[tuple[str, Tensor]], None]:
+def explain(system: System, reply: Reply) -> tuple[list[tuple[str, Tensor]], None]:
     """([(title, weights [side, side])], None): PVIT has no router to draw."""
     model = system.model
     side = model.settings.vision.side
-    maps = [(f"RoIAlign reads box {i}" if len(reply.asked) > 1 else "RoIAlign reads the box",
+    maps = [(f"RoIAlign reads box {i}" if len(reply.prompt_boxes) > 1 else "RoIAlign reads the box",
              read_cells(box, side, model.regions.settings.bins))
-            for i, box in enumerate(reply.asked, 1)] if hasattr(model, "regions") else []
+            for i, box in enumerate(reply.prompt_boxes, 1)] if hasattr(model, "regions") else []
     x = make_inputs(model, system.tokenizer, reply.features["states"], [reply.prompt])
     return maps + [("the LLM, before its first word", attended(model, x).view(side, side))], None
 

@@ -31,10 +31,10 @@ def fine_eval(system, world: World, count: int, seed: int, batch: int = 64) -> d
                                                 4)
                  for i, (q, a) in enumerate(made.turns)]
         asked.sort(key=lambda each: len(each[2]) + sum(len(q) for q, _ in each[4]))
-        seen = [system.see([scene.draw() for scene in scenes])]
+        seen = [system.encode([scene.draw() for scene in scenes])]
         for at in range(0, len(asked), 128):
             rows, categories, questions, answers, turns = zip(*asked[at:at + 128])
-            told = system.answer(system.select(seen, list(rows)), list(questions),
+            told = system.answer(system.index(seen, list(rows)), list(questions),
                                  turns=list(turns))
             for category, text, answer in zip(categories, told, answers):
                 right[category].append(text.rstrip(" .") == answer.lower().rstrip(" ."))

@@ -15,3 +15,7 @@ STAGE = PvitStage(
     rounds=("reg",),
     plan=Plan(steps=250, lr=2e-3, warmup=20, decay="cosine", precision="bf16", weight_decay=0.0),
 )
+
+if __name__ == "__main__":
+    from lion_min.launch import stage_script
+    raise SystemExit(stage_script(__spec__.name))

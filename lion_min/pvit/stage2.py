@@ -13,9 +13,13 @@ STAGE = PvitStage(
     number=2,
     trains=("llm", "mm_projector", "prompt_projector", "bbox_fc", "markers"),
     rounds=("vqa", "instructions", "vqa", "instructions", "vqa", "instructions", "reg"),
-    easy=60,
+    curriculum_steps=60,
     plan=Plan(steps=1300, lr=1.5e-3, warmup=40, decay="cosine", precision="bf16",
               weight_decay=0.0, lr_scale={"llm": 0.1}),
     start=lambda earlier: earlier(1),
-    whole=3600,
+    steps_in_all=3600,
 )
+
+if __name__ == "__main__":
+    from lion_min.launch import stage_script
+    raise SystemExit(stage_script(__spec__.name))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
@@ -30,19 +30,24 @@ Key = tuple[str, int, int, int]
 class Comparison:
     """What one room compares.
 
-    stages(row) gives the room's `stages.train` and the stages that it trains in turn, an equal
-    part of the steps each; heavy imports belong inside it.
+    stages(row) gives the stages that it trains in turn, an equal part of the steps each; heavy
+    imports belong inside it.
     """
 
     command: str                           # the module, as after `python -m`
     doc: str
     rows: tuple[str, ...]
-    stages: Callable[[str], tuple[Callable, list]]
+    stages: Callable[[str], list]
     starts: tuple[str, ...]                # folders of --out with what every row starts from
     steps: int                             # default of --steps
     scores: tuple[str, ...]                # of scores.py, in the order of the columns
     pairs: tuple[tuple[str, str, str], ...]   # (a, b, score): a - b, seed by seed
     label: str = ""                        # printed before a row's name
+
+    @property
+    def system(self) -> str:
+        """The system compared: the last word of the command."""
+        return self.command.rsplit(".", 1)[-1]
 
 
 def main(c: Comparison, argv: list[str] | None = None) -> int:
@@ -86,7 +91,8 @@ def run(c: Comparison, args: Namespace) -> None:
 def score(c: Comparison, row: str, seed: int, steps: int, count: int, out: Path) -> dict:
     """The scores of one run, which is thrown away."""
     from lion_min import scores
-    train, stages = c.stages(row)
+    from lion_min.launch import Options, train_stage
+    stages = c.stages(row)
     if steps < len(stages):
         raise BadInput(f"--steps {steps}: {c.label}{row} has {len(stages)} stages; give each one "
                        "step or more")
@@ -97,8 +103,8 @@ def score(c: Comparison, row: str, seed: int, steps: int, count: int, out: Path)
             if (out / part).exists():
                 here.symlink_to((out / part).resolve())
         for stage in stages:
-            plan = replace(stage.plan, steps=steps // len(stages), seed=seed)
-            last = train(replace(stage, plan=plan), Path(folder), seed=seed, checks=2, pool=POOL)
+            o = Options(Path(folder), seed=seed, steps=steps // len(stages))
+            last = train_stage(c.system, stage.number, o, stage, checks=2, pool=POOL)
     return scores.evaluate(last["system"], WORLDS["medium"], count, 2**21 + seed,
                                shuffled=False)
 

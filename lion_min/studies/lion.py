@@ -16,7 +16,6 @@ conflict when mixed naively, stages and the mixture of adapters mend that, the a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from lion_min.studies import compare
@@ -30,16 +29,16 @@ WITHOUT = {"no-aggregator": AGGREGATOR, "no-qformer": QFORMER, "text-boxes": ("r
 MODES = {"no-aggregator": "qformer", "no-qformer": "aggregator"}
 
 
-def stages_of(row: str) -> tuple[Callable, list]:
+def stages_of(row: str) -> list:
     """How a row is trained: three stages in turn, or stage 3 from nothing with one change."""
-    from lion_min.lion import loading, stages
-    one, two, three = (loading.stage_of(n) for n in (1, 2, 3))
+    from lion_min.lion import stage1, stage2, stage3
+    one, two, three = stage1.STAGE, stage2.STAGE, stage3.STAGE
     if row == "staged":
-        return stages.train, [one, two, three]
+        return [one, two, three]
     trains = tuple(t for t in three.trains if t not in WITHOUT.get(row, ()))
     plan = replace(three.plan, lr_scale={k: v for k, v in three.plan.lr_scale.items()
                                          if k in trains})
-    return stages.train, [replace(three, start=from_nothing, easy=one.easy, trains=trains,
+    return [replace(three, start=from_nothing, curriculum_steps=one.curriculum_steps, trains=trains,
                                   mode=MODES.get(row, three.mode), plan=plan,
                                   changes=CHANGES.get(row, {}))]
 

@@ -13,16 +13,15 @@ table; its reviewers asked for one, spec section 8).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from lion_min.studies import compare
 
 
-def stages_of(control: str) -> tuple[Callable, list]:
+def stages_of(control: str) -> list:
     """How a row is trained: stage 2 with something else in the return slots."""
-    from lion_min.lmeye import loading, stages
-    return stages.train, [replace(loading.stage_of(2), control=control, rounds=("region", "vqa"))]
+    from lion_min.lmeye.stage2 import STAGE
+    return [replace(STAGE, control=control, rounds=("region", "vqa"))]
 
 
 COMPARISON = compare.Comparison(

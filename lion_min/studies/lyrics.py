@@ -12,26 +12,32 @@ that hallucinates says yes too often (exist_yes_rate above .5). The paper's own 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from lion_min.studies import compare
 
 
-def stages_of(row: str) -> tuple[Callable, list]:
+def stages_of(row: str) -> list:
     """How a row is trained: stage 2 with or without objects."""
-    from lion_min.lyrics import loading, stages
-    stage = loading.stage_of(2)
-    return stages.train, [stage if row == "on" else off(stage)]
+    from lion_min.lyrics.stage2 import STAGE as stage
+    return [stage if row == "on" else off(stage)]
 
 
 def off(stage):
     """The same stage without objects; of stage 1 it takes the image queries' half."""
-    def start(earlier):
-        from lion_min.lyrics.stages import without_objects
-        return without_objects(stage.start(earlier))
+    return replace(stage, refiner=False,
+                   start=lambda earlier: without_objects(stage.start(earlier)))
 
-    return replace(stage, refiner=False, start=start)
+
+def without_objects(tensors: dict) -> dict:
+    """Stage 1's MQ-Former as a plain Q-Former: what a model without refiner starts from."""
+    from lion_min.lyrics.model import tiny
+    from lion_min.tokenizer import TinyTokenizer
+    from lion_min.vision import VisionSettings
+    kept = {name: t for name, t in tensors.items() if ".object_cross." not in name}
+    s = tiny(VisionSettings(), len(TinyTokenizer())).mqformer
+    tokens = kept["mqformer.query_tokens"]                                # [1, Q, D]
+    return kept | {"mqformer.query_tokens": tokens[:, :s.queries - s.object_queries]}
 
 
 COMPARISON = compare.Comparison(

@@ -13,19 +13,19 @@ the rows without a feature train mm_projector in stage 1, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from lion_min.studies import compare
 
 
-def stages_of(representation: str) -> tuple[Callable, list]:
+def stages_of(representation: str) -> list:
     """How a row is trained: both stages with something else standing for a box."""
-    from lion_min.pvit import loading, stages
-    one, two = (stages.of_representation(loading.stage_of(n), representation) for n in (1, 2))
+    from lion_min.pvit import stage1, stage2
+    from lion_min.pvit.stages import of_representation
+    one, two = (of_representation(s.STAGE, representation) for s in (stage1, stage2))
     trains = {"feature": one.trains, "text": ("llm.model.model.embed_tokens", "mm_projector"),
               "location": ("markers", "locations", "mm_projector")}[representation]
-    return stages.train, [replace(one, trains=trains),
+    return [replace(one, trains=trains),
                           replace(two, rounds=("reg", "instructions"))]
 
 

@@ -17,11 +17,13 @@ from torch import Tensor
 
 from lion_min import BadInput
 from lion_min.cli import Parser, guarded, whole
-from lion_min.lmeye import loading
+from lion_min import launch
 from lion_min.lmeye.prompt import make_inputs
+from lion_min.lmeye.system import LmeyeSystem
 from lion_min.scenes import WORLDS, Scene, Thing, make_scene
 from lion_min.tasks import BOX, MAKERS, fits
 
+SYSTEM = LmeyeSystem.__module__.split(".")[1]
 TASKS = ("rec", "colour", "kind", "reg")   # their questions name one object
 COLUMNS = ("asked", "other", "area", "asked+half", "other+half", "area+half")
 
@@ -65,7 +67,7 @@ def measure(system, scenes: list[Scene], seed: int) -> dict[str, dict[str, float
     """{task, and 'all' questions: {column: mean, 'questions': how many}}."""
     rows: dict[str, list[Tensor]] = {task: [] for task in (*TASKS, "all")}
     for i, scene in enumerate(scenes):
-        features = system.see([scene.draw()])
+        features = system.encode([scene.draw()])
         for task in TASKS:
             if asked := two_questions(scene, task, random.Random(f"looks/{seed}/{task}/{i}")):
                 rows[task].append(shares(system, features, asked))
@@ -76,8 +78,9 @@ def measure(system, scenes: list[Scene], seed: int) -> dict[str, dict[str, float
 
 def run(count: int, seed: int, weights: Path | None) -> dict[str, dict[str, float]]:
     """Measure a trained system on `count` held-out scenes, print the table, return it."""
-    world, system = WORLDS[loading.read_config(weights)["world"]], loading.load_system(weights)
-    if not system.asks or system.model.settings.control == "static":
+    world = WORLDS[launch.read_config(SYSTEM, weights)["world"]]
+    system = launch.load(SYSTEM, weights)
+    if not system.stage.requests or system.model.settings.control == "static":
         raise BadInput(f"weights {str(weights)!r}: asks nothing; give a stage 2 that does")
     made = (make_scene(world, "heldout", seed, i) for i in range(100 * count))
     several = (scene for scene in made if len(scene.objects) > 1)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lion_min.cli import Parser, guarded, whole
 from lion_min.scores import box_overlap, caption_object_f1
-from lion_min.parts import frozen_parts, say_if_bundled
+from lion_min.parts import say_if_stage0_bundled, tiny_parts
 from lion_min.language import LENGTHS, LanguageModel, packed_rows, splice
 from lion_min.tiny.textworld import ROUND, TextScenes, text_scenes
 from lion_min.scenes import WORLDS, World
@@ -198,8 +198,9 @@ def main(argv: list[str] | None = None) -> int:
     a = p.parse_args(argv)
 
     def run() -> None:
-        say_if_bundled("lion", a.out, 0, a.llm)
-        llm, tokenizer = frozen_parts(a.out, a.llm)[2:]
+        say_if_stage0_bundled(a.out, a.llm)
+        parts = tiny_parts(a.out, a.llm)
+        llm, tokenizer = parts.llm, parts.tokenizer
         told = reading(llm.eval(), tokenizer, WORLDS["medium"], a.count, a.seed)
         print("\n".join(f"{task:<16}{share:.3f}" for task, share in told.items()))
 

@@ -25,7 +25,8 @@ from lion_min.tiny import reading
 from lion_min.lion.model import tiny
 from lion_min.tiny.textworld import TextScenes, tags_of
 from lion_min.scenes import WORLDS, Scene, World, make_scene
-from lion_min.stage import going_on, has_twins
+from lion_min.parts import STAGE0
+from lion_min.stage import going_on, has_lookalikes
 from lion_min.tokenizer import GRID, REACH, TinyTokenizer, box_words
 from lion_min.training import Plan
 from lion_min.vision import TagHead, VisionEncoder, VisionSettings
@@ -135,7 +136,7 @@ def pictures(world: World, seed: int, step: int, batch: int) -> list[Scene]:
     scenes = [make_scene(world, "train", seed, step * batch + i) for i in range(batch)]
     spare = itertools.count()
     for i in range(0, batch, 4):
-        while not has_twins(scenes[i]):
+        while not has_lookalikes(scenes[i]):
             scenes[i] = make_scene(world, "train", seed,
                                    (1 << 40) + ((step * batch + i) << 10) + next(spare))
     return scenes
@@ -163,7 +164,7 @@ def train(part: str, out: Path, world: str = "medium", seed: int = 0, resume: bo
             return model(reading.lesson(place, seed + (shard << 63), step, batch, tokenizer, part))
     if init:
         checkpoints.load_into(model, going_on(init, system="lion", stage=0, part=part), init)
-    where = Path(out) / "lion" / "stage0" / part
+    where = Path(out) / STAGE0 / part
     config = {"system": "lion", "stage": 0, "part": part, "preset": "tiny", "world": world,
               "seed": seed, "batch": batch}
     config |= {"labels": labels, "settings": {"vision": asdict(settings.vision)}} \

@@ -14,7 +14,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from lion_min.lion.answering import tag_ids
+from lion_min.lion.prompt import tag_ids
+from lion_min.lion.softprompt import noisy_tags
 from lion_min.scenes import COLOURS, KINDS, Scene, World, make_scene
 from lion_min.tasks import BOX, IMAGE_LEVEL, Example, examples, fits, rec_relational
 from lion_min.tokenizer import GRID, WORDS, TinyTokenizer, box_words
@@ -71,13 +72,6 @@ def tags_of(scene: Scene) -> list[str]:
     """The words an image tagger would give: colours, then kinds, in vocabulary order."""
     here = {t.colour for t in scene.objects} | {t.kind for t in scene.objects}
     return [word for word in (*COLOURS, *KINDS) if word in here]
-
-
-def noisy_tags(tags: list[str], words: tuple[str, ...], rng: random.Random,
-               noise: float) -> list[str]:
-    """Each right tag lost with probability `noise`, each wrong one of `words` added with 0.3 of
-    it, for there are more of those (RAM errs too)."""
-    return [w for w in words if (w in tags) != (rng.random() < noise * (1 if w in tags else .3))]
 
 
 def text_scenes(world: World, seed: int, step: int, batch: int, tokenizer: TinyTokenizer,

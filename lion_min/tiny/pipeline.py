@@ -11,57 +11,59 @@ from collections import deque
 from pathlib import Path
 
 from lion_min import BadInput
-from lion_min.parts import stage_name
-from lion_min.tiny import stage0
-from lion_min.lion.loading import load_system
-from lion_min.options import Options, lenient, one_after_another, one_of_all, timed
+from lion_min.launch import Options, in_turn, lenient, load, one_of_all, stage_of, timed
+from lion_min.parts import STAGE0, stage_name
 from lion_min.scenes import WORLDS
-from lion_min.stage import judge_of
+from lion_min.tiny import stage0
 from lion_min.training import device_of
+
+
+SYSTEM = STAGE0.split("/")[0]              # whose stages follow on stage 0 in --stage all
 
 
 def train_part(part: str, o: Options) -> None:
     """One part of stage 0."""
     labels = {"labels": o.labels} if part == "vision" and o.labels else {}
-    stage0.train(part, plan=o.plan(stage0.PLANS[part]), init=o.init, **labels, **o.shared())
+    batch = {"batch": o.batch} if o.batch else {}
+    stage0.train(part, o.out, o.world, o.seed, o.resume, device_of(o.device),
+                 o.plan(stage0.PLANS[part]), init=o.init, **labels, **batch)
 
 
 def train_parts(o: Options) -> None:
     """Stage 0, one part after another."""
     for part in stage0.PARTS:
-        train_part(part, lenient(o, o.out / "lion" / "stage0" / part))
+        train_part(part, lenient(o, o.out / STAGE0 / part))
 
 
 def train_all(o: Options, script: Path) -> None:
     """Every weight from nothing. What does not wait for each other runs in two processes: the
     ViT and the T5 beside the Llama, then stage 1 beside stage 2; stages 3 and 4 in this one."""
-    o.scenes()                                     # a mistake in --data shows before stage 0
+    o.scenes(stage_of(SYSTEM, 4))                  # a mistake in --data shows before stage 0
     minutes, apart = {}, (1, 2)
     with timed("0", minutes):
         side_by_side([[part_command(script, part, o) for part in chain]
                       for chain in (("vision", "t5"), ("llama",))])
     with timed("1 and 2", minutes):
         side_by_side([[stage_command(script, number, o)] for number in apart])
-    one_after_another("lion", (3, 4), o, minutes,
-                      {f"stage {n}": checked(o, n) for n in apart})
+    in_turn(SYSTEM, (3, 4), o, minutes, {f"stage {n}": scores_of(o, n) for n in apart})
 
 
-def checked(o: Options, number: int) -> dict:
+def scores_of(o: Options, number: int) -> dict:
     """The scores of a finished stage, on the held-out scenes that every stage is scored on."""
-    system = load_system(o.out / "lion" / stage_name(number), device_of(o.device))
-    return judge_of(WORLDS[o.world], o.seed)(system)
+    system = load(SYSTEM, o.out / SYSTEM / stage_name(number), o.device)
+    return system.score(WORLDS[o.world], o.seed)
 
 
 def part_command(script: Path, part: str, o: Options) -> list[str]:
     """The command that trains one part of stage 0 as these options say."""
-    o = lenient(o, o.out / "lion" / "stage0" / part)
+    o = lenient(o, o.out / STAGE0 / part)
     return command(script, o, {"stage": 0, "part": part,
                                "labels": o.labels if part == "vision" else None})
 
 
 def stage_command(script: Path, number: int, o: Options) -> list[str]:
     """The command that trains one of the stages after 0 as these options say."""
-    o = one_of_all("lion", number, o)
+    o = one_of_all(SYSTEM, number, o)
     return command(script, o, {"stage": number, "data": o.data, "format": o.form,
                                "accumulate": o.accumulate}) \
         + ["--checkpointing"] * o.checkpointing

@@ -1,4 +1,7 @@
-"""A LION that is ready to be asked: model, tokenizer and tagger behind see / select / answer."""
+"""Text to what Lion reads: ids with placeholders, region rows, the tag preface, the router's row.
+
+Symbols: B images, S samples (S = n*B), Lq tokens of a question.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,9 @@ from torch import Tensor
 
 from lion_min.adapters import IMAGE, REGION
 from lion_min.boxes import BoxText
-from lion_min.parts import Seen
 from lion_min.lion.model import Lion, LionInputs
 from lion_min.lion.softprompt import with_tags
 from lion_min.tokenizer import TinyTokenizer
-from lion_min.vision import TagHead
 
 ASKS_FOR_A_BOX = re.compile(r"\b(where|find|locate|coordinates|box of|point to)\b", re.IGNORECASE)
 
@@ -69,30 +70,3 @@ def tag_ids(tokenizer: TinyTokenizer, tags: list[str]) -> list[int]:
     """The tag preface; only here does <extra_id_0> become the token that the vector replaces."""
     before, after = with_tags("", tags).split("<extra_id_0>")
     return [*tokenizer.encode(before), tokenizer.hint_id, *tokenizer.encode(after)]
-
-
-class LionSystem(Seen):
-    """What infer.py and evaluation.py talk to."""
-
-    def __init__(self, model: Lion, tokenizer: TinyTokenizer, tagger: TagHead, use_tags: bool,
-                 questions=None):
-        self.model, self.tokenizer, self.tagger = model.eval(), tokenizer, tagger.eval()
-        self.use_tags, self.questions = use_tags, questions
-
-    def inputs(self, features: dict, prompts: list[str], task: int) -> LionInputs:
-        return make_inputs(self.model, self.tokenizer, features["states"], prompts, task,
-                           tags=features["tags"] if self.use_tags else None,
-                           questions=self.questions)
-
-    def answer(self, features: dict, prompts: list[str], **options) -> list[str]:
-        """One answer an image; prompts of both routes may be mixed, each takes its own."""
-        answers = [""] * len(prompts)
-        for task in (REGION, IMAGE):
-            rows = [i for i, p in enumerate(prompts) if route(p) == task]
-            if rows:
-                part = self.select([features], rows)
-                ids = self.model.generate(self.inputs(part, [prompts[i] for i in rows], task),
-                                          **options)
-                for i, row in zip(rows, ids.tolist()):
-                    answers[i] = self.tokenizer.decode(row)
-        return answers

@@ -1,0 +1,92 @@
+"""What the frozen encoder computes of pictures: kept in memory, or computed for every batch.
+
+A system's `encode` turns pictures into features: a dict of "states" (every state of the ViT,
+each [B, 1+N, Dv]), "tags" (B lists of words) and whatever else a system needs once a picture.
+Symbols: B images, N patches, Dv encoder width.
+"""
+
+from __future__ import annotations
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lion_min.images import to_pixels
+from lion_min.vision import VisionEncoder
+
+MEMORY = 8e9                               # bytes that kept states may take
+CHUNK = 128                                # pictures that are encoded at once
+
+
+def encode_images(vision: VisionEncoder, images: list[Image.Image]) -> list[Tensor]:
+    """Every state of the encoder, each [B, 1+N, Dv]; no gradient unless its parameters train."""
+    s = vision.settings
+    pixels = to_pixels(images, s.image, s.mean, s.std)
+    return vision(pixels.to(next(vision.parameters()).device))
+
+
+def index(features: dict, rows: list[int]) -> dict:
+    """The features of some pictures, one for each row; a picture may come twice."""
+    return {key: _rows(value, rows) for key, value in features.items()}
+
+
+def _rows(value, rows: list[int]):
+    if value is None:
+        return None
+    if hasattr(value, "pick"):                         # Objects (lyrics)
+        return value.pick(rows)
+    return [v[rows] for v in value] if isinstance(value[0], Tensor) else [value[r] for r in rows]
+
+
+def join(chunks: list[dict]) -> dict:
+    """Several encoded chunks as one."""
+    return {key: _joined([chunk[key] for chunk in chunks]) for key in chunks[0]}
+
+
+def _joined(values: list):
+    first = values[0]
+    if first is None or len(values) == 1:
+        return first
+    if hasattr(first, "pick"):
+        return type(first)(*(torch.cat(field) for field in zip(*(vars(v).values()
+                                                                 for v in values))))
+    if isinstance(first[0], Tensor):
+        with torch.autocast(first[0].device.type, enabled=False):         # knows no float16
+            return [torch.cat(depth) for depth in zip(*values)]           # each [size, 1+N, Dv]
+    return [item for value in values for item in value]
+
+
+class FeatureCache:
+    """Encodes all scenes once and keeps what a stage reads, states in half precision."""
+
+    def __init__(self, system, scenes: list):
+        chunks = []
+        for start in range(0, len(scenes), CHUNK):
+            with torch.no_grad():
+                chunk = system.encode([s.draw() for s in scenes[start:start + CHUNK]])
+            chunk["states"] = [s.half() if d in system.depths else s[:, :0].half()
+                               for d, s in enumerate(chunk["states"])]
+            chunks.append(chunk)
+        self.features = join(chunks)
+
+    def take(self, rows: list[int]) -> dict:
+        """The features of some scenes; states are empty at depths that nothing reads."""
+        taken = index(self.features, rows)
+        return taken | {"states": [s.float() for s in taken["states"]]}
+
+
+class FeaturesOnTheFly:
+    """Encodes every batch on demand; used when the encoder trains or the cache would not fit."""
+
+    def __init__(self, system, scenes: list):
+        self.system, self.scenes = system, scenes
+
+    def take(self, rows: list[int]) -> dict:
+        return self.system.encode([self.scenes[r].draw() for r in rows])
+
+
+def features_of(system, scenes: list, encoder_trains: bool) -> FeatureCache | FeaturesOnTheFly:
+    """The cache where it fits in MEMORY and stays true while training."""
+    v = system.parts.vision.settings
+    size = 2 * len(scenes) * (1 + v.side ** 2) * v.width * max(1, len(system.depths))   # bytes
+    return (FeaturesOnTheFly if encoder_trains or size > MEMORY else FeatureCache)(system, scenes)

@@ -1,0 +1,310 @@
+"""From a name to a system: open one to ask it, or train its stages as the command line says.
+
+The only module that imports a system or a trip (pretrained, published, datasets, tiny) by name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+from lion_min import BadInput, checkpoints, scores, training
+from lion_min.cli import SYSTEMS, Parser, guarded, prepare, training_flags
+from lion_min.parts import TINY, WEIGHTS, Parts, run_folder, stage_name, tiny_parts
+from lion_min.pretrained.presets import PRESETS
+from lion_min.scenes import WORLDS
+from lion_min.stage import RunOptions, Stage, run_stage
+from lion_min.system import System
+from lion_min.training import Plan
+
+CHECKS = 100                               # questions about photographs before and after a stage
+
+
+# ---- names --------------------------------------------------------------------------------------
+
+def module_of(system: str, part: str):
+    """lion_min.<system>.<part>."""
+    return import_module(f"lion_min.{system}.{part}")
+
+
+def published(system: str):
+    """What opens the published checkpoint of a system: lion_min.published.<system>."""
+    return import_module(f"lion_min.published.{system}")
+
+
+def stage_of(system: str, number: int | str) -> Stage:
+    """The Stage that a stage script declares; BadInput for one that there is not."""
+    return module_of(system, stage_name(number)).STAGE
+
+
+def answers(system: str) -> tuple[int | str, ...]:
+    """The stages of a system that can be asked."""
+    found = module_of(system, "system")
+    return max((c for c in vars(found).values() if isinstance(c, type) and issubclass(c, System)),
+               key=lambda c: len(c.ANSWERS)).ANSWERS
+
+
+def bundled(system: str) -> Path:
+    """The folder of the bundled weights of the system's last stage."""
+    return WEIGHTS / system / stage_name(answers(system)[-1])
+
+
+# ---- a system to ask ----------------------------------------------------------------------------
+
+def load(system: str = SYSTEMS[0], weights: Path | str | None = None, device: str = "auto",
+         preset: str | None = None, vision: str | None = None, llm: str | None = None) -> System:
+    """A trained system: of a run's or an imported folder `weights`, or the bundled one.
+
+    vision, llm: the backbones' folders, where they are not what training took. BadInput for
+    weights that are missing, damaged, or of another preset than `preset`.
+    """
+    if system not in SYSTEMS:
+        raise BadInput(f"system {system!r:.40}: there is {', '.join(SYSTEMS)}")
+    weights, device = weights and Path(weights), training.device_of(device)
+    file = Path(weights or "") / checkpoints.CONFIG
+    if weights and file.is_file() and "imported" in checkpoints.load_json(file):
+        opened = _imported(system, weights, device, vision, llm)
+    else:
+        if preset not in (None, TINY) and weights is None:
+            raise BadInput(f"--preset {preset}: nothing is bundled for it; train it and give its "
+                           "folder: --weights DIR")
+        config = read_config(system, weights)
+        if preset not in (None, config["preset"]):
+            raise BadInput(f"--preset {preset}: the weights {str(weights)!r} are of the preset "
+                           f"{config['preset']}; leave --preset out")
+        opened = open_run(system, Path(weights or bundled(system)).resolve(), config, device,
+                          vision, llm)
+    if opened.parts.preset == TINY:
+        from lion_min.tiny.is_drawn import doubts
+        opened.doubts = lambda image, prompt: doubts(opened.tokenizer, image, prompt)
+    return opened
+
+
+def open_run(system: str, folder: Path, config: dict, device="cpu", vision: str | None = None,
+             llm: str | None = None) -> System:
+    """The system of OUT/<system>/stageN, every tensor accounted for; its frozen parts come from
+    OUT's stage 0, or the bundled one, or from where training took them."""
+    stage = _restored(stage_of(system, config["stage"]), config, folder)
+    parts = parts_for(folder.parents[1], *_source(config, folder, vision, llm),
+                      family=_family(config, folder))
+    opened = module_of(system, "system").SYSTEM(parts, stage)
+    opened.load(folder, config)
+    opened.model.to(device), opened.tagger.to(device)
+    opened.open_stage = lambda number: open_run(
+        system, run_folder(system, folder.parents[1], number),
+        read_config(system, run_folder(system, folder.parents[1], number), (number,)), device)
+    return opened
+
+
+def read_config(system: str, weights: Path | None = None,
+                stages: tuple[int | str, ...] | None = None) -> dict:
+    """The settings of a run's folder; without `weights`, of the bundled one.
+
+    BadInput for a folder that is missing, damaged, or none of the stages that can be asked.
+    """
+    folder = Path(weights or bundled(system))
+    if not folder.is_dir():
+        mend = "it is not bundled yet: train it" if WEIGHTS in folder.resolve().parents \
+            else "train it or leave --weights out"
+        raise BadInput(f"weights {str(folder)!r}: no such folder; {mend}")
+    config = checkpoints.load_json(folder / checkpoints.CONFIG)
+    wanted = {"system": (system,), "stage": stages or answers(system), "preset": tuple(PRESETS),
+              "world": tuple(WORLDS)}
+    for key, values in wanted.items():
+        if config.get(key) not in values:
+            raise BadInput(f"{folder / checkpoints.CONFIG}: {key} is {config.get(key)!r:.40}, "
+                           f"not one of {', '.join(map(str, values))}; give the folder of a "
+                           f"{system} stage that was trained here")
+    around = folder.resolve().parent
+    if around.name != system and (around / "stage0").exists():
+        # The bundled stage 0 would load as well, and every answer would be nonsense.
+        raise BadInput(f"weights {str(folder)!r}: the folder around it must be called {system!r}, "
+                       "for its stage0 to be found; rename it")
+    return config
+
+
+def _restored(stage: Stage, config: dict, folder: Path) -> Stage:
+    """The stage with what a comparison's run changed in it: LMEye's control, PVIT's form."""
+    settings = config.get("settings")
+    settings = settings if isinstance(settings, dict) else {}
+    for name in ("control", "representation"):
+        if hasattr(stage, name) and settings.get(name) != getattr(stage, name):
+            known = vars(module_of(config["system"], "model"))
+            values = known["CONTROLS"] if name == "control" else tuple(known["SLOTS"])
+            if settings.get(name) not in values:
+                raise BadInput(f"{folder / checkpoints.CONFIG}: settings.{name} is "
+                               f"{settings.get(name)!r:.40}, not one of {', '.join(values)}; "
+                               "train the stage again")
+            stage = replace(stage, **{name: settings[name]})
+    return stage
+
+
+def _family(config: dict, folder: Path) -> str:
+    """Which of stage 0's LLMs the run's settings name."""
+    family = config.get("settings")
+    for key in ("language", "family"):
+        family = family.get(key) if isinstance(family, dict) else None
+    if family not in ("llama", "t5"):
+        raise BadInput(f"{folder / checkpoints.CONFIG}: settings.language.family is "
+                       f"{family!r:.40}, not llama or t5; train the stage again")
+    return family
+
+
+def _source(config: dict, folder: Path, vision: str | None, llm: str | None
+            ) -> tuple[str, str | None, str | None]:
+    """(preset, vision, llm) of a run; BadInput for damaged settings, or places for the tiny."""
+    if config["preset"] == TINY:
+        if vision or llm:
+            raise BadInput("--vision, --llm: the tiny preset has its own; leave them out")
+        return TINY, None, None
+    try:
+        source = config["source"]
+        return source["preset"], vision or source["vision"], llm or source["language"]
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"{folder / checkpoints.CONFIG}: source is damaged ({error}); train the "
+                       "stage again") from error
+
+
+def _imported(system: str, weights: Path, device, vision: str | None, llm: str | None) -> System:
+    """A published checkpoint that was imported; LION's can be asked."""
+    if not hasattr(published(system), "open_system"):
+        raise BadInput(f"weights {str(weights)!r}: an imported {system}, whose prompts have no way "
+                       f"from the command line yet; lion_min.published.{system}.load opens it")
+    return published(system).open_system(weights, device, vision, llm)
+
+
+def parts_for(out: Path, preset: str = TINY, vision: str | None = None, llm: str | None = None,
+              family: str = "llama") -> Parts:
+    """The frozen parts of a preset; vision, llm: folders or names in the place of its own."""
+    if preset == TINY:
+        return tiny_parts(out, family)
+    from lion_min.pretrained.backbones import pretrained_parts
+    return pretrained_parts(out, preset, vision, llm)
+
+
+# ---- stages to train ----------------------------------------------------------------------------
+
+@dataclass
+class Options:
+    """What a user of train.py may change; None takes the stage script's own value."""
+
+    out: Path = Path("runs")
+    world: str = "medium"
+    seed: int = 0
+    resume: bool = False
+    device: str = "auto"
+    labels: str | None = None
+    steps: int | None = None
+    lr: float | None = None
+    precision: str | None = None
+    batch: int | None = None
+    data: Path | None = None
+    form: str | None = None                # of --data, where it is an annotation file
+    preset: str = TINY
+    vision: str | None = None
+    llm: str | None = None
+    accumulate: int | None = None
+    checkpointing: bool = False
+    init: Path | None = None               # a run of the same stage to go on from
+
+    def plan(self, plan: Plan) -> Plan:
+        """A stage's plan with the user's changes."""
+        wanted = {"steps": self.steps, "lr": self.lr, "precision": self.precision,
+                  "accumulate": self.accumulate, "checkpointing": self.checkpointing or None}
+        return replace(plan, seed=self.seed, **{k: v for k, v in wanted.items() if v is not None})
+
+    def scenes(self, stage: Stage) -> dict:
+        """--data as `scenes` (and `score`) of RunOptions; {} without it."""
+        if self.data is None:
+            return {}
+        from lion_min import datasets
+        from lion_min.datasets import photos
+        if photos.is_photos(self.data):
+            return self.photographs()
+        scenes, batch = datasets.read_scenes(self.data, WORLDS[self.world]), self.batch or stage.batch
+        if len(scenes) < batch:
+            raise BadInput(f"data {str(self.data)!r}: {len(scenes)} scenes do not fill a batch of "
+                           f"{batch}; add some or lower --batch-size")
+        return {"scenes": scenes}
+
+    def photographs(self) -> dict:
+        """Photographs to train on, and the questions on those held out."""
+        from lion_min.datasets import benchmarks, photos
+        every = photos.read_photos(self.data, self.form)
+        if self.preset == TINY:
+            raise BadInput(f"data {str(self.data)!r}: photographs; the tiny preset knows the drawn "
+                           "world's words alone, so choose another one, --preset clip-smollm2")
+        train, held = photos.split(every)
+        asked = benchmarks.some(photos.questions(held), CHECKS, self.seed)
+        print(f"{len(train)} photographs to train on, {len(held)} held out")
+        return {"scenes": train, "score": lambda system: benchmarks.score_samples(system, asked)}
+
+
+def train_stage(system: str, number: int | str, o: Options, stage: Stage | None = None,
+                **run) -> dict:
+    """One stage of a system (or `stage`, a variant of it); its scores 'before' and 'after'."""
+    stage = stage or stage_of(system, number)
+    data = o.scenes(stage) if number else {}       # a stage 0 learns from scenes it makes
+    torch.manual_seed(o.seed)
+    parts = parts_for(o.out, o.preset, o.vision, o.llm)
+    return run_stage(module_of(system, "system").SYSTEM(parts, stage), RunOptions(**{
+        "world": o.world, "seed": o.seed, "resume": o.resume, "batch": o.batch, "init": o.init,
+        "device": training.device_of(o.device), "plan": o.plan(stage.plan)} | data | run))
+
+
+def lenient(o: Options, folder: Path) -> Options:
+    """Resume where there is something to resume: among many runs some have not begun."""
+    return replace(o, resume=o.resume and (folder / checkpoints.STATE).exists())
+
+
+@contextmanager
+def timed(name: str, minutes: dict[str, float]) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    minutes[name] = (time.perf_counter() - start) / 60
+
+
+def one_of_all(system: str, number: int, o: Options) -> Options:
+    """The options of a stage that is trained among all: its longer plan, unless told otherwise."""
+    o = lenient(o, o.out / system / stage_name(number))
+    return replace(o, steps=o.steps or stage_of(system, number).steps_in_all)
+
+
+def in_turn(system: str, numbers: tuple[int, ...], o: Options,
+            minutes: dict[str, float] | None = None,
+            before: dict[str, dict] | None = None) -> dict[int, dict]:
+    """Stages one after another, how long each took, then the scores that each left behind, side
+    by side, after those of `before`."""
+    done, minutes = {}, {} if minutes is None else minutes
+    if numbers:
+        o.scenes(stage_of(system, numbers[-1]))    # a mistake in --data shows before the first
+    for number in numbers:
+        print(f"---- stage {number}")
+        with timed(str(number), minutes):
+            done[number] = train_stage(system, number, one_of_all(system, number, o))
+    print("minutes: " + ", ".join(f"stage {k} {v:.1f}" for k, v in minutes.items())
+          + f", all {sum(minutes.values()):.1f}")
+    after = (before or {}) | {f"stage {n}": scored["after"] for n, scored in done.items()}
+    print(scores.columns({name: s for name, s in after.items() if "vqa_by_type" in s} or after))
+    return done
+
+
+def stage_script(name: str, argv: list[str] | None = None) -> int:
+    """`python -m lion_min.<system>.stage<N>`: train that stage; name: the module's own."""
+    _, system, script = name.split(".")
+    number = script.removeprefix("stage")
+    p = Parser(prog=f"python -m {name}", description=f"Train {script} of {system}.",
+               formatter_class=argparse.RawDescriptionHelpFormatter)
+    training_flags(p)
+    args = p.parse_args(argv)
+    prepare()
+    o = Options(**{{"batch_size": "batch", "format": "form"}.get(k, k): v
+                   for k, v in vars(args).items()})
+    return guarded(lambda: train_stage(system, int(number) if number.isdigit() else script, o))

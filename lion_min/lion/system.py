@@ -1,0 +1,76 @@
+"""LION as a system: built around the frozen parts, taught by rounds, asked by route."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from lion_min.adapters import IMAGE, REGION
+from lion_min.lion.model import Lion, LionInputs, around, tiny
+from lion_min.lion.prompt import make_inputs, route
+from lion_min.lion.softprompt import noisy_tags
+from lion_min.parts import TINY
+from lion_min.system import System
+from lion_min.tasks import examples
+
+
+class LionSystem(System):
+    """LION's stages 1-4; `stage` is a LionStage."""
+
+    ANSWERS = ("joint", 1, 2, 3, 4)
+    question_tokenizer = None              # the Q-Former's own (published: BERT's)
+
+    def build(self) -> Lion:
+        p, s = self.parts, self.stage
+        vision, language, vocab = p.vision.settings, p.llm.settings, len(p.tokenizer)
+        if p.preset == TINY:
+            settings = tiny(vision, vocab, s.mode, language.family)
+        else:
+            settings = around(vision, language, vocab, s.mode)
+        if p.published is not None and p.published.vision == vision:
+            # The published sizes, but for the Q-Former's words, which are the LLM's own here.
+            settings = replace(p.published, mode=s.mode, language=language, generate={},
+                               qformer=replace(p.published.qformer, vocab=vocab),
+                               region_id=settings.region_id, hint_id=settings.hint_id)
+        return Lion(replace(settings, **s.changes), p.vision, p.llm)
+
+    @property
+    def depths(self) -> set[int]:
+        return {*self.model.settings.depths, *self.model.settings.region_depths}
+
+    def batch_loss(self, round_, scenes, features, rng) -> tuple[Tensor, dict[str, Tensor]]:
+        """A batch is of one level, for the router has one row a batch; some boxes stay text
+        alone; in stage 4 every prompt has its tags, some of them wrong."""
+        s = self.stage
+        asked = [e for scene in scenes for e in examples(scene, rng, round_.tasks)]
+        tags = [noisy_tags(t, self.tagger.tags, rng, s.tag_noise)
+                for t in features["tags"] for _ in round_.tasks] if s.tags else None
+        as_text = [rng.random() < s.box_as_text for _ in asked]
+        return self.model(make_inputs(
+            self.model, self.tokenizer, features["states"], [e.prompt for e in asked],
+            REGION if round_.level == "region" else IMAGE, [e.answer for e in asked], tags,
+            as_text))
+
+    def inputs(self, features: dict, prompts: list[str], task: int) -> LionInputs:
+        return make_inputs(self.model, self.tokenizer, features["states"], prompts, task,
+                           tags=features["tags"] if self.stage.tags else None,
+                           questions=self.question_tokenizer)
+
+    def answer(self, features: dict, prompts: list[str], **options) -> list[str]:
+        """One answer a picture; prompts of both routes may be mixed, each takes its own."""
+        answers = [""] * len(prompts)
+        for task in (REGION, IMAGE):
+            if rows := [i for i, p in enumerate(prompts) if route(p) == task]:
+                x = self.inputs(self.index([features], rows), [prompts[i] for i in rows], task)
+                for i, ids in zip(rows, self.model.generate(x, **options).tolist()):
+                    answers[i] = self.tokenizer.decode(ids)
+        return answers
+
+    def explain(self, reply):
+        """Attention maps and the router's shares: see explain.py."""
+        from lion_min.lion.explain import explain
+        return explain(self, reply)
+
+
+SYSTEM = LionSystem

@@ -1,0 +1,52 @@
+"""LMEye as a system: built around the frozen parts, taught to request, asked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from lion_min.lmeye.model import Lmeye, tiny
+from lion_min.lmeye.prompt import OTHER, make_inputs
+from lion_min.stage import ROUNDS
+from lion_min.system import System
+from lion_min.tasks import examples
+
+
+class LmeyeSystem(System):
+    """LMEye's two stages; `stage` is an LmeyeStage. Stage 1 has no request yet."""
+
+    ANSWERS = (1, 2)
+
+    def build(self) -> Lmeye:
+        p = self.parts
+        settings = replace(tiny(p.vision.settings, len(p.tokenizer)), control=self.stage.control)
+        return Lmeye(settings, p.vision, p.llm)
+
+    @property
+    def depths(self) -> set[int]:
+        return {*self.model.settings.depths, self.model.settings.vision.blocks}
+
+    def batch_loss(self, round_, scenes, features, rng) -> tuple[Tensor, dict[str, Tensor]]:
+        asked = [e for scene in scenes for e in examples(scene, rng, round_.tasks)]
+        blind = any(ROUNDS[name] == round_ for name in self.stage.blind)
+        return self.model(make_inputs(
+            self.model, self.tokenizer, features["states"], [e.prompt for e in asked],
+            [e.answer for e in asked], self.stage.requests, blind))
+
+    def answer(self, features: dict, prompts: list[str], **options) -> list[str]:
+        """One answer a picture."""
+        if self.model.settings.control == "foreign" and len(prompts) == 1:
+            # Alone it has no other question's request to take: lend it one about its picture.
+            return self.answer(self.index([features], [0, 0]), [*prompts, OTHER], **options)[:1]
+        x = make_inputs(self.model, self.tokenizer, features["states"], prompts,
+                        requests=self.stage.requests)
+        return [self.tokenizer.decode(row) for row in self.model.generate(x, **options).tolist()]
+
+    def explain(self, reply):
+        """Where each request attended: see explain.py."""
+        from lion_min.lmeye.explain import explain
+        return explain(self, reply)
+
+
+SYSTEM = LmeyeSystem

@@ -1,0 +1,147 @@
+"""Lyrics as three systems, one a stage: the refiner, the alignment, the instructions.
+
+Only the last has an LLM and can be asked; the other two have losses and scores of their own.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lion_min import checkpoints
+from lion_min.features import encode_images
+from lion_min.lyrics.detection_loss import refiner_loss
+from lion_min.lyrics.detection_scores import refiner_scores
+from lion_min.lyrics.model import Alignment, Lyrics, LyricsSettings, tiny
+from lion_min.lyrics.prompt import captions, make_inputs, object_texts, objects_of
+from lion_min.lyrics.refiner import TinyRefiner
+from lion_min.lyrics.retrieval import retrieval
+from lion_min.parts import run_folder, say_if_bundled, say_if_stage0_bundled
+from lion_min.scenes import World, make_scene
+from lion_min.system import System
+from lion_min.tasks import examples
+
+CHECKS = 256                               # held-out scenes of stages 0 and 1
+
+
+class RefinerSystem(System):
+    """Stage 0: boxes, words and masks from the frozen ViT's states. No LLM, no text."""
+
+    def build(self) -> nn.Module:
+        return TinyRefiner(self.settings.refiner, self.tagger)
+
+    @property
+    def settings(self) -> LyricsSettings:
+        return tiny(self.parts.vision.settings, len(self.tokenizer), self.stage.refiner)
+
+    @property
+    def depths(self) -> set[int]:
+        s, states = self.settings, self.parts.vision.settings.blocks + 1
+        return {d % states for d in (*s.depths, *(s.refiner.depths if s.refiner else ()), -1)}
+
+    def announce(self) -> None:
+        say_if_stage0_bundled(self.parts.out, "vision")
+
+    def batch_loss(self, round_, scenes, features, rng) -> tuple[Tensor, dict[str, Tensor]]:
+        return refiner_loss(self.model, features["states"], scenes)
+
+    def score(self, world: World, seed: int, checks: int | None = None) -> dict:
+        return self.score_scenes([make_scene(world, "heldout", 2**20 + seed, i)
+                                  for i in range(checks or CHECKS)])
+
+    def score_scenes(self, scenes: list) -> dict:
+        states = encode_images(self.parts.vision, [s.draw() for s in scenes])
+        return refiner_scores(self.model, states, scenes)
+
+    def trained_refiner(self) -> TinyRefiner | None:
+        """The refiner of stage 0, in --out or bundled; None where the stage has none."""
+        if self.settings.refiner is None:
+            return None
+        refiner = TinyRefiner(self.settings.refiner, self.tagger)
+        folder = run_folder(self.name, self.parts.out, 0)
+        checkpoints.load_into(refiner, checkpoints.load_run(folder)[0], folder / checkpoints.MODEL,
+                              [n for n, p in refiner.named_parameters() if p.requires_grad])
+        return refiner
+
+
+class AlignmentSystem(RefinerSystem):
+    """Stage 1: MQ-Former and heads on ITC, ITM, ICG and MSP."""
+
+    needs_texts = True                     # the objects' text stands before the caption
+
+    def build(self) -> Alignment:
+        return Alignment(self.settings, self.parts.vision, self.trained_refiner())
+
+    def announce(self) -> None:
+        super().announce()
+        if self.settings.refiner is not None:
+            say_if_bundled(self.name, self.parts.out, 0)
+
+    def encode(self, images: list) -> dict:
+        """Frozen features, tags and objects of images; a picture is refined once."""
+        if self.model.refiner is None:
+            return super().encode(images) | {"objects": None, "texts": None}
+        states = encode_images(self.model.vision, images)
+        with torch.no_grad():
+            refined = self.model.refiner.refine(states)
+        texts = object_texts(refined, self.tokenizer, self.model.settings) \
+            if self.needs_texts else None
+        return {"states": states, "tags": refined.tags, "texts": texts,
+                "objects": objects_of(refined, self.tokenizer)}
+
+    def batch_loss(self, round_, scenes, features, rng) -> tuple[Tensor, dict[str, Tensor]]:
+        states = features["states"]
+        text = captions([s.caption() for s in scenes], self.tokenizer, self.model.settings,
+                        features["texts"])
+        return self.model(states, features["objects"], text.to(states[0].device))
+
+    def score_scenes(self, scenes: list) -> dict:
+        return retrieval(self.model, self.tokenizer, scenes)
+
+
+class LyricsSystem(AlignmentSystem):
+    """Stage 2: what the queries read becomes tokens of a frozen LLM, which LoRA adapts."""
+
+    ANSWERS = (2,)
+    needs_texts = False
+    score = System.score
+
+    def build(self) -> Lyrics:
+        return Lyrics(self.settings, self.parts.vision, self.trained_refiner(), self.parts.llm)
+
+    def announce(self) -> None:
+        System.announce(self)
+        if self.settings.refiner is not None:
+            say_if_bundled(self.name, self.parts.out, 0)
+
+    def batch_loss(self, round_, scenes, features, rng) -> tuple[Tensor, dict[str, Tensor]]:
+        asked = [e for scene in scenes for e in examples(scene, rng, round_.tasks)]
+        return self.model(make_inputs(
+            self.model, self.tokenizer, features["states"], features["objects"],
+            [e.prompt for e in asked], [e.answer for e in asked]))
+
+    def answer(self, features: dict, prompts: list[str], **options) -> list[str]:
+        """One answer a picture."""
+        x = make_inputs(self.model, self.tokenizer, features["states"], features["objects"],
+                        prompts)
+        return [self.tokenizer.decode(row) for row in self.model.generate(x, **options).tolist()]
+
+    def report(self, world: World, count: int, seed: int) -> dict:
+        """What `python -m lion_min.evaluate --system lyrics` adds to every system's scores."""
+        scenes, added = [make_scene(world, "heldout", seed, i) for i in range(count)], {}
+        if self.model.refiner is not None:
+            states = encode_images(self.model.vision, [s.draw() for s in scenes])
+            added["refiner"] = refiner_scores(self.model.refiner, states, scenes)
+        if self.open_stage is not None:
+            added["retrieval"] = self.open_stage(1).score_scenes(scenes[:CHECKS])
+        return added
+
+    def explain(self, reply):
+        """What the refiner found and the queries attended to: see explain.py."""
+        from lion_min.lyrics.explain import explain
+        return explain(self, reply)
+
+
+def SYSTEM(parts, stage, model=None) -> RefinerSystem:
+    """The system of a stage: each of the three stages has a model of its own."""
+    return (RefinerSystem, AlignmentSystem, LyricsSystem)[stage.number](parts, stage, model)

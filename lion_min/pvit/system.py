@@ -1,0 +1,72 @@
+"""PVIT as a system: built around the frozen parts, taught by region instructions, asked."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lion_min.parts import TINY
+from lion_min.pvit.instructions import scene_instructions
+from lion_min.pvit.model import Pvit, around, tiny
+from lion_min.pvit.prompt import Turn, make_inputs
+from lion_min.pvit.region_encoder import TinyRegions
+from lion_min.scenes import Scene, World
+from lion_min.system import System
+from lion_min.tasks import examples
+
+TURNS = (1, 3)                             # of a conversation in an 'instructions' round
+
+
+class PvitSystem(System):
+    """PVIT's two stages; `stage` is a PvitStage."""
+
+    ANSWERS = (1, 2)
+
+    def build(self) -> Pvit:
+        p, kind = self.parts, self.stage.representation
+        settings = tiny(p.vision.settings, len(p.tokenizer), kind) if p.preset == TINY \
+            else around(p.vision.settings, p.llm.settings, len(p.tokenizer), kind)
+        return Pvit(settings, p.vision, p.llm, TinyRegions(settings.regions))
+
+    @property
+    def depths(self) -> set[int]:
+        s = self.model.settings
+        return {*s.depths, *s.regions.depths, s.vision.blocks}
+
+    def batch_loss(self, round_, scenes, features, rng) -> tuple[Tensor, dict[str, Tensor]]:
+        """In an 'instructions' round the questions are region instructions; every turn of a
+        conversation is a sample that has the earlier ones before it."""
+        asked = [sample for scene in scenes for sample in self.samples(scene, round_.tasks, rng)]
+        questions, answers, earlier = map(list, zip(*asked))
+        return self.model(make_inputs(
+            self.model, self.tokenizer, features["states"], questions, answers, earlier, train=True,
+            generator=torch.Generator().manual_seed(rng.getrandbits(32))))
+
+    @staticmethod
+    def samples(scene, tasks: tuple[str, ...], rng) -> list[tuple[str, str, list[Turn]]]:
+        """(question, answer, the turns before it) of one scene."""
+        if tasks[0] == "instructions" and isinstance(scene, Scene):
+            turns = [(question, answer, list(made.turns[:i]))
+                     for made in scene_instructions(scene, rng, len(tasks), TURNS)
+                     for i, (question, answer) in enumerate(made.turns)]
+            return rng.sample(turns, len(tasks))
+        return [(e.prompt, e.answer, []) for e in examples(scene, rng, tasks)]
+
+    def answer(self, features: dict, prompts: list[str],
+               turns: list[list[Turn]] | None = None, **options) -> list[str]:
+        """One answer a picture; turns: what each sample asked and answered before."""
+        x = make_inputs(self.model, self.tokenizer, features["states"], prompts, turns=turns)
+        return [self.tokenizer.decode(row) for row in self.model.generate(x, **options).tolist()]
+
+    def report(self, world: World, count: int, seed: int) -> dict:
+        """PVIT's FineEval (fineeval.py) beside every system's scores."""
+        from lion_min.pvit.fineeval import fine_eval
+        return {"fine_eval": fine_eval(self, world, count, seed)}
+
+    def explain(self, reply):
+        """What RoIAlign read and the LLM attended to: see explain.py."""
+        from lion_min.pvit.explain import explain
+        return explain(self, reply)
+
+
+SYSTEM = PvitSystem

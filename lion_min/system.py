@@ -1,0 +1,158 @@
+"""A system: a model with its frozen parts, its tokenizer and its stage, trained or asked.
+
+`encode` pictures once, `answer` prompts about them, `batch_loss` of drawn scenes in training,
+`ask` for one picture and one question. Each of the four systems is a subclass in its system.py.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from lion_min import BadInput, checkpoints, scores
+from lion_min.boxes import Box, BoxText, prompt_boxes
+from lion_min.features import encode_images, index, join
+from lion_min.images import load_image
+from lion_min.parts import Parts, say_if_stage0_bundled
+from lion_min.scenes import World
+from lion_min.trainable import only_trainable
+
+MAX_TOKENS = 512         # of a question; the tiny LLMs were trained on far shorter ones
+ABOUT_A_BOX = re.compile(r"\b(describe|in|inside|within|does)\s+((the|this|that)\s+)?"
+                         r"(box|region)\b", re.IGNORECASE)
+
+
+@dataclass
+class Reply:
+    """A question and its answer. Boxes are xyxy fractions of the upright picture."""
+
+    prompt: str                # as the model read it
+    answer: str
+    prompt_boxes: list[Box]
+    boxes: list[Box]           # of the answer
+    seconds: float             # from the picture in memory to the answer, loading not counted
+    features: dict             # what the encoder gave; for System.explain
+    image: Image.Image
+    notes: list[str]           # what the user should know beside the answer
+
+
+def read_prompt(prompt: str, image: Image.Image) -> tuple[str, list[Box], list[str]]:
+    """(prompt in the model's text, its boxes, notes); BadInput for what cannot be asked."""
+    text, boxes, notes = prompt_boxes(prompt, *image.size)
+    if ABOUT_A_BOX.search(text) and not boxes:
+        raise BadInput('prompt: it needs a box, such as "describe box [x1,y1,x2,y2]" '
+                       "with fractions or pixels of the picture")
+    return text, boxes, notes
+
+
+class System:
+    """What training, infer.py and the scores talk to; `build` and `batch_loss` are a system's own.
+    """
+
+    ANSWERS: tuple[int | str, ...] = ()    # the stages that can be asked; the last is bundled
+    doubts: Callable[[Image.Image, str], list[str]] | None = None   # more notes for a Reply
+    open_stage: Callable[[int], System] | None = None   # of the same run; set where one is opened
+
+    def __init__(self, parts: Parts, stage, model: nn.Module | None = None):
+        self.parts, self.stage = parts, stage
+        self.tokenizer, self.tagger = parts.tokenizer, parts.tagger.eval()
+        self.model = (model or self.build()).eval()
+
+    @property
+    def name(self) -> str:
+        """'lion', 'pvit', 'lyrics' or 'lmeye': the package the class stands in."""
+        return type(self).__module__.split(".")[1]
+
+    # ---- a system's own ----------------------------------------------------------------------
+
+    def build(self) -> nn.Module:
+        """The untrained model of self.stage around self.parts."""
+        raise NotImplementedError
+
+    @property
+    def depths(self) -> set[int]:
+        """The encoder states that anything reads."""
+        raise NotImplementedError
+
+    def batch_loss(self, round_, scenes: list, features: dict, rng) -> tuple[Tensor, dict]:
+        """(loss, its named parts) of scenes that are asked what the round says."""
+        raise NotImplementedError
+
+    def answer(self, features: dict, prompts: list[str], **options) -> list[str]:
+        """One answer a picture; options: of the LLM's generate."""
+        raise NotImplementedError
+
+    # ---- pictures ----------------------------------------------------------------------------
+
+    def encode(self, images: list[Image.Image]) -> dict:
+        """Frozen features and tags of images; computed once, asked often."""
+        states = encode_images(self.parts.vision, images)
+        return {"states": states, "tags": self.tagger.predict(states[-1])}
+
+    @staticmethod
+    def index(chunks: list[dict], rows: list[int]) -> dict:
+        """Rows of several chunks of `encode`, one picture for each prompt to come."""
+        size = len(chunks[0]["tags"])
+        if len(chunks) == 1:
+            return index(chunks[0], rows)
+        return join([index(chunks[row // size], [row % size]) for row in rows])
+
+    # ---- one question, scores ----------------------------------------------------------------
+
+    @torch.no_grad()
+    def ask(self, image: Image.Image | Path | str, prompt: str) -> Reply:
+        """Ask about one picture; boxes in the prompt are fractions or pixels of it.
+
+        BadInput for a picture or a prompt that cannot be read.
+        """
+        image = image if isinstance(image, Image.Image) else load_image(image)
+        text, boxes, notes = read_prompt(prompt, image)
+        tokens = len(self.tokenizer.encode(text))
+        if not 1 <= tokens <= MAX_TOKENS:
+            raise BadInput(f"prompt: {tokens} words and signs; from 1 to {MAX_TOKENS} are read")
+        start = time.perf_counter()
+        features = self.encode([image])
+        answer = self.answer(features, [text])[0]
+        seconds = time.perf_counter() - start
+        notes = notes + (self.doubts(image, text) if self.doubts else [])
+        return Reply(text, answer, boxes, BoxText().parse(answer), seconds, features, image,
+                     list(dict.fromkeys(notes)))
+
+    def score(self, world: World, seed: int, checks: int | None = None) -> dict:
+        """The scores that a run prints before and after, on held-out scenes of its own."""
+        return scores.evaluate(self, world, checks or 64, 2**20 + seed, shuffled=False)
+
+    def report(self, world: World, count: int, seed: int) -> dict:
+        """What `python -m lion_min.evaluate` adds for this system."""
+        return {}
+
+    # ---- runs --------------------------------------------------------------------------------
+
+    def announce(self) -> None:
+        """Say which of the weights that a run starts from are the bundled ones."""
+        if self.parts.source is None:
+            say_if_stage0_bundled(self.parts.out, "vision", "llama")
+
+    def load(self, folder: Path, config: dict) -> None:
+        """A run's tensors into the parameters its stage trained, every one accounted for; then
+        nothing trains any more. What the stage left as an earlier one had it comes from there."""
+        self.parts.check(config, folder)
+        settings = checkpoints.as_json(asdict(self.model.settings))
+        if changed := checkpoints.differences(config.get("settings", {}), settings):
+            raise BadInput(f"{folder / checkpoints.CONFIG}: of another version of the tiny preset "
+                           f"({changed[0]}); train the stage again")
+        if self.stage.needs_earlier:
+            begin = self.stage.start(partial(self.parts.earlier, self.name, quiet=True))
+            checkpoints.load_into(self.model, begin, "the stage before", [*begin])
+        tensors, _ = checkpoints.load_run(folder)
+        names = only_trainable(self.model, self.stage.trains)
+        checkpoints.load_into(self.model, tensors, folder / checkpoints.MODEL, names)
+        self.model.requires_grad_(False)
