@@ -57,12 +57,15 @@ WORLDS = {world.name: world for world in (
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: what it is and where, the box as xyxy fractions of the image."""
+    """One object: what it is and where, the box as xyxy fractions of the image.
+
+    An object of a photograph has a kind and a box; its other attributes are None.
+    """
 
     kind: str
-    colour: str
-    size: str
-    texture: str
+    colour: str | None
+    size: str | None
+    texture: str | None
     box: tuple[float, float, float, float]
 
     @property
@@ -70,9 +73,9 @@ class Thing:
         return (self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2
 
     def words(self) -> str:
-        """'small red circle', or 'small red striped circle'."""
-        texture = "" if self.texture == "plain" else self.texture + " "
-        return f"{self.size} {self.colour} {texture}{self.kind}"
+        """'small red circle', 'small red striped circle', or a photograph's 'traffic light'."""
+        texture = None if self.texture == "plain" else self.texture
+        return " ".join(filter(None, (self.size, self.colour, texture, self.kind)))
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,7 @@ class Scene:
 
     def caption(self) -> str:
         """'a small red circle, a large blue star and a large green ring.'"""
-        names = ["a " + thing.words() for thing in self.objects]
-        return (", ".join(names[:-1]) + " and " if names[1:] else "") + names[-1] + "."
+        return listed(["a " + thing.words() for thing in self.objects])
 
     def draw(self) -> Image.Image:
         """The picture, RGB, [image, image] pixels, deterministic."""
@@ -102,6 +104,11 @@ class Scene:
                 dark = tuple(c // 3 for c in colour)
                 canvas.paste(dark, (x1, y1), ImageChops.multiply(mask, _stripes(x2 - x1)))
         return canvas
+
+
+def listed(names: list[str]) -> str:
+    """'a star, a ring and a moon.'"""
+    return (", ".join(names[:-1]) + " and " if names[1:] else "") + names[-1] + "."
 
 
 def make_scene(world: World, split: str, seed: int, index: int, pairs: str = "train",

@@ -1,9 +1,13 @@
-"""A scene -> (prompt, answer) examples, one function per task, wording varied by templates.
+"""A scene or a photograph -> (prompt, answer) examples, one function per task for both.
 
 Each task stands for a benchmark of the papers: caption (COCO, TextCaps), VQA on existence,
 colour, kind and count (VQAv2, GQA; POPE for existence), spatial relation true/false (VSR), REG =
 describe the object in a box (COCO region recognition, VG), REC = referring expression -> box
-(RefCOCO/+/g). Boxes stand in the text as BoxText writes them, fractions of the image.
+(RefCOCO/+/g). Templates vary the wording. Boxes stand in the text as BoxText writes them,
+fractions of the image, and once more, as numbers, in the example.
+
+A maker reads `scene.objects` and `scene.world`; a photograph (datasets/photos.py) has both, its
+objects have a kind and a box alone, and its world has kinds alone.
 """
 
 from __future__ import annotations
@@ -11,8 +15,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from lion_min.boxes import BoxText
-from lion_min.scenes import Scene, Thing
+from lion_min.boxes import Box, BoxText
+from lion_min.scenes import Scene, Thing, World
 
 BOX = BoxText()
 IMAGE_LEVEL = ("existence", "colour", "kind", "count", "relation")
@@ -24,11 +28,16 @@ MARGIN = 0.08          # centres closer than this on an axis are neither left no
 
 @dataclass(frozen=True)
 class Example:
-    """One question about one image. `task` is one of TASKS."""
+    """One question about one image. `task` is one of TASKS.
+
+    boxes: those that the prompt, then the answer name, in reading order, as printed (rounded to
+    thousandths), so that nobody parses the texts again.
+    """
 
     task: str
     prompt: str
     answer: str
+    boxes: tuple[Box, ...] = ()
 
     @property
     def region_level(self) -> bool:
@@ -64,14 +73,23 @@ def stands(a: Thing, side: str, b: Thing, margin: float = MARGIN) -> bool:
     return sign * _offset(a, b, axis) > margin
 
 
-def _ask(rng: random.Random, task: str, answer: str, *slots: str) -> Example:
+def _ask(rng: random.Random, task: str, answer: str, *slots: str,
+         boxes: tuple[Box, ...] = ()) -> Example:
     family = "rec" if task == "rec_relational" else task
     text = rng.choice(TEMPLATES[family]).format(*slots)
-    return Example(task, text[0].upper() + text[1:], answer)
+    return Example(task, text[0].upper() + text[1:], answer, boxes)
+
+
+def printed(box: Box) -> tuple[str, Box]:
+    """The text of a box, and the box as that text gives it."""
+    text = BOX.format(box)
+    return text, BOX.parse(text)[0]
 
 
 def _phrases(thing: Thing) -> list[str]:
     """Ways to name an object without its place, from vague to full: 'circle', 'red circle', ..."""
+    if thing.colour is None:                              # of a photograph
+        return [thing.kind]
     texture = "" if thing.texture == "plain" else thing.texture + " "
     phrases = [thing.kind, f"{thing.colour} {thing.kind}", f"{thing.size} {thing.kind}",
                f"{thing.size} {thing.colour} {thing.kind}", thing.words()]
@@ -80,15 +98,24 @@ def _phrases(thing: Thing) -> list[str]:
 
 
 def fits(phrase: str, thing: Thing) -> bool:
-    """True when every word of the phrase is true of the object."""
+    """True when every word of the phrase is true of the object; 'hot dog' is one word here."""
     truth = {thing.kind, thing.colour, thing.size, thing.texture, "object"}
-    return all(word in truth for word in phrase.split())
+    return phrase in truth or all(word in truth for word in phrase.split())
+
+
+def matching(phrase: str, scene: Scene) -> int:
+    """The number of the scene's objects that the phrase fits."""
+    return sum(fits(phrase, thing) for thing in scene.objects)
+
+
+def a(phrase: str) -> str:
+    return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
 
 def _naming(rng: random.Random, scene: Scene, thing: Thing) -> str | None:
     """A phrase that is true of this object alone, or None."""
-    own = [p for p in _phrases(thing) if sum(fits(p, other) for other in scene.objects) == 1]
-    return rng.choice(own) if own else None
+    unique = [phrase for phrase in _phrases(thing) if matching(phrase, scene) == 1]
+    return rng.choice(unique) if unique else None
 
 
 def caption(scene: Scene, rng: random.Random) -> Example:
@@ -97,24 +124,27 @@ def caption(scene: Scene, rng: random.Random) -> Example:
 
 def existence(scene: Scene, rng: random.Random) -> Example:
     """Half yes, half no; a 'no' takes an object that is there and changes one or two words."""
-    world, thing = scene.world, rng.choice(scene.objects)
+    thing = rng.choice(scene.objects)
+    phrases = _phrases(thing)[:4] + [f"{thing.colour} object"] * bool(thing.colour)
     yes = rng.random() < 0.5
     for _ in range(50):
-        phrase = rng.choice(_phrases(thing)[:4] + [f"{thing.colour} object"])
+        phrase = rng.choice(phrases)
         if not yes:
-            words = phrase.split()
-            other = {**{c: world.colours for c in world.colours},
-                     **{k: world.kinds for k in world.kinds},
-                     **{s: tuple(world.sizes) for s in world.sizes}}
-            for _ in range(rng.choice((1, 1, 2))):
-                spot = rng.choice([i for i, w in enumerate(words) if w in other])
-                words[spot] = rng.choice(other[words[spot]])
-            phrase = " ".join(words)
-        if any(fits(phrase, o) for o in scene.objects) == yes:
+            phrase = _changed(rng, phrase, scene.world)
+        if (matching(phrase, scene) > 0) == yes:
             break
-    there = any(fits(phrase, o) for o in scene.objects)
-    article = "an" if phrase[0] in "aeiou" else "a"
-    return _ask(rng, "existence", "yes" if there else "no", f"{article} {phrase}")
+    return _ask(rng, "existence", "yes" if matching(phrase, scene) else "no", a(phrase))
+
+
+def _changed(rng: random.Random, phrase: str, world: World) -> str:
+    """The phrase with one or two words replaced by others of the same sort."""
+    sort = {word: words for words in (world.colours, world.kinds, tuple(world.sizes))
+            for word in words}
+    words = [phrase] if phrase in sort else phrase.split()
+    for _ in range(rng.choice((1, 1, 2))):
+        spot = rng.choice([i for i, word in enumerate(words) if word in sort])
+        words[spot] = rng.choice(sort[words[spot]])
+    return " ".join(words)
 
 
 def colour(scene: Scene, rng: random.Random) -> Example | None:
@@ -131,7 +161,7 @@ def _attribute(scene: Scene, rng: random.Random, name: str) -> Example | None:
     for thing in scene.objects:
         head = thing.kind if name == "colour" else f"{thing.colour} object"
         for phrase in (head, f"{thing.size} {head}"):
-            if sum(fits(phrase, o) for o in scene.objects) == 1:
+            if matching(phrase, scene) == 1:
                 chances.append((phrase, getattr(thing, name)))
     if name == "kind" and len(scene.objects) == 1:
         chances.append(("object", scene.objects[0].kind))
@@ -143,24 +173,32 @@ def _attribute(scene: Scene, rng: random.Random, name: str) -> Example | None:
 
 def count(scene: Scene, rng: random.Random) -> Example:
     """The number is drawn first, evenly among those the scene can pose, then a phrase for it."""
-    world = scene.world
-    stray = f"{rng.choice(world.colours)} {rng.choice(world.kinds)}"     # often not there: 0
-    phrases = {"object", *stray.split()[1:], stray, f"{stray.split()[0]} object"}
-    for thing in scene.objects:
-        phrases |= {thing.kind, f"{thing.colour} object", f"{thing.size} object",
-                    f"{thing.colour} {thing.kind}", f"{thing.size} {thing.kind}"}
+    drawn = bool(scene.world.colours)
     by_number: dict[int, list[str]] = {}
-    for phrase in sorted(phrases):
-        by_number.setdefault(sum(fits(phrase, o) for o in scene.objects), []).append(phrase)
+    for phrase in sorted(_countable(scene, rng) if drawn else {o.kind for o in scene.objects}):
+        by_number.setdefault(matching(phrase, scene), []).append(phrase)
     number = rng.choice(sorted(by_number))
     phrase = rng.choice(by_number[number])
     plural = phrase + ("es" if phrase.endswith("cross") else "s")
+    if not drawn:                               # a photograph's may be sheep, knives or people
+        plural = f"objects of the kind {phrase}"
     return _ask(rng, "count", str(number), plural)
+
+
+def _countable(scene: Scene, rng: random.Random) -> set[str]:
+    """Phrases of one or two words, also some that are often not there: 0."""
+    colour, kind = rng.choice(scene.world.colours), rng.choice(scene.world.kinds)
+    phrases = {"object", kind, f"{colour} {kind}", f"{colour} object"}
+    for thing in scene.objects:
+        phrases |= {thing.kind, f"{thing.colour} object", f"{thing.size} object",
+                    f"{thing.colour} {thing.kind}", f"{thing.size} {thing.kind}"}
+    return phrases
 
 
 def _pair(scene: Scene, rng: random.Random) -> tuple[str, str, str] | None:
     """(relation, name of the first, name of the second) of two objects that it clearly holds of."""
-    pairs = [(a, b, name) for a in scene.objects for b in scene.objects for name in SIDES
+    things = [t for t in scene.objects if t.colour or matching(t.kind, scene) == 1]  # no crowds
+    pairs = [(a, b, name) for a in things for b in things for name in SIDES
              if a is not b and stands(a, name, b)]
     rng.shuffle(pairs)
     for a, b, name in pairs:
@@ -195,16 +233,24 @@ def _offset(a: Thing, b: Thing, axis: int) -> float:
 
 
 def reg(scene: Scene, rng: random.Random) -> Example:
+    """What is in a box; of a photograph the bare name of the class, as data sets have it."""
     thing = rng.choice(scene.objects)
-    return _ask(rng, "reg", "a " + thing.words(), BOX.format(thing.box))
+    text, box = printed(thing.box)
+    answer = "a " + thing.words() if thing.colour else thing.kind
+    return _ask(rng, "reg", answer, text, boxes=(box,))
 
 
 def rec(scene: Scene, rng: random.Random) -> Example | None:
     """REC by attributes alone."""
     for thing in rng.sample(scene.objects, len(scene.objects)):
         if name := _naming(rng, scene, thing):
-            return _ask(rng, "rec", BOX.format(thing.box), f"the {name}")
+            return _locate(rng, "rec", thing, name)
     return None
+
+
+def _locate(rng: random.Random, task: str, thing: Thing, name: str) -> Example:
+    text, box = printed(thing.box)
+    return _ask(rng, task, text, f"the {name}", boxes=(box,))
 
 
 def rec_relational(scene: Scene, rng: random.Random) -> Example | None:
@@ -221,8 +267,7 @@ def rec_relational(scene: Scene, rng: random.Random) -> Example | None:
     rng.shuffle(chances)
     for thing, phrase, name, other in chances:
         if anchor := _naming(rng, scene, other):
-            return _ask(rng, "rec_relational", BOX.format(thing.box),
-                        f"the {phrase} {name} the {anchor}")
+            return _locate(rng, "rec_relational", thing, f"{phrase} {name} the {anchor}")
     return None
 
 
@@ -231,8 +276,8 @@ MAKERS = {name: globals()[name] for name in TASKS + AUXILIARY}
 
 def examples(scene: Scene, rng: random.Random, tasks: tuple[str, ...]) -> list[Example]:
     """One example for each named task (names may repeat); a task the scene cannot pose is
-    replaced by another of the same list, so the list keeps its length. A photograph (photos.py)
-    has its own ways to ask."""
+    replaced by another of the same list, so the list keeps its length. A photograph chooses
+    for itself what to ask in the place of such a task."""
     if not isinstance(scene, Scene):
         return scene.examples(rng, tasks)
     made = []

@@ -124,7 +124,7 @@ def test_bad_files(field, form):
 def test_hostile_refs_stop_at_the_door(field):
     """RefCOCO's pickle was opened by the ordinary unpickler."""
     (field / "refs(unc).p").write_bytes(b"cos\nsystem\n(S'touch OWNED'\ntR.")
-    with pytest.raises(BadInput, match=r"refs\(unc\).p: byte 0 asks for GLOBAL 'os system'"):
+    with pytest.raises(BadInput, match=r"refs\(unc\).p: asks for GLOBAL"):
         list(read_samples(field / "refs(unc).p", "refcoco"))
 
 

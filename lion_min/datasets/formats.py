@@ -17,8 +17,8 @@ from pathlib import Path
 
 from lion_min.boxes import Box
 from lion_min.datasets.pickles import read_plain_pickle
-from lion_min.datasets.records import (Reading, Record, Rows, Sample, Size, find_picture, fraction_box,
-                              json_file, json_lines, picture_size, pixel_box)
+from lion_min.datasets.records import (Reading, Record, Rows, Sample, Size, find_picture,
+                                       fraction_box, json_file, json_lines, picture_size, pixel_box)
 from lion_min.tasks import BOX, TEMPLATES
 
 

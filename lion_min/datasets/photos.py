@@ -1,32 +1,36 @@
 """Photographs in the place of drawn scenes: pictures of a disk, asked in training, held out.
 
 A `Photo` goes wherever a Scene goes: `draw()` gives the picture, `examples(rng, tasks)` its
-questions. Those of COCO's objects are made here, as tasks.py makes them of drawn objects; other
-formats bring their own. Every fifth picture (or what the data's own splits hold back) is never
-trained on.
+questions. COCO's objects are asked about by the makers of tasks.py, as drawn objects are; other
+formats bring their own questions. Every fifth picture (or what the data's own splits hold back)
+is never trained on.
 """
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from PIL import Image
 
-from lion_min import BadInput
-from lion_min.boxes import Box
+from lion_min import BadInput, tasks
 from lion_min.datasets import SCENES, read_samples
-from lion_min.images import load_image
 from lion_min.datasets.records import Sample
-from lion_min.tasks import BOX, MARGIN, OPPOSITE, SIDES, TEMPLATES, Example
+from lion_min.images import load_image
+from lion_min.scenes import Thing, World, listed
+from lion_min.tasks import BOX, OPPOSITE, SIDES, Example, a, printed, stands
 
 COCO_FILES = ("instances.json", "annotations/instances_train2017.json")
 FIFTH = 5                                  # every fifth picture is held out
 TRAINING = ("", "train", "train2014", "train2017")   # the splits that may be trained on
 SCORED = ("caption", "existence", "existence", "count", "relation", "rec")  # and every object: REG
+# A task -> the makers to try in turn. Classes of objects have no colours, and no second name.
+TRIES = {"colour": ("existence",), "kind": ("existence",), "side": ("existence",),
+         "relation": ("relation", "existence"), "rec": ("rec", "reg"),
+         "rec_relational": ("rec", "reg")}
 
 
 @dataclass(frozen=True)
@@ -35,119 +39,60 @@ class Photo:
 
     path: Path
     samples: tuple[Sample, ...]            # as the data set gives them
-    objects: tuple[tuple[str, Box], ...] = ()   # (name, box) of COCO's objects
+    objects: tuple[Thing, ...] = ()        # COCO's, of a kind and a box alone
     names: tuple[str, ...] = ()            # the data set's kinds of objects
+
+    @cached_property
+    def world(self) -> World:
+        """The words of the questions, for tasks.py: the data set's kinds alone."""
+        return World("photographs", 0, self.names, (), {})
 
     def draw(self) -> Image.Image:
         """The picture as stored, RGB, upright, of any size."""
         return load_image(self.path)
 
+    def caption(self) -> str:
+        """The kinds that are here, the largest object first (instances have no captions)."""
+        ordered = sorted(self.objects, key=lambda o: -(o.box[2] - o.box[0]) * (o.box[3] - o.box[1]))
+        return listed([a(name) for name in dict.fromkeys(thing.kind for thing in ordered)])
+
     def examples(self, rng: random.Random, tasks: tuple[str, ...]) -> list[Example]:
         """One question a task; what cannot be asked here is replaced by a like one."""
-        if self.objects:
-            return [MAKERS.get(task, existence)(self, rng) for task in tasks]
-        found = []
-        for task in tasks:
-            fitting = [s for s in self.samples if s.task == task] or self.samples
-            sample = rng.choice(fitting)
-            found.append(Example(sample.task, sample.prompt, sample.answer))
-        return found
+        return [self._of_objects(rng, task) if self.objects else self._of_samples(rng, task)
+                for task in tasks]
+
+    def _of_objects(self, rng: random.Random, task: str) -> Example:
+        made = (MAKERS[name](self, rng) for name in TRIES.get(task, (task,)))
+        return next(example for example in made if example is not None)
+
+    def _of_samples(self, rng: random.Random, task: str) -> Example:
+        s = rng.choice([s for s in self.samples if s.task == task] or self.samples)
+        boxes = BOX.parse(s.prompt) + BOX.parse(s.answer)   # s.boxes has those of the turns, too
+        return Example(s.task, s.prompt, s.answer, tuple(boxes))
 
     def tags(self) -> list[str]:
         """The kinds that are here, in the order of `names`: what a tagger should say."""
-        here = {name for name, _ in self.objects}
-        return [name for name in self.names if name in here]
-
-    def lone(self) -> list[tuple[str, Box]]:
-        """The objects that are the only ones of their name."""
-        every = [name for name, _ in self.objects]
-        return [(name, box) for name, box in self.objects if every.count(name) == 1]
-
-
-# ---- questions about COCO's objects --------------------------------------------------------------
-
-def a(name: str) -> str:
-    return ("an " if name[0] in "aeiou" else "a ") + name
-
-
-def _ask(rng: random.Random, task: str, answer: str, *slots: str) -> Example:
-    return Example(task, rng.choice(TEMPLATES[task]).format(*slots), answer)
-
-
-def caption(photo: Photo, rng: random.Random) -> Example:
-    """The kinds that are here, the largest object first (instances have no captions)."""
-    ordered = sorted(photo.objects, key=lambda o: -(o[1][2] - o[1][0]) * (o[1][3] - o[1][1]))
-    names = [a(name) for name in dict.fromkeys(name for name, _ in ordered)]
-    told = ", ".join(names[:-1]) + " and " if names[1:] else ""
-    return _ask(rng, "caption", f"{told}{names[-1]}.")
-
-
-def existence(photo: Photo, rng: random.Random) -> Example:
-    """As often yes as no (POPE's random setting)."""
-    here = sorted({name for name, _ in photo.objects})
-    absent = [name for name in photo.names if name not in here]
-    yes = not absent or rng.random() < 0.5
-    return _ask(rng, "existence", "yes" if yes else "no", a(rng.choice(here if yes else absent)))
-
-
-def count(photo: Photo, rng: random.Random) -> Example:
-    every = [name for name, _ in photo.objects]
-    name = rng.choice(sorted(set(every)))
-    return Example("count", f"How many objects of the kind {name} are there?",
-                   str(every.count(name)))
-
-
-def relation(photo: Photo, rng: random.Random) -> Example:
-    """True or false, about two lone objects that stand clearly apart; else an existence."""
-    lone = photo.lone()
-    pairs = [(p, q, side) for p in lone for q in lone if p is not q for side in SIDES
-             if _apart(p[1], q[1], side)]
-    if not pairs:
-        return existence(photo, rng)
-    (first, _), (second, _), side = rng.choice(pairs)
-    true = rng.random() < 0.5
-    return _ask(rng, "relation", "true" if true else "false", f"the {first}",
-                side if true else OPPOSITE[side], f"the {second}")
-
-
-def _apart(one: Box, other: Box, side: str) -> bool:
-    axis, sign = SIDES[side]
-    gap = (one[axis] + one[axis + 2] - other[axis] - other[axis + 2]) / 2
-    return gap * sign > MARGIN
-
-
-def reg(photo: Photo, rng: random.Random) -> Example:
-    name, box = rng.choice(photo.objects)
-    return _ask(rng, "reg", name, BOX.format(box))
-
-
-def rec(photo: Photo, rng: random.Random) -> Example:
-    """Where is the only one of its kind? Else what is in a box."""
-    if not (lone := photo.lone()):
-        return reg(photo, rng)
-    name, box = rng.choice(lone)
-    return _ask(rng, "rec", BOX.format(box), f"the {name}")
+        kinds = {thing.kind for thing in self.objects}
+        return [name for name in self.names if name in kinds]
 
 
 def instruction(photo: Photo, rng: random.Random) -> Example:
     """A question about one box or two, as PVIT's template strategies ask them."""
-    (name, box), (other, second) = rng.choice(photo.objects), rng.choice(photo.objects)
-    sides = [side for side in SIDES if _apart(box, second, side)]
-    kind = rng.random()
-    if kind < 0.6 or (kind < 0.8 and not sides):
-        return reg(photo, rng)
-    if kind < 0.8:
-        true = rng.random() < 0.5
-        side = rng.choice(sides)
-        return Example("relation", f"Is {BOX.format(box)} {side if true else OPPOSITE[side]} "
-                       f"{BOX.format(second)}?", "yes" if true else "no")
-    return Example("existence", f"Does {BOX.format(box)} show {a(other)}?",
-                   "yes" if name == other else "no")
+    first, second = rng.choice(photo.objects), rng.choice(photo.objects)
+    sides = [side for side in SIDES if stands(first, side, second)]
+    sort = rng.random()
+    if sort < 0.6 or (sort < 0.8 and not sides):
+        return tasks.reg(photo, rng)
+    (text, box), (other, other_box) = printed(first.box), printed(second.box)
+    if sort < 0.8:
+        true, side = rng.random() < 0.5, rng.choice(sides)
+        return Example("relation", f"Is {text} {side if true else OPPOSITE[side]} {other}?",
+                       "yes" if true else "no", (box, other_box))
+    return Example("existence", f"Does {text} show {a(second.kind)}?",
+                   "yes" if first.kind == second.kind else "no", (box,))
 
 
-MAKERS: dict[str, Callable[[Photo, random.Random], Example]] = {
-    "caption": caption, "existence": existence, "count": count, "relation": relation,
-    "reg": reg, "rec": rec, "rec_relational": rec, "instructions": instruction}
+MAKERS = tasks.MAKERS | {"instructions": instruction}
 
 
 # ---- from the disk -------------------------------------------------------------------------------
@@ -175,10 +120,16 @@ def read_photos(data: Path | str, form: str | None = None) -> list[Photo]:
     by_picture: dict[Path, list[Sample]] = defaultdict(list)
     for sample in read_samples(file, form, images):
         by_picture[sample.image].append(sample)
-    coco = form == "coco"
-    names = tuple(sorted({s.answer for own in by_picture.values() for s in own})) if coco else ()
-    return [Photo(path, tuple(own), tuple((s.answer, s.boxes[0]) for s in own) if coco else (),
-                  names) for path, own in by_picture.items()]
+    if form != "coco":
+        return [Photo(path, tuple(samples)) for path, samples in by_picture.items()]
+    names = tuple(sorted({s.answer for samples in by_picture.values() for s in samples}))
+    return [Photo(path, tuple(samples), tuple(map(_thing, samples)), names)
+            for path, samples in by_picture.items()]
+
+
+def _thing(sample: Sample) -> Thing:
+    """The object that a REG sample of COCO is about."""
+    return Thing(sample.answer, None, None, None, sample.boxes[0])
 
 
 def split(photos: list[Photo]) -> tuple[list[Photo], list[Photo]]:
@@ -198,12 +149,11 @@ def split(photos: list[Photo]) -> tuple[list[Photo], list[Photo]]:
 def questions(photos: list[Photo], seed: int = 0) -> list[Sample]:
     """What held-out pictures are scored on: the data's own samples; with COCO's objects, each
     once as REG and the questions of SCORED beside them."""
-    found = []
+    asked = []
     for photo in photos:
         rng = random.Random(f"photos/{seed}/{photo.path.name}")
         made = photo.examples(rng, SCORED) if photo.objects else []
-        found += photo.samples
-        found += [Sample(photo.path, e.task, e.prompt, e.answer,
-                         tuple(BOX.parse(e.prompt) + BOX.parse(e.answer)))
+        asked += photo.samples
+        asked += [Sample(photo.path, e.task, e.prompt, e.answer, e.boxes)
                   for e in made if e.task != "reg"]
-    return found
+    return asked

@@ -10,6 +10,7 @@ true. (The published LION code crops and flips region data at random and leaves 
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,11 +21,13 @@ from PIL import Image
 from lion_min import BadInput, tasks
 from lion_min.boxes import MAX_PROMPT, STICK_OUT, Box, check_box
 from lion_min.images import FORMATS, load_image
-from lion_min.datasets.pickles import show
 
 TASKS = tasks.TASKS + ("vqa", "chat")            # chat: the tasks of instruction data are unnamed
 PLACES = ("", "images", "VG_100K", "VG_100K_2")  # of a picture, inside the folder of pictures
 Size = tuple[int, int]                           # width, height in pixels, as displayed
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 4
+_SHORT.maxlong = _SHORT.maxstring = _SHORT.maxother = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,14 @@ class Record:
 # A reader gives the places and raw values of its records, and what makes samples of one.
 Rows = Iterator[tuple[str, object]]
 Reading = tuple[Rows, Callable[[Record], list[Sample]]]
+
+
+def show(value: object) -> str:
+    """A value in at most 60 characters: repr() of a small tangled pickle can fill the memory."""
+    try:
+        return _SHORT.repr(value)[:60]
+    except ValueError:  # Python prints no number of more than 4,300 digits
+        return f"a huge {type(value).__name__}"
 
 
 # ---- files ---------------------------------------------------------------------------------------
