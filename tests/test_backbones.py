@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lion_min import BadInput
-from lion_min.adapters import REGION, attach_adapters, attach_lora, set_task
+from lion_min.adapters import REGION, attach_adapters, set_task
+from lion_min.lora import attach_lora
 from lion_min.pretrained.backbones import load_language, load_vision
 from lion_min.parts import Source, pretrained_parts
 from lion_min.pretrained.presets import PRESETS
