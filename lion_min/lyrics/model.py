@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from lion_min.language import LENGTHS, LanguageModel, LanguageSettings, packed_rows
+from lion_min.language import LanguageModel, LanguageSettings
 from lion_min.lora import attach_lora
 from lion_min.lyrics.objectives import Heads, ObjectiveSettings, objectives
 from lion_min.lyrics.pairtext import PairText, Specials
@@ -144,9 +144,7 @@ class Lyrics(LyricsBase):
 
     def forward(self, x: LyricsInputs) -> tuple[Tensor, dict[str, Tensor]]:
         """(loss, its named parts): the mean cross-entropy of the answer tokens."""
-        images, slots = len(x.states[0]), self.settings.mqformer.queries
-        rows = packed_rows(x.prompts, x.answers, images, slots)
-        text = self.llm.pack(x.prompts, x.answers, rows, slots, multiple=LENGTHS)
+        text = self.llm.pack(x.prompts, x.answers)
         loss = self.llm.loss(self.llm.embed(text.ids), text, self.lines(x), self.query_tokens(x))
         return loss, {"answer": loss.detach()}
 

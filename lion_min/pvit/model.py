@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from lion_min.boxes import Box
-from lion_min.language import LENGTHS, LanguageModel, LanguageSettings, TextBatch, packed_rows, splice
+from lion_min.language import LanguageModel, LanguageSettings, TextBatch, splice
 from lion_min.pvit.region_encoder import TinyRegionSettings
 from lion_min.trainable import freeze
 from lion_min.vision import VisionEncoder, VisionSettings
@@ -125,7 +125,7 @@ class Pvit(nn.Module):
     def words(self, x: PvitInputs, text: TextBatch) -> Tensor:
         """Embedded text with markers, regions and (image_id) image tokens in their places."""
         s, ids = self.settings, text.ids
-        opens, closes = ids == s.open_id, ids == s.close_id               # [rows, L]
+        opens, closes = ids == s.open_id, ids == s.close_id               # [S, L]
         inside = opens.cumsum(1) > closes.cumsum(1)                       # from <Region> on
         embeds = self.llm.embed(ids.masked_fill(opens | closes, 0))       # the LLM may lack them
         if s.representation != "text":
@@ -165,9 +165,7 @@ class Pvit(nn.Module):
     def forward(self, x: PvitInputs) -> tuple[Tensor, dict[str, Tensor]]:
         """(loss, its named parts): the mean cross-entropy of the answer tokens."""
         self.check(x)
-        images = len(x.states[0])
-        rows = packed_rows(x.prompts, x.answers, images)
-        text = self.llm.pack(x.prompts, x.answers, rows, multiple=LENGTHS)
+        text = self.llm.pack(x.prompts, x.answers)
         loss = self.llm.loss(self.words(x, text), text, self.shared(x))
         return loss, {"answer": loss.detach()}
 
