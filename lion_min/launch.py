@@ -177,7 +177,8 @@ def _imported(system: str, weights: Path, device, vision: str | None, llm: str |
     if not hasattr(published(system), "open_system"):
         raise BadInput(f"weights {str(weights)!r}: an imported {system}, whose prompts have no way "
                        f"from the command line yet; lion_min.published.{system}.load opens it")
-    return published(system).open_system(weights, device, vision, llm)
+    stage = stage_of(system, answers(system)[-1])
+    return published(system).open_system(weights, stage, device, vision, llm)
 
 
 def parts_for(out: Path, preset: str = TINY, vision: str | None = None, llm: str | None = None,
