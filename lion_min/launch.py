@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 
 from lion_min import BadInput, checkpoints, scores, training
-from lion_min.cli import SYSTEMS, Parser, guarded, prepare, training_flags
+from lion_min.cli import LION, SYSTEMS, Parser, guarded, prepare, training_flags
 from lion_min.parts import TINY, WEIGHTS, Parts, run_folder, stage_name, tiny_parts
-from lion_min.pretrained.presets import PRESETS
+from lion_min.pretrained.presets import LION_SIZES, PRESETS
 from lion_min.scenes import WORLDS
 from lion_min.stage import RunOptions, Stage, run_stage
 from lion_min.system import System
@@ -187,7 +187,10 @@ def parts_for(out: Path, preset: str = TINY, vision: str | None = None, llm: str
     if preset == TINY:
         return tiny_parts(out, family)
     from lion_min.pretrained.backbones import pretrained_parts
-    return pretrained_parts(out, preset, vision, llm)
+    parts = pretrained_parts(out, preset, vision, llm)
+    if preset in LION_SIZES:
+        parts.published = published(LION).settings_by_name(preset)
+    return parts
 
 
 # ---- stages to train ----------------------------------------------------------------------------
