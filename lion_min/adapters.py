@@ -1,4 +1,4 @@
-"""Bottleneck adapters beside a frozen LLM's feed-forward nets, LION's mixture of two, and LoRA.
+"""Bottleneck adapters beside a frozen LLM's feed-forward nets, and LION's mixture of two.
 
 LION eq. for one FFN sub-layer with un-normalised input X and task t (official lion_adapters.py,
 `forward_ffn_t5`; the paper calls the gates "router"):
@@ -7,7 +7,7 @@ LION eq. for one FFN sub-layer with un-normalised input X and task t (official l
 
 The router is no network: the gates are free vectors chosen by the task alone, one task a batch.
 The adapters live in a ModuleList of the caller; the LLM only gets forward hooks, so its own
-parameters, names and checkpoints stay as they were. LoRA (Lyrics stage 2) stands at the end.
+parameters, names and checkpoints stay as they were.
 
 Shapes: S samples, T tokens, D width, r bottleneck, K adapters (1 or 2), 2 tasks.
 """
@@ -38,6 +38,11 @@ class Adapter(nn.Module):
         return self.up(F.relu(self.down(x))) * self.scale
 
 
+def identity_router(width: int) -> Tensor:
+    """[K,2,D] at the start: each task takes all of its own adapter, nothing of the other."""
+    return torch.eye(2)[:, :, None].expand(2, 2, width).clone()
+
+
 class MixtureOfAdapters(nn.Module):
     """sum_k G_k^t * H_k(X): `router` [K,2,D] holds G_k^t at [k,t] and starts as the identity.
 
@@ -51,8 +56,8 @@ class MixtureOfAdapters(nn.Module):
         if count not in (1, 2):
             raise ValueError(f"a mixture has 1 or 2 adapters, not {count}")
         self.adapters = nn.ModuleList(Adapter(width, bottleneck) for _ in range(count))
-        identity = torch.eye(2)[:, :, None].expand(2, 2, width).clone()          # [K, 2, D]
-        self.register_parameter("router", nn.Parameter(identity) if count == 2 else None)
+        self.register_parameter(
+            "router", nn.Parameter(identity_router(width)) if count == 2 else None)
         self.task: int | None = None  # REGION or IMAGE, see set_task
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,7 +95,11 @@ def attach_adapters(llm: nn.Module, width: int, bottleneck: int, count: int) -> 
         raise ValueError("this LLM already carries adapters; build it afresh")
     adapters = nn.ModuleList()
     for module in llm.modules():
-        hook = _t5_hook if _is_t5_ffn(module) else _llama_hook if _is_llama_layer(module) else None
+        names = {name for name, _ in module.named_children()}
+        # Gemma 2 and 3 norm once more between attention and MLP: another residual form, left out.
+        hook = (_t5_hook if names >= {"DenseReluDense", "layer_norm"} else
+                _llama_hook if names >= {"self_attn", "mlp", "post_attention_layernorm"}
+                and "pre_feedforward_layernorm" not in names else None)
         if hook is not None:
             adapters.append(MixtureOfAdapters(width, bottleneck, count))
             hook(module, adapters[-1])
@@ -98,16 +107,6 @@ def attach_adapters(llm: nn.Module, width: int, bottleneck: int, count: int) -> 
         raise ValueError(f"{type(llm).__name__} has no T5 or Llama feed-forward sub-layer")
     llm.has_adapters = True
     return adapters.to(next(llm.parameters()).device)
-
-
-def _is_t5_ffn(module: nn.Module) -> bool:
-    return hasattr(module, "DenseReluDense") and hasattr(module, "layer_norm")
-
-
-def _is_llama_layer(module: nn.Module) -> bool:
-    # Gemma 2 and 3 norm once more between attention and MLP: another residual form, left out.
-    return (all(hasattr(module, name) for name in ("self_attn", "mlp", "post_attention_layernorm"))
-            and not hasattr(module, "pre_feedforward_layernorm"))
 
 
 def _added(output: Tensor, mixture: MixtureOfAdapters, x: Tensor) -> Tensor:
@@ -137,9 +136,8 @@ def _llama_hook(layer: nn.Module, mixture: MixtureOfAdapters) -> None:
 @torch.no_grad()
 def router_mix(adapters: nn.Module | Iterable[nn.Module], task: int) -> Tensor:
     """How much of each adapter a task takes: mean |G_k^t| over the width, [layers, K]."""
-    rows = [torch.ones(1) if m.router is None else m.router[:, task].abs().mean(-1).cpu()
-            for m in mixtures(adapters)]
-    return torch.stack(rows)
+    return torch.stack([torch.ones(1) if m.router is None else
+                        m.router[:, task].abs().mean(-1).cpu() for m in mixtures(adapters)])
 
 
 def merge_stage_adapters(region: dict[str, Tensor], image: dict[str, Tensor]
@@ -156,66 +154,6 @@ def merge_stage_adapters(region: dict[str, Tensor], image: dict[str, Tensor]
             if name.startswith("adapters."):
                 layer, rest = name.split(".adapters.0.")
                 merged[f"{layer}.adapters.{place}.{rest}"] = tensor
-                width = region["adapters.0.adapters.0.up.bias"].shape
-                merged[f"{layer}.router"] = torch.eye(2)[:, :, None].expand(2, 2, *width).clone()
+                if rest == "up.bias":                                            # [D]
+                    merged[f"{layer}.router"] = identity_router(len(tensor))
     return merged
-
-
-# ---- LoRA --------------------------------------------------------------------------------------
-class LoRA(nn.Module):
-    """A step of low rank beside one Linear: y = W x + alpha/r * up(down(dropout(x))).
-
-    arXiv 2106.09685. Zero until trained, since `up` starts at zero. Fp32 beside any precision.
-    """
-
-    def __init__(self, inputs: int, outputs: int, rank: int, alpha: float, dropout: float):
-        super().__init__()
-        self.down = nn.Linear(inputs, rank, bias=False)
-        self.up = nn.Linear(rank, outputs, bias=False)
-        self.scale, self.dropout = alpha / rank, dropout
-        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
-        nn.init.zeros_(self.up.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """What is added, [*,in] -> [*,out]."""
-        x = F.dropout(x.to(self.down.weight.dtype), self.dropout, self.training)
-        return self.up(self.down(x)) * self.scale
-
-    def beside(self, name: str, linear: nn.Linear) -> None:
-        """Hook onto the Linear called `name` in its LLM."""
-        self.name = name  # the module itself would register as a child of ours
-        self.hook = linear.register_forward_hook(
-            lambda _, inputs, output: output + self(inputs[0]).to(output.dtype))
-
-
-def attach_lora(llm: nn.Module, targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj"),
-                rank: int = 8, alpha: float = 32, dropout: float = 0.05) -> nn.ModuleList:
-    """Put a LoRA beside every Linear of these names (T5: 'q', 'k', 'v'). Defaults: Lyrics'.
-
-    Returns them in the LLM's own order; the caller keeps, trains and saves them.
-    """
-    if getattr(llm, "has_lora", False):
-        raise ValueError("this LLM already carries LoRA; merge it or build it afresh")
-    loras = nn.ModuleList()
-    for name, linear in llm.named_modules():
-        if isinstance(linear, nn.Linear) and name.rsplit(".", 1)[-1] in targets:
-            lora = LoRA(linear.in_features, linear.out_features, rank, alpha, dropout)
-            loras.append(lora.to(linear.weight.device))
-            lora.beside(name, linear)
-    if not loras:
-        raise ValueError(f"{type(llm).__name__} has no Linear named {' or '.join(targets)}")
-    llm.has_lora = True
-    return loras
-
-
-@torch.no_grad()
-def merge_lora(llm: nn.Module, loras: nn.ModuleList) -> None:
-    """Add each step to its Linear's weight and unhook it: the same outputs at no extra cost."""
-    if not getattr(llm, "has_lora", False):
-        raise ValueError("this LLM carries no LoRA; it was merged before or never attached")
-    for lora in loras:
-        weight = llm.get_submodule(lora.name).weight                    # [out, in]
-        step = lora.scale * lora.up.weight @ lora.down.weight
-        weight.copy_(weight.to(step.dtype) + step)
-        lora.hook.remove()
-    llm.has_lora = False

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lion_min import BadInput
 
-SYSTEMS = ("lion", "pvit", "lyrics", "lmeye")
+SYSTEMS = LION, PVIT, LYRICS, LMEYE = "lion", "pvit", "lyrics", "lmeye"
 MAX_SEED = 2**63 - 1
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3        # of glibc's malloc.h
 # Those of lion_min.datasets, whose import would make --help slow.

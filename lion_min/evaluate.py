@@ -17,7 +17,7 @@ TOLD = 5  # bad records, one line each; then their number
 def parser() -> Parser:
     p = Parser(prog="python -m lion_min.evaluate",
                description="Score a trained system on pictures it never saw.")
-    p.add_argument("--system", choices=SYSTEMS, default="lion")
+    p.add_argument("--system", choices=SYSTEMS, default=SYSTEMS[0])
     p.add_argument("--weights", type=Path, metavar="DIR",
                    help="a run's folder, such as runs/lion/stage3; default: the bundled weights "
                         "of the system's last stage")

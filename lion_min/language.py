@@ -4,10 +4,11 @@ Symbols: B images, S samples (S = n*B, sample s asks about image s // n), L toke
 P shared visual tokens of an image, K own visual tokens of a sample, D width.
 
 Visual tokens come in two kinds. `shared` [B, P, D] depends on the image alone; `own` [S, K, D]
-depends on the question too (an instruction-aware Q-Former). An encoder-decoder reads
-[own | shared | text], LION's published order, one row a sample. A decoder-only LLM reads
-[shared | own | text]; in training all samples of an image stand in one row behind its shared
-tokens, and a block mask keeps them from seeing each other: the image is read once.
+depends on the question too (an instruction-aware Q-Former). A decoder-only LLM reads
+[shared | own | text]: in a causal LLM the keys and values of the shared tokens depend on nothing
+behind them, so it reads them once an image, and the cache is repeated for the image's questions,
+in training as in generation. An encoder-decoder reads [own | shared | text], LION's published
+order, and all of it for every sample.
 """
 
 from __future__ import annotations
@@ -18,22 +19,52 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lion_min.language_build import LanguageSettings, build
 
-LENGTHS = 32  # few row lengths: a CPU's kernels are compiled, and kept, for every shape there is
+@dataclass
+class LanguageSettings:
+    """Sizes of an LLM, in the words of transformers."""
+
+    family: str = "llama"                  # 'llama' (and all whose layers look like it) or 't5'
+    vocab: int = 420
+    width: int = 128
+    layers: int = 4                        # T5: encoder layers
+    decoder_layers: int | None = None      # T5; None: as many as encoder layers
+    heads: int = 4
+    head_width: int | None = None          # None: width / heads
+    ffn: int = 512
+    positions: int = 1024                  # Llama
+    buckets: int = 32                      # T5: relative positions told apart,
+    distance: int = 128                    # and the one from which all are alike
+    tied: bool = True                      # the head is the embedding; FlanT5 has its own
+    pad_id: int = 0
+    eos_id: int = 1
 
 
 @dataclass
 class TextBatch:
-    """Padded rows of text: one sample a row, or all samples of one image (packed)."""
+    """Padded rows of text, one a sample."""
 
-    ids: Tensor                            # [rows, L]
-    mask: Tensor                           # [rows, L] True = token, False = padding
-    labels: Tensor | None = None           # -100 = no loss; [rows, L], encoder-decoder [S, A]
-    weight: Tensor | None = None           # beside labels: 1 / tokens of its answer, 0 elsewhere
-    sample: Tensor | None = None           # packed: which sample of the row, [rows, L]
-    position: Tensor | None = None         # packed: position within the sample, [rows, L]
-    own: Tensor | None = None              # packed: True where an own visual token goes
+    ids: Tensor                            # [S, L]
+    mask: Tensor                           # [S, L] True = token, False = padding
+    labels: Tensor | None = None           # -100 = no loss; [S, L], encoder-decoder [S, A]
+
+
+@dataclass
+class Prefix:
+    """What a decoder-only LLM has read of S samples; further reading extends it."""
+
+    cache: object                          # transformers' DynamicCache: keys, values [S, H, T, d]
+    mask: Tensor                           # [S, T] True = token, False = padding
+
+    def repeat(self, n: int) -> None:
+        """Every row n times, side by side; gradients of the copies add up."""
+        self.cache.batch_repeat_interleave(n)
+        self.mask = self.mask.repeat_interleave(n, 0)
+
+    def crop(self, n: int) -> None:
+        """Forget the last n columns."""
+        self.cache.crop(-n)
+        self.mask = self.mask[:, :self.mask.shape[1] - n]
 
 
 def splice(embeds: Tensor, ids: Tensor, token: int, features: Tensor) -> Tensor:
@@ -50,8 +81,13 @@ def splice(embeds: Tensor, ids: Tensor, token: int, features: Tensor) -> Tensor:
     return out
 
 
-def _pad(rows: list[list], value: float, left: bool = False, multiple: int = 1) -> Tensor:
-    longest = -(-max(map(len, rows)) // multiple) * multiple
+def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask to add to attention scores: 0 where one may look, the lowest number elsewhere."""
+    return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+
+
+def _pad(rows: list[list], value: float, left: bool = False) -> Tensor:
+    longest = max(map(len, rows))
     return torch.tensor([[value] * (longest - len(r)) * left + r + [value] * (longest - len(r))
                          * (not left) for r in rows])
 
@@ -89,124 +125,154 @@ class LanguageModel(nn.Module):
         columns, rows = self.embed(first + torch.arange(2 * side, device=self.device)).split(side)
         return (rows[:, None] + columns[None]).flatten(0, 1)
 
-    def pack(self, prompts: list[list[int]], answers: list[list[int]] | None = None,
-             images: int | None = None, own: int = 0, multiple: int = 1) -> TextBatch:
+    def pack(self, prompts: list[list[int]], answers: list[list[int]] | None = None) -> TextBatch:
         """Token id lists of S samples -> TextBatch. With answers for `loss`, else `generate`.
 
-        Decoder-only training packs the samples into `images` rows (see packed_rows), leaves
-        `own` slots before each text and fills rows up to a `multiple`, in long trainings LENGTHS.
-        It pads right; to generate, prompts are padded left.
+        A decoder-only LLM's answers follow the prompt in its row. Rows are padded right; prompts
+        that it is to continue are padded left.
         """
-        s, device = self.settings, self.device
-        if answers is None or self.encoder_decoder:
-            answers = answers and [a + [s.eos_id] for a in answers]
-            labels = answers and _pad(answers, -100).to(device)
-            weight = answers and _pad([[1 / len(a)] * len(a) for a in answers], 0.0).to(device)
-            ids = _pad(prompts, -1, left=not self.encoder_decoder and answers is None).to(device)
-            return TextBatch(ids.clamp(min=0).masked_fill(ids < 0, s.pad_id), ids >= 0, labels,
-                             weight)
-        n = len(prompts) // (images or len(prompts))
-        rows: dict[str, list[list[int]]] = {k: [] for k in ("ids", "labels", "weight", "sample",
-                                                             "position", "own")}
-        for start in range(0, len(prompts), n):
-            row = {k: [] for k in rows}
-            for i, (q, a) in enumerate(zip(prompts[start:start + n], answers[start:start + n])):
-                a = a + [s.eos_id]
-                size = own + len(q) + len(a)
-                row["ids"] += [s.pad_id] * own + q + a
-                row["labels"] += [-100] * (own + len(q)) + a
-                row["weight"] += [0.0] * (own + len(q)) + [1 / len(a)] * len(a)
-                row["sample"] += [i] * size
-                row["position"] += range(size)
-                row["own"] += [1] * own + [0] * (size - own)
-            for k in rows:
-                rows[k].append(row[k])
-        pads = {"ids": s.pad_id, "labels": -100, "weight": 0.0, "sample": -1, "position": 0,
-                "own": 0}
-        t = {k: _pad(v, pads[k], multiple=multiple).to(device) for k, v in rows.items()}
-        return TextBatch(t["ids"], t["sample"] >= 0, t["labels"], t["weight"], t["sample"],
-                         t["position"], t["own"].bool())
+        s, device, rows, labels = self.settings, self.device, prompts, None
+        if answers is not None:
+            answers = [a + [s.eos_id] for a in answers]
+            if not self.encoder_decoder:
+                rows = [q + a for q, a in zip(prompts, answers)]
+                answers = [[-100] * len(q) + a for q, a in zip(prompts, answers)]
+            labels = _pad(answers, -100).to(device)
+        ids = _pad(rows, -1, left=answers is None and not self.encoder_decoder).to(device)
+        return TextBatch(ids.clamp(min=0).masked_fill(ids < 0, s.pad_id), ids >= 0, labels)
 
-    def loss(self, embeds: Tensor, text: TextBatch, shared: Tensor | None = None,
-             own: Tensor | None = None, balanced: bool = False) -> Tensor:
-        """Mean cross-entropy of the answer tokens; embeds [rows, L, D] are text.ids embedded and
-        spliced. `balanced`: every answer counts alike, not every token, so that a yes is not
-        drowned by a caption. ValueError when no label is left (the mean would be NaN)."""
-        if not bool((text.labels != -100).any()):
-            raise ValueError("no answer token to learn from: every label is -100")
-        labels, weight = text.labels, text.weight if balanced else (text.labels != -100).float()
-        if self.encoder_decoder:
-            x, mask = self._joined(embeds, text.mask, shared, own)
-            answers = labels != -100                                  # [S, A]
-            before = self.model.prepare_decoder_input_ids_from_labels(labels)
-            logits = self.model(inputs_embeds=x, attention_mask=mask.long(),
-                                decoder_input_ids=before, use_cache=False).logits[answers]
-        else:
-            labels, weight = labels[:, 1:], weight[:, 1:]             # the token before predicts
-            answers = labels != -100                                  # [rows, L-1]
-            states = self.states(self._with_own(embeds, text, own), text, shared)
-            logits = self.model.lm_head(states[:, :-1][answers])      # of nothing else
-        each = F.cross_entropy(logits.float(), labels[answers], reduction="none")
-        return (each * weight[answers]).sum() / weight.sum()
+    # ---- decoder-only: an image is read once, its samples behind it ---------------------------
 
-    def logits(self, embeds: Tensor, text: TextBatch, shared: Tensor | None = None,
-               own: Tensor | None = None) -> Tensor:
-        """Packed decoder-only forward: logits [rows, L, V] of the text positions."""
-        return self.model.lm_head(self.states(self._with_own(embeds, text, own), text, shared))
-
-    @staticmethod
-    def _with_own(embeds: Tensor, text: TextBatch, own: Tensor | None) -> Tensor:
-        return embeds if own is None else splice(embeds, text.own.long(), 1, own.flatten(0, 1))
-
-    def states(self, embeds: Tensor, text: TextBatch, shared: Tensor | None = None,
-               cache=None) -> Tensor:
-        """The same up to the head: states [rows, L, D]. cache: a DynamicCache to be filled."""
-        seen = 0 if shared is None else shared.shape[1]
-        x = embeds if shared is None else torch.cat(      # an image may have several rows
-            [shared.repeat_interleave(len(embeds) // len(shared), 0).to(embeds.dtype), embeds], 1)
-        first = torch.arange(seen, device=self.device).expand(len(x), -1)     # [rows, P]
+    def states(self, embeds: Tensor, mask: Tensor, prefix: Prefix) -> Tensor:
+        """States after the final norm [S, L, D] of tokens behind a prefix, which is extended."""
+        prefix.mask = torch.cat([prefix.mask, mask], 1)                   # [S, T+L]
+        here, whole = embeds.shape[1], prefix.mask.shape[1]
+        causal = mask.new_ones(here, whole).tril(whole - here)
+        seen = causal & prefix.mask[:, None]                              # [S, L, T+L]
+        position = (prefix.mask.cumsum(1) - 1).clamp(min=0)[:, -here:]    # padding has none
         return self.model.model(
-            inputs_embeds=x, attention_mask=additive(block_mask(text, seen), x.dtype)[:, None],
-            position_ids=torch.cat([first, text.position + seen], 1), past_key_values=cache,
-            use_cache=cache is not None).last_hidden_state[:, seen:]
+            inputs_embeds=embeds, attention_mask=additive(seen, embeds.dtype)[:, None],
+            position_ids=position, past_key_values=prefix.cache, use_cache=True).last_hidden_state
 
-    def _joined(self, embeds, mask, shared, own):
-        """All tokens of a sample in one row, visual first: x [S, K+P+L, D] and its mask."""
+    def prefix(self, shared: Tensor | None, samples: int, dtype: torch.dtype) -> Prefix:
+        """Shared tokens [B, P, D] read once and repeated for S samples; None: nothing read yet."""
+        from transformers import DynamicCache
+        images = samples if shared is None else len(shared)
+        prefix = Prefix(DynamicCache(), torch.ones(images, 0, dtype=torch.bool, device=self.device))
+        if shared is not None:
+            self.states(shared.to(dtype), prefix.mask.new_ones(shared.shape[:2]), prefix)
+            prefix.repeat(samples // images)
+        return prefix
+
+    def _behind(self, embeds: Tensor, mask: Tensor, shared: Tensor | Prefix | None,
+                own: Tensor | None) -> tuple[Tensor, Tensor, Prefix]:
+        """(embeds [S, K+L, D] with the own tokens first, their mask, what they stand behind)."""
+        if not isinstance(shared, Prefix):
+            shared = self.prefix(shared, len(embeds), embeds.dtype)
+        if own is None:
+            return embeds, mask, shared
+        return (torch.cat([own.to(embeds.dtype), embeds], 1),
+                F.pad(mask, (own.shape[1], 0), value=True), shared)
+
+    def text_states(self, embeds: Tensor, text: TextBatch, shared: Tensor | Prefix | None = None,
+                    own: Tensor | None = None) -> Tensor:
+        """States [S, L, D] of the text behind the visual tokens."""
+        return self.states(*self._behind(embeds, text.mask, shared, own))[:, -embeds.shape[1]:]
+
+    # ---- encoder-decoder: a row holds all ------------------------------------------------------
+
+    def _joined(self, embeds: Tensor, mask: Tensor, shared: Tensor | None,
+                own: Tensor | None) -> dict[str, Tensor]:
+        """What the encoder reads: [own | shared | text] of every sample, [S, K+P+L, D]."""
         if shared is not None:
             shared = shared.repeat_interleave(len(embeds) // len(shared), 0)     # [S, P, D]
-        parts = [own, shared] if self.encoder_decoder else [shared, own]
-        visual = [p for p in parts if p is not None]
-        ones = [mask.new_ones(p.shape[:2]) for p in visual]
-        return (torch.cat([*(p.to(embeds.dtype) for p in visual), embeds], 1),
-                torch.cat([*ones, mask], 1))
+        visual = [v.to(embeds.dtype) for v in (own, shared) if v is not None]
+        x = torch.cat([*visual, embeds], 1)
+        mask = F.pad(mask, (x.shape[1] - mask.shape[1], 0), value=True)
+        return {"inputs_embeds": x, "attention_mask": mask.long()}
+
+    def encode(self, embeds: Tensor, mask: Tensor, shared: Tensor | None) -> Tensor:
+        """The encoder's states of the text behind the shared tokens, [S, L, D]."""
+        rows = self._joined(embeds, mask, shared, None)
+        return self.model.encoder(**rows).last_hidden_state[:, -embeds.shape[1]:]
+
+    # ---- train and answer ----------------------------------------------------------------------
+
+    def loss(self, embeds: Tensor, text: TextBatch, shared: Tensor | Prefix | None = None,
+             own: Tensor | None = None, balanced: bool = False) -> Tensor:
+        """Mean cross-entropy of the answer tokens; embeds [S, L, D] are text.ids embedded and
+        spliced. shared: [B, P, D], or the prefix that the LLM read already. `balanced`: every
+        answer counts alike, not every token, so that a yes is not drowned by a caption.
+        ValueError when no label is left (the mean would be NaN)."""
+        labels = text.labels if self.encoder_decoder else text.labels[:, 1:]
+        answers = labels != -100
+        if not bool(answers.any()):
+            raise ValueError("no answer token to learn from: every label is -100")
+        if self.encoder_decoder:
+            before = self.model.prepare_decoder_input_ids_from_labels(labels)
+            logits = self.model(**self._joined(embeds, text.mask, shared, own),
+                                decoder_input_ids=before, use_cache=False).logits[answers]
+        else:                                                         # the token before predicts
+            states = self.text_states(embeds, text, shared, own)[:, :-1]
+            logits = self.model.lm_head(states[answers])              # of nothing else
+        each = F.cross_entropy(logits.float(), labels[answers], reduction="none")
+        if not balanced:
+            return each.mean()
+        share = (answers / answers.sum(1, keepdim=True).clamp(min=1))[answers]
+        return (each * share).sum() / share.sum()
 
     @torch.no_grad()
-    def generate(self, embeds: Tensor, text: TextBatch, shared: Tensor | None = None,
+    def generate(self, embeds: Tensor, text: TextBatch, shared: Tensor | Prefix | None = None,
                  own: Tensor | None = None, **options) -> Tensor:
         """Answer ids [S, <= max_new_tokens] by transformers' generate, prompt not repeated;
         an encoder-decoder puts its start token before them."""
-        x, mask = self._joined(embeds, text.mask, shared, own)
         ends = {"eos_token_id": self.settings.eos_id, "pad_token_id": self.settings.pad_id}
         options = {"max_new_tokens": 48, "do_sample": False, "num_beams": 1} | ends | options
-        return self.model.generate(inputs_embeds=x, attention_mask=mask.long(), **options)
+        if self.encoder_decoder:
+            return self.model.generate(**self._joined(embeds, text.mask, shared, own), **options)
+        embeds, mask, prefix = self._behind(embeds, text.mask, shared, own)
+        mask = torch.cat([prefix.mask, mask], 1)                      # [S, T+K+L]
+        prefix.repeat(options["num_beams"])
+        return self.model.generate(  # it wants a row as long as the mask and cuts off what was read
+            inputs_embeds=F.pad(embeds, (0, 0, mask.shape[1] - embeds.shape[1], 0)),
+            attention_mask=mask.long(), past_key_values=prefix.cache, **options)
 
 
-def packed_rows(prompts: list[list[int]], answers: list[list[int]], images: int, own=0) -> int:
-    """Rows to pack the samples of `images` into: equal ones of at most about 220 text tokens.
-    Attention costs the square of a row's length, another row the shared tokens once more."""
-    n = len(prompts) // images
-    tokens = (sum(map(len, prompts)) + sum(map(len, answers))) / images + own * n
-    return images * next(g for g in range(1, n + 1) if n % g == 0 and (tokens / g <= 220 or g == n))
+# ---- a random LLM ------------------------------------------------------------------------------
+
+def build(s: LanguageSettings) -> nn.Module:
+    """A randomly initialised transformers model of these sizes, no network."""
+    import transformers
+    common = {"vocab_size": s.vocab, "pad_token_id": s.pad_id, "eos_token_id": s.eos_id}
+    head_width = s.head_width or s.width // s.heads
+    if s.family == "t5":
+        model = _build_t5(transformers.T5Config(
+            **common, d_model=s.width, d_kv=head_width, d_ff=s.ffn, num_layers=s.layers,
+            num_decoder_layers=s.decoder_layers or s.layers, num_heads=s.heads, dropout_rate=0.0,
+            relative_attention_num_buckets=s.buckets, relative_attention_max_distance=s.distance,
+            feed_forward_proj="gated-gelu", decoder_start_token_id=s.pad_id,
+            tie_word_embeddings=s.tied), s.tied)
+    elif s.family == "llama":
+        config = transformers.LlamaConfig(
+            **common, hidden_size=s.width, intermediate_size=s.ffn, num_hidden_layers=s.layers,
+            num_attention_heads=s.heads, num_key_value_heads=s.heads, head_dim=head_width,
+            bos_token_id=None, max_position_embeddings=s.positions, tie_word_embeddings=s.tied)
+        model = transformers.LlamaForCausalLM(config)
+    else:
+        raise ValueError(f"unknown LLM family {s.family!r}: 'llama' or 't5'")
+    # Plain matrix products: in bf16 the fused kernel's backward takes a CPU several times as long.
+    model.set_attn_implementation("eager")
+    return model
 
 
-def block_mask(text: TextBatch, seen: int) -> Tensor:
-    """[B, seen+L, seen+L] True = may look: causal, and a sample sees the image and itself."""
-    sample = F.pad(text.sample, (seen, 0), value=-2)                  # -2 the image, -1 padding
-    mine = sample[:, :, None] == sample[:, None, :]                   # [B, P+L, P+L]
-    image = (sample == -2)[:, None, :]
-    return (mine | image) & torch.ones_like(mine[0]).tril()
-
-
-def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask to add to attention scores: 0 where one may look, the lowest number elsewhere."""
-    return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+def _build_t5(config, tied: bool) -> nn.Module:
+    import transformers
+    # BLIP-2 and LION run FlanT5 with the exact GELU; "gated-gelu" alone means the tanh form.
+    config.dense_act_fn = "gelu"
+    model = transformers.T5ForConditionalGeneration(config)
+    if not tied:
+        # transformers 5 ties every T5 built from a config: loading a head of its own would
+        # write over the embedding. Cut here, and kept cut in the config.
+        model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+        model.config.tie_word_embeddings = False
+    return model

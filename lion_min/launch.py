@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 
 from lion_min import BadInput, checkpoints, scores, training
-from lion_min.cli import SYSTEMS, Parser, guarded, prepare, training_flags
+from lion_min.cli import LION, SYSTEMS, Parser, guarded, prepare, training_flags
 from lion_min.parts import TINY, WEIGHTS, Parts, run_folder, stage_name, tiny_parts
-from lion_min.pretrained.presets import PRESETS
+from lion_min.pretrained.presets import LION_SIZES, PRESETS
 from lion_min.scenes import WORLDS
 from lion_min.stage import RunOptions, Stage, run_stage
 from lion_min.system import System
@@ -177,7 +177,8 @@ def _imported(system: str, weights: Path, device, vision: str | None, llm: str |
     if not hasattr(published(system), "open_system"):
         raise BadInput(f"weights {str(weights)!r}: an imported {system}, whose prompts have no way "
                        f"from the command line yet; lion_min.published.{system}.load opens it")
-    return published(system).open_system(weights, device, vision, llm)
+    stage = stage_of(system, answers(system)[-1])
+    return published(system).open_system(weights, stage, device, vision, llm)
 
 
 def parts_for(out: Path, preset: str = TINY, vision: str | None = None, llm: str | None = None,
@@ -186,7 +187,10 @@ def parts_for(out: Path, preset: str = TINY, vision: str | None = None, llm: str
     if preset == TINY:
         return tiny_parts(out, family)
     from lion_min.pretrained.backbones import pretrained_parts
-    return pretrained_parts(out, preset, vision, llm)
+    parts = pretrained_parts(out, preset, vision, llm)
+    if preset in LION_SIZES:
+        parts.published = published(LION).settings_by_name(preset)
+    return parts
 
 
 # ---- stages to train ----------------------------------------------------------------------------

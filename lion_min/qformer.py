@@ -6,8 +6,6 @@ BLIP-2/InstructBLIP's querying transformer (arXiv 2301.12597, 2305.06500), as LI
     [queries ; text] -> self-attention -> queries only: cross-attention to the image
                                        -> queries: query_ffn | text: text_ffn
 
-mqformer.py extends it to two sources of pictures and to text passes of its own (Lyrics).
-
 Shapes: S samples, B images (S = n*B, sample s looks at image s // n), N image tokens, L text
 tokens, Q queries, T = Q + L, D width, Dv vision width, H heads, d = D / H.
 """
@@ -48,15 +46,15 @@ def init_bert(module: nn.Module, std: float = 0.02) -> None:
         nn.init.zeros_(module.bias)
 
 
-class Attention(nn.Module):
-    """BERT's attention sub-layer: LN(x + Drop(W_o MHA(query=x, key=value=context))).
+class MultiHead(nn.Module):
+    """Multi-head attention of x over a context: x itself or, for cross-attention, another tensor.
 
-    Self-attention when context is x, cross-attention otherwise. A context with fewer rows than x
-    is shared: rows n*b .. n*b+n-1 of x look at row b, whose keys and values are made only once.
+    A context with fewer rows than x is shared: rows n*b .. n*b+n-1 of x read row b, whose keys
+    and values are made only once.
     """
 
     def __init__(self, width: int, heads: int, context_width: int | None = None,
-                 ln_eps: float = 1e-12, dropout: float = 0.0):
+                 dropout: float = 0.0):
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
@@ -65,48 +63,50 @@ class Attention(nn.Module):
         self.key = nn.Linear(context_width or width, width)
         self.value = nn.Linear(context_width or width, width)
         self.out = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width, eps=ln_eps)
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None,
-                return_attention: bool = False, cache: list[Tensor] | None = None,
-                ) -> Tensor | tuple[Tensor, Tensor]:
-        """x [S,T,D], context [B,N,Dc], mask (True = may be seen) or None -> [S,T,D].
+                cache: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """x [S,T,D], context [B,N,Dc] -> ([S,T,D], probabilities [S,H,T,N]).
 
-        The mask is [B,1,1,N], [B,1,T,N] where S == B, or numbers [T,N] to be added to the scores.
-        With return_attention also the probabilities [S,H,T,N]. An empty `cache` takes the keys
-        and values of the context; a filled one lends its own, which stand before the context's
-        and are first in the mask.
+        mask: True = may be seen, [B,1,1,N] or, where S == B, [B,1,T,N]; or numbers [T,N], added
+        to the scores. An empty `cache` takes the keys and values of the context; a filled one
+        lends its own, which stand before the context's and are first in the mask.
         """
         images, n = len(context), len(x) // len(context)
         if len(x) != n * images:
             raise ValueError(f"{len(x)} samples cannot share {images} images evenly")
         # Samples of one image are laid side by side: B longer rows instead of n copies of keys.
-        folded = x.reshape(images, -1, x.shape[-1])                             # [B, n*T, D]
-        q, k, v = (self._heads(y) for y in (
-            self.query(folded), self.key(context), self.value(context)))        # [B, H, *, d]
+        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (
+            self.query(x.reshape(images, -1, x.shape[-1])),                     # [B, H, n*T, d]
+            self.key(context), self.value(context)))                            # [B, H, N, d]
         if cache:
             k, v = (torch.cat(pair, 2) for pair in zip(cache, (k, v)))          # [B, H, *+N, d]
         elif cache is not None:
             cache += [k, v]
-        if mask is not None and mask.ndim == 2:
-            mask = mask.repeat(n, 1)                                            # [n*T, N]
         # Plain products: the fused kernel hands no probabilities out, and in bf16 its backward
         # takes five times as long on a CPU.
         scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5                  # [B, H, n*T, N]
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool \
-                else scores + mask
+                else scores + mask.repeat(n, 1)
         weights = scores.softmax(-1)
-        mixed = F.dropout(weights, self.dropout, self.training) @ v
-        mixed = self.out(mixed.transpose(1, 2).reshape(x.shape))                # [S, T, D]
-        y = self.norm(x + F.dropout(mixed, self.dropout, self.training))
-        if not return_attention:
-            return y
+        mixed = F.dropout(weights, self.dropout, self.training) @ v             # [B, H, n*T, d]
         weights = weights.unflatten(2, (n, x.shape[1])).transpose(1, 2)         # [B, n, H, T, N]
-        return y, weights.flatten(0, 1)                                         # [S, H, T, N]
+        return self.out(mixed.transpose(1, 2).reshape(x.shape)), weights.flatten(0, 1)
 
-    def _heads(self, y: Tensor) -> Tensor:
-        return y.unflatten(-1, (self.heads, -1)).transpose(1, 2)     # [B, *, D] -> [B, H, *, d]
+
+class Attention(MultiHead):
+    """BERT's attention sub-layer, LN(x + Drop(MHA(x, context))), with MHA's probabilities."""
+
+    def __init__(self, width: int, heads: int, context_width: int | None = None,
+                 ln_eps: float = 1e-12, dropout: float = 0.0):
+        super().__init__(width, heads, context_width, dropout)
+        self.norm = nn.LayerNorm(width, eps=ln_eps)
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None,
+                cache: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        mixed, weights = super().forward(x, context, mask, cache)
+        return self.norm(x + F.dropout(mixed, self.dropout, self.training)), weights
 
 
 class FeedForward(nn.Module):
@@ -137,30 +137,21 @@ class QFormerLayer(nn.Module):
         self.query_ffn = FeedForward(s.width, s.ffn, **rest)
         self.text_ffn = FeedForward(s.width, s.ffn, **rest)
 
-    def look(self, queries: Tensor, image: Tensor,
-             return_attention: bool) -> tuple[Tensor, Tensor | None]:
+    def look(self, queries: Tensor, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """Let the queries [S,Q,D] read the image [B,N,Dv]: ([S,Q,D], map [S,H,Q,N] or None).
         `anchors` [Q,N] is added to the scores."""
-        if self.cross is None:
-            return queries, None
-        seen = self.cross(queries, image, self.anchors, return_attention)
-        return seen if return_attention else (seen, None)
+        return (queries, None) if self.cross is None else self.cross(queries, image, self.anchors)
 
     def forward(self, hidden: Tensor, mask: Tensor | None, image: Tensor, last: bool = False,
-                return_attention: bool = False, cache: list[Tensor] | None = None,
-                ) -> tuple[Tensor, Tensor | None]:
-        """hidden [S,T,D] -> ([S,T,D], cross-attention map or None); the last layer -> [S,Q,D].
-
-        Nobody reads the text half of the last layer, so it is not computed.
-        """
+                cache: list[Tensor] | None = None) -> tuple[Tensor, Tensor | None]:
+        """hidden [S,T,D] -> ([S,T,D], cross-attention map or None); the last layer -> [S,Q,D],
+        for nobody reads the text half of the last layer."""
         rows = hidden[:, :self.queries] if last else hidden
-        hidden = self.attention(rows, hidden, mask, cache=cache)                # [S, T, D]
+        hidden, _ = self.attention(rows, hidden, mask, cache)                   # [S, T, D]
         queries, text = hidden[:, :self.queries], hidden[:, self.queries:]
-        queries, seen = self.look(queries, image, return_attention)             # [S, Q, D]
+        queries, seen = self.look(queries, image)                               # [S, Q, D]
         queries = self.query_ffn(queries)
-        if text.shape[1] == 0:
-            return queries, seen
-        return torch.cat([queries, self.text_ffn(text)], dim=1), seen
+        return torch.cat([queries, self.text_ffn(text)], 1) if text.shape[1] else queries, seen
 
 
 class QFormer(nn.Module):
@@ -184,12 +175,11 @@ class QFormer(nn.Module):
                 ) -> Tensor | tuple[Tensor, list[Tensor]]:
         """Read each image under each of its questions.
 
-        image [B,N,Dv]; text_ids [S,L] with S = n*B (None: no question, S = B); text_mask [S,L],
-        0 or False on padding (None: no padding). Returns the query states [S,Q,D] and, with
-        return_attention, one map [S,H,Q,N] for each layer that has cross-attention.
+        image [B,N,Dv]; text_ids [S,L] (None: no question, S = B); text_mask [S,L], 0 or False on
+        padding. Returns the query states [S,Q,D] and, with return_attention, one map [S,H,Q,N]
+        for each layer that has cross-attention.
         """
-        hidden, maps = self.run(image, *self.embed(len(image), text_ids, text_mask),
-                                return_attention=return_attention)
+        hidden, maps = self.run(image, *self.embed(len(image), text_ids, text_mask))
         return (hidden, maps) if return_attention else hidden
 
     def anchor(self, tokens: int, start: float) -> None:
@@ -202,28 +192,24 @@ class QFormer(nn.Module):
                 layer.anchors = nn.Parameter(begin.clone())
 
     def run(self, image: Tensor, hidden: Tensor, mask: Tensor | None,
-            return_attention: bool = False, caches: list[list[Tensor]] | None = None,
-            ) -> tuple[Tensor, list[Tensor]]:
+            caches: list[list[Tensor]] | None = None) -> tuple[Tensor, list[Tensor]]:
         """All layers over what `embed` gave: (query states [S,Q,D], cross-attention maps)."""
         maps = []
         for i, layer in enumerate(self.layers):
             hidden, seen = layer(hidden, mask, image, i == len(self.layers) - 1,
-                                 return_attention, caches[i] if caches else None)
-            if seen is not None:
-                maps.append(seen)
+                                 caches[i] if caches else None)
+            maps += [] if seen is None else [seen]
         return hidden, maps
 
     def embed(self, images: int, text_ids: Tensor | None, text_mask: Tensor | None,
               positions: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """([queries ; text] after one LayerNorm [S,T,D], self-attention mask [S,1,1,T] or None)."""
-        samples = images if text_ids is None else len(text_ids)
-        x = self.query_tokens.expand(samples, -1, -1)                           # [S, Q, D]
+        x = self.query_tokens.expand(images if text_ids is None else len(text_ids), -1, -1)
         mask = None
         if text_ids is not None:
             x = torch.cat([x, self.embed_text(text_ids, positions)], dim=1)     # [S, T, D]
-            if text_mask is not None:
-                visible = F.pad(text_mask.bool(), (self.settings.queries, 0), value=True)
-                mask = visible[:, None, None]                                   # [S, 1, 1, T]
+        if text_mask is not None:
+            mask = F.pad(text_mask.bool(), (self.settings.queries, 0), value=True)[:, None, None]
         return F.dropout(self.norm(x), self.settings.dropout, self.training), mask
 
     def embed_text(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
@@ -231,10 +217,9 @@ class QFormer(nn.Module):
 
         Queries have no position: they are a set. Only the text is numbered, 0.. unless given.
         """
-        if positions is not None:
-            return self.words(ids) + self.positions(positions)
-        length = ids.shape[1]
-        if length > self.settings.max_text:
-            raise BadInput(f"question of {length} tokens: the Q-Former reads at most "
-                           f"{self.settings.max_text}; shorten it")
-        return self.words(ids) + self.positions.weight[:length]
+        length, most = ids.shape[1], self.settings.max_text
+        if positions is None and length > most:
+            raise BadInput(f"question of {length} tokens: the Q-Former reads at most {most}; "
+                           "shorten it")
+        where = torch.arange(length, device=ids.device) if positions is None else positions
+        return self.words(ids) + self.positions(where)

@@ -1,55 +1,41 @@
 """RoIAlign by hand: cut any box out of a feature map, to a fixed number of bins, exactly.
 
-A feature map has few cells (8x8, 16x16), a box has corners anywhere. Rounding the corners to
-cells (RoIPool) moves them by up to half a cell, which is half an object of the drawn world.
-RoIAlign (He et al., Mask R-CNN, arXiv 1703.06870, section 3) rounds nothing: it lays S x S bins
-over the box, reads the map at a few points of every bin by bilinear interpolation, and averages.
+A feature map has few cells (8x8, 16x16), a box has corners anywhere; rounding the corners to
+cells (RoIPool) moves them by up to half an object of the drawn world. RoIAlign (He et al., Mask
+R-CNN, arXiv 1703.06870, sec. 3) rounds nothing: it lays S x S bins over the box, reads the map at
+a few points of every bin by bilinear interpolation, and averages. Semantics: torchvision's
+roi_align, which Detectron2's ROIAlignV2 calls (pvit.md 2.4).
 
 **The frame.** The value of cell i stands at its centre, i + 0.5 in units of cells. Subtracting
-0.5 (`aligned=True`) turns a corner into index units, where cell i stands at i. Without it every
-box slides by half a cell: Detectron2's well-known "ROIAlignV2" correction.
+0.5 (`aligned=True`) turns a corner into index units; without it every box slides by half a cell.
 
 **One axis.** A box from c1 to c2 (index units) has bins of width b = (c2 - c1) / S. Bin s is read
-at g points,
+at g = ceil(b) points (adaptive: about one a cell) or a fixed number, and a point takes from cell
+h the share hat:
 
-    p(s, a) = c1 + s b + (a + 1/2) b / g,      a = 0 .. g-1
-
-with g = ceil(b) (adaptive: about one sample a cell) or a fixed k. A point p lies between two
-cells and takes from cell h the share
-
-    hat(p, h) = max(0, 1 - |p - h|)
+    p(s, a) = c1 + s b + (a + 1/2) b / g,   a = 0 .. g-1           hat(p, h) = max(0, 1 - |p - h|)
 
 A point farther than one cell outside the map (p < -1 or p > H) reads zero; one less far outside
 is moved to the nearest cell.
 
-**Two axes.** The bilinear share of cell (h, w) is hat(y, h) hat(x, w), and the g_y g_x points of a
-bin form a grid, so their average factors:
+**Two axes.** The bilinear share of cell (h, w) is hat(y, h) hat(x, w), and the points of a bin
+form a grid, so their average factors into two small matrices a box, without any loop:
 
-    crop[s, t] = sum_h sum_w  Y[s, h] X[t, w] map[h, w],
-    Y[s, h] = 1/g_y sum_a hat(y(s, a), h)     and X likewise.
+    crop[s, t] = sum_h sum_w  Y[s, h] X[t, w] map[h, w],    Y[s, h] = 1/g_y sum_a hat(y(s, a), h)
 
-Two small matrices per box and two matrix products: no loop over boxes, bins or points, and the
-gradient to the map comes for free. (Zeroing a point that is outside in *either* axis factors,
-too: a zero row of Y or X.)
-
-**By hand on a 4x4 map** with map[h, w] = 4 h + w, a box from (0.5, 1) to (2.5, 3) in cells, 2x2
+**By hand**, on a 4x4 map with map[h, w] = 4 h + w: a box from (0.5, 1) to (2.5, 3) in cells, 2x2
 bins. In index units x runs from 0 to 2 and y from 0.5 to 2.5; bins are 1 wide, so g = 1, and the
-points are x = 0.5, 1.5 and y = 1, 2. Each x lies halfway between two cells, each y on one:
+points are x = 0.5, 1.5 (halfway between two cells) and y = 1, 2 (on one):
 
->>> import torch
->>> from lion_min.regions import axis_weights, roi_align
 >>> axis_weights(torch.tensor([0.5]), torch.tensor([2.5]), cells=4, bins=2)[0]  # X
 tensor([[0.5000, 0.5000, 0.0000, 0.0000],
         [0.0000, 0.5000, 0.5000, 0.0000]])
 >>> axis_weights(torch.tensor([1.0]), torch.tensor([3.0]), cells=4, bins=2)[0]  # Y
 tensor([[0., 1., 0., 0.],
         [0., 0., 1., 0.]])
->>> grid = torch.arange(16.).view(1, 1, 4, 4)
->>> roi_align(grid, torch.tensor([[0, 0.5, 1, 2.5, 3]]), 2)[0, 0]  # 4 y + x at the points
+>>> roi_align(torch.arange(16.).view(1, 1, 4, 4), torch.tensor([[0, 0.5, 1, 2.5, 3]]), 2)[0, 0]
 tensor([[4.5000, 5.5000],
         [8.5000, 9.5000]])
-
-Semantics: torchvision's roi_align, which Detectron2's ROIAlignV2 calls (pvit.md 2.4).
 
 Symbols: B batch, C channels, H W cells of the map, R regions, S bins a side, G samples a bin,
 N patches, D width.
@@ -72,16 +58,12 @@ def axis_points(start: Tensor, end: Tensor, bins: int, sampling_ratio: int = 0,
     counts[r] points a bin and G is the most of all boxes: the rest of its row is infinite.
     """
     start, end = start - 0.5 * aligned, end - 0.5 * aligned
-    extent = end - start  # [R]
-    if not aligned:
-        extent = extent.clamp(min=1)  # the older form widens a box thinner than one cell
-    width = extent / bins  # [R], b
-    counts = width.ceil().clamp(min=0)  # [R], g; every box has its own
-    if sampling_ratio > 0:
-        counts = torch.full_like(width, sampling_ratio)
+    # The older form (not aligned) widens a box thinner than one cell.
+    width = (end - start if aligned else (end - start).clamp(min=1)) / bins  # [R], b
+    counts = torch.full_like(width, sampling_ratio) if sampling_ratio else \
+        width.ceil().clamp(min=0)  # [R], g; every box has its own
     most = int(counts.max()) if len(counts) else 0  # G
-    a = torch.arange(most, device=start.device, dtype=start.dtype)  # [G]
-    s = torch.arange(bins, device=start.device, dtype=start.dtype)  # [S]
+    a, s = (torch.arange(n, device=start.device, dtype=start.dtype) for n in (most, bins))
     # torchvision's order of operations: b / g first. Another moves points by float32's last digit.
     step = (a + 0.5) * (width / counts.clamp(min=1))[:, None]  # [R, G]
     points = (start[:, None] + s * width[:, None])[..., None] + step[:, None]  # [R, S, G]
@@ -92,7 +74,6 @@ def axis_weights(start: Tensor, end: Tensor, cells: int, bins: int, sampling_rat
                  aligned: bool = True) -> Tensor:
     """How much of every cell each bin takes, along one axis: [R], [R] -> [R, bins, cells].
 
-    start, end: the boxes' two sides in units of cells (0 is the map's edge, `cells` the other).
     A row sums to 1, or to less where the bin's points lie outside the map; an adaptive box of
     no extent has no points and its rows are zero (g = ceil(0) = 0), never NaN.
     """
@@ -108,16 +89,15 @@ def roi_align(features: Tensor, rois: Tensor, output_size: int, scale: float = 1
               sampling_ratio: int = 0, aligned: bool = True) -> Tensor:
     """Pool every box to output_size x output_size bins: [B, C, H, W], [R, 5] -> [R, C, S, S].
 
-    rois: rows (image's place in the batch, x1, y1, x2, y2); coordinates times `scale` are cells,
+    rois: rows (image's index in the batch, x1, y1, x2, y2); coordinates times `scale` are cells,
         so pixels of the padded input with scale 1/16 for a map of stride 16.
     sampling_ratio: 0 takes ceil(bin size) samples per bin and axis, k > 0 takes k. A box of no
         extent gives zeros with 0; with k it has one point, read k x k times (as in torchvision).
-    Differentiable in the features. Not in the boxes: they are given here, never predicted, and
-    torchvision passes them no gradient either. Half precision is pooled in float32.
+    Differentiable in the features, not in the boxes (as torchvision). Half precision is pooled in
+    float32.
     """
     if rois.ndim != 2 or rois.shape[1] != 5:
-        raise ValueError(f"rois must be [R, 5] = (batch index, x1, y1, x2, y2), got "
-                         f"{tuple(rois.shape)}")
+        raise ValueError(f"rois must be [R, 5] = (batch index, x1, y1, x2, y2), got {rois.shape}")
     B, C, H, W = features.shape
     index = rois[:, 0].long()  # [R]
     if ((index < 0) | (index >= B)).any():  # -1 would quietly read the last image
@@ -145,9 +125,8 @@ def roi_align(features: Tensor, rois: Tensor, output_size: int, scale: float = 1
 def pool_regions(states: Tensor, boxes: Tensor, index: Tensor, size: int) -> Tensor:
     """Pool boxes out of an encoder's patch states: [B, N, D], [R, 4], [R] -> [R, size*size, D].
 
-    states: one block's patch states, without the CLS state, row by row on a square grid.
-    boxes: xyxy fractions of the image (the squash to the encoder's square leaves them as they
-        are); index: the image each box belongs to. Bins come row by row, as the patches do.
+    states: one block's patches, without CLS, row by row on a square grid; boxes: xyxy fractions
+    of the image; index: the image each box belongs to. Bins come row by row, as the patches do.
     """
     B, N, D = states.shape
     side = math.isqrt(N)
@@ -161,9 +140,9 @@ def pool_regions(states: Tensor, boxes: Tensor, index: Tensor, size: int) -> Ten
 class RegionToken(nn.Module):
     """What RoIAlign cut out of a box, and the box: one token. [R, P], [R, 4] -> [R, D].
 
-    Pooling scales every box to the same bins and so forgets how large it was and where it lay;
-    a layer over centre and size in eighths of the image says so again, beside the features (as
-    UNITER's location features, arXiv 1909.11740, or PVIT's bbox_fc). boxes: xyxy fractions.
+    Pooling forgets how large a box was and where it lay; a layer over centre and size in eighths
+    of the image adds them to the features (as UNITER's location features, arXiv 1909.11740, or
+    PVIT's bbox_fc). boxes: xyxy fractions.
     """
 
     def __init__(self, pooled: int, width: int, hidden: int = 128):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from random_lion import write_stage, write_stage0
 
-from lion_min.lion import loading
+from lion_min import launch
 from lion_min.scenes import WORLDS, make_scene
 
 SCENE = make_scene(WORLDS["medium"], "heldout", 5, 0).draw()
@@ -24,13 +24,13 @@ def runs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def system(runs):
-    return loading.load_system(runs / "lion" / "stage4")
+    return launch.load("lion", runs / "lion" / "stage4", "cpu")
 
 
 @pytest.fixture
 def ready(system, monkeypatch, tmp_path):
     """A folder to work in with scene.png; the system is loaded already."""
-    monkeypatch.setattr(loading, "load_system", lambda weights, device: system)
+    monkeypatch.setattr(launch, "load", lambda *_: system)
     monkeypatch.chdir(tmp_path)
     SCENE.save("scene.png")
     return tmp_path

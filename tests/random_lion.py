@@ -5,10 +5,8 @@ from pathlib import Path
 
 import torch
 
-from lion_min import checkpoints, trainable
+from lion_min import checkpoints, launch, trainable
 from lion_min.language import LanguageModel
-from lion_min.lion import stages
-from lion_min.lion.loading import stage_of
 from lion_min.lion.model import tiny
 from lion_min.scenes import WORLDS
 from lion_min.tokenizer import TinyTokenizer
@@ -35,11 +33,11 @@ def write_stage0(out: Path) -> None:
 
 def write_stage(out: Path, number: int) -> Path:
     """OUT/lion/stageN, over the stage 0 beside it."""
-    stage = stage_of(number)
-    model, _, _ = stages.build(stage.mode, out)
+    stage = launch.stage_of("lion", number)
+    model = launch.module_of("lion", "system").SYSTEM(launch.parts_for(out), stage).model
     trainable.only_trainable(model, stage.trains)
     where = out / "lion" / f"stage{number}"
     checkpoints.save_run(where, checkpoints.trainable_state(model), {
-        "system": "lion", "stage": number, "preset": "tiny", "world": WORLD, "tags": stage.tags,
+        "system": "lion", "stage": number, "preset": "tiny", "world": WORLD,
         "settings": asdict(model.settings)})
     return where

@@ -10,11 +10,14 @@ from few_steps import SCORES
 from random_lion import write_stage0
 from torch import nn
 
-from lion_min import scores, training
-from lion_min.lion import stages
-from lion_min.lion.loading import stage_of
+from lion_min import launch, scores, training
+from lion_min.lion.stages import LionStage
 
 NUMBERS = (1, 2, 3, 4, "joint")
+
+
+def stage_of(number: int | str) -> LionStage:
+    return launch.stage_of("lion", number)
 
 
 @dataclass
@@ -29,30 +32,29 @@ class Moves:
         return {n for n, t in self.before.items() if not torch.equal(t, self.after[n])}
 
 
-def train(stage: stages.LionStage, out: Path, resume: bool = False, **plan) -> Moves:
-    """stages.train with 32 scenes, batches of 4 and no scoring."""
+def train(stage: LionStage, out: Path, resume: bool = False, **plan) -> Moves:
+    """launch.train_stage with 32 scenes, batches of 4 and no scoring."""
     # Every round twice where it can be: behind an up-projection of zero, down learns a step late.
     steps = max(3, len(stage.rounds))
     plan = replace(stage.plan, **{"steps": steps, "warmup": 0} | plan)
-    whole, seen, build, run = nn.ModuleDict(), [], stages.build, training.run
+    whole, seen, run_stage, run = nn.ModuleDict(), [], launch.run_stage, training.run
 
-    def building(*arguments, **options):
-        model, tagger, tokenizer = build(*arguments, **options)
-        whole.update({"tagger": tagger})
-        return model, tagger, tokenizer
+    def starting(system, options):
+        whole.update({"tagger": system.tagger, "model": system.model})
+        return run_stage(system, options)
 
     def running(model, *arguments):
-        whole.update({"model": model})
         seen.append(snapshot(whole))
         run(model, *arguments)
         seen.append(snapshot(whole))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "build", building)
+        patch.setattr(launch, "run_stage", starting)
         patch.setattr(training, "run", running)
         patch.setattr(scores, "evaluate", lambda *a, **k: SCORES)
-        stages.train(stage, out, plan=plan, batch=4, pool=2 if stage.number == "joint" else 32,
-                     resume=resume, quiet=True)
+        launch.train_stage("lion", stage.number,
+                           launch.Options(out, device="cpu", batch=4, resume=resume), stage,
+                           plan=plan, pool=2 if stage.number == "joint" else 32, quiet=True)
     return Moves(*seen, {n.removeprefix("model.") for n, _ in whole.named_parameters()})
 
 

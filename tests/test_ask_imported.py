@@ -12,7 +12,7 @@ from PIL import Image
 from random_backbones import write_t5
 
 import infer
-from lion_min import loading
+from lion_min import launch
 
 
 def write_bert(folder: Path) -> Path:
@@ -57,9 +57,9 @@ def test_an_imported_lion_answers(imported, capsys):
 def test_it_answers_as_the_model_does(imported):
     """Guards: another text around the question than the official one: BERT's marks at its ends,
     </s> behind the prompt, no tags; or other beams."""
-    system = loading.open_system("lion", imported / "lion", "cpu", None, str(imported / "blip"),
-                                 str(imported / "t5"))
-    seen = system.see([Image.new("RGB", (56, 56), "red")])
+    system = launch.load("lion", imported / "lion", "cpu", None, str(imported / "blip"),
+                         str(imported / "t5"))
+    seen = system.encode([Image.new("RGB", (56, 56), "red")])
     x = system.inputs(seen, ["where is it?"], 0)
     assert x.question_ids[0, 0] == 2 and x.question_ids[0, -1] == 3       # [CLS], [SEP]
     assert x.prompts[0] == system.tokenizer.encode("where is it?") + [1]  # </s>

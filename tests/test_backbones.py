@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lion_min import BadInput
-from lion_min.adapters import REGION, attach_adapters, attach_lora, set_task
-from lion_min.pretrained.backbones import load_language, load_vision
-from lion_min.parts import Source, pretrained_parts
+from lion_min.adapters import REGION, attach_adapters, set_task
+from lion_min.lora import attach_lora
+from lion_min.pretrained.backbones import load_language, load_vision, pretrained_parts
 from lion_min.pretrained.presets import PRESETS
 from lion_min.vision import VisionEncoder, VisionSettings
 
@@ -234,13 +234,13 @@ def test_preset_without_network(name, capfd, folder, tmp_path):
         line = refused(call, part, capfd)
         assert f"pass its folder with {flag} FOLDER" in line and "no network" in line
     with pytest.raises(BadInput, match=preset.language):
-        pretrained_parts(tmp_path, Source(name, vision=str(eyes)))
+        pretrained_parts(tmp_path, name, vision=str(eyes))
     assert "no such folder" in refused(load_vision, "/no/such/folder", capfd)
 
 
 def test_preset_with_folders(folder, tmp_path):
     """Folders given and the Hub asked all the same; a preset for no system."""
-    eyes, _, model, words = pretrained_parts(
-        tmp_path, Source("clip-smollm2", str(folder("eva")), str(folder("llama"))))
-    assert eyes.settings.family == "eva" and model.settings.vocab == len(words)
+    parts = pretrained_parts(tmp_path, "clip-smollm2", str(folder("eva")), str(folder("llama")))
+    assert parts.vision.settings.family == "eva"
+    assert parts.llm.settings.vocab == len(parts.tokenizer)
     assert {s for p in PRESETS.values() for s in p.systems} == {"lion", "pvit", "lyrics", "lmeye"}

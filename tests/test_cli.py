@@ -11,8 +11,9 @@ from commands import ASK, SCENE, call, ready, refused, runs, system  # noqa: F40
 from PIL import Image
 
 import infer
-from lion_min.asking import BOX_LITERAL, unknown_words
-from lion_min.lion import loading
+from lion_min import launch
+from lion_min.boxes import BOX_LITERAL
+from lion_min.tiny.is_drawn import unknown_words
 from lion_min.tokenizer import TinyTokenizer
 
 
@@ -150,7 +151,7 @@ def test_show_has_a_default_name(ready, capsys):
 def test_output_is_checked_before_the_work(ready, capsys, monkeypatch, target, told):
     """Guards: a minute of work whose picture then cannot be written."""
     Path("folder.png").mkdir()
-    monkeypatch.setattr(loading, "load_system", lambda *a: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(launch, "load", lambda *a: pytest.fail("the model was loaded"))
     for flag in ("--save", "--show"):
         refused(call(infer.main, capsys, "scene.png", ASK, flag, target), target, told)
 

@@ -11,7 +11,7 @@ from commands import ASK, SCENE, call, ready, refused, runs, system  # noqa: F40
 
 import infer
 from lion_min import checkpoints, evaluate
-from lion_min.cli import ROOMS, guarded
+from lion_min.cli import SYSTEMS, guarded
 from lion_min.scenes import write_scenes
 from lion_min.training import NonFinite
 
@@ -112,10 +112,10 @@ def test_evaluate_tells_a_system_s_own_report(runs, ready, capsys, system, monke
     assert json.loads(call(evaluate.main, capsys, *words, "--json")[1]).items() >= report.items()
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_evaluate_of_every_bundled_system(capsys, room):
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_evaluate_of_every_bundled_system(capsys, name):
     """Guards: a documented command that ends in a traceback for one of the four systems."""
-    code, out, err = call(evaluate.main, capsys, "--system", room, "--count", 4, "--seed", 7)
+    code, out, err = call(evaluate.main, capsys, "--system", name, "--count", 4, "--seed", 7)
     assert (code, err) == (0, "") and "reg_exact" in out and "shuffled" in out
 
 

@@ -12,7 +12,7 @@ from commands import call, refused
 
 from lion_min.studies import compare
 
-from lion_min import scores
+from lion_min import launch, scores
 from lion_min.lmeye.model import CONTROLS
 from lion_min.training import Plan
 
@@ -38,21 +38,24 @@ class Bench:
     def __init__(self, monkeypatch):
         self.ran, self.calls, self.scored, self.numbers, self.stop = [], [], [], (1,), None
         monkeypatch.setattr(scores, "evaluate", self.evaluate)
+        monkeypatch.setattr(launch, "train_stage", self.train)
         self.comparison = compare.Comparison(
-            command="lion_min.stub", doc="What?\nMore.", rows=("one", "two", "three"),
+            command="lion_min.studies.stub", doc="What?\nMore.", rows=("one", "two", "three"),
             label="what ", stages=self.stages, starts=("lion/stage0", "stub/stage1"), steps=7,
             scores=("right", "wrong"), pairs=(("two", "one", "right"), ("two", "three", "right")))
 
     def stages(self, row):
-        return self.train, [Stage(row, n, Plan(99, lr=1.0)) for n in self.numbers]
+        return [Stage(row, n, Plan(99, lr=1.0)) for n in self.numbers]
 
-    def train(self, stage, out, seed, checks, pool):
+    def train(self, system, number, o, stage, checks, pool):
+        out, seed = o.out, o.seed
+        assert system == "stub" and number == stage.number
         if (stage.row, seed) == self.stop:
             raise KeyboardInterrupt
         there = sorted(p.relative_to(out).as_posix() for p in out.glob("*/*"))
         self.links = [p.resolve() for p in out.glob("*/*") if p.is_symlink()]
         self.ran.append((stage.row, seed))
-        self.calls.append((stage.number, stage.plan.steps, stage.plan.seed, out, there))
+        self.calls.append((stage.number, o.steps, o.seed, out, there))
         (out / "stub" / f"new{stage.number}").touch()
         return {"system": (stage.row, seed)}
 
@@ -199,9 +202,8 @@ def test_rooms_state_rows_that_differ(script):
     """Guards: two rows that are the same run; a pair or a command that names nothing there is."""
     rows = (c := import_module(f"lion_min.{script}").COMPARISON).rows
     made = [c.stages(row) for row in rows]
-    assert all(train is import_module(f"lion_min.{script.split('.')[1]}.stages").train
-               for train, _ in made)
-    assert not any(a == b for i, (_, a) in enumerate(made) for _, b in made[:i])
+    assert c.system == script.split(".")[1]
+    assert not any(a == b for i, a in enumerate(made) for b in made[:i])
     assert c.pairs and {name for a, b, _ in c.pairs for name in (a, b)} <= set(rows)
     assert {name for *_, name in c.pairs} <= set(c.scores)
     assert c.command == f"lion_min.{script}" and f"python -m {c.command} " in c.doc
@@ -210,11 +212,11 @@ def test_rooms_state_rows_that_differ(script):
 def test_rows_are_what_they_are_called():
     """Guards: a row trained as another one; a control that the model knows and nobody runs."""
     lion, lmeye, pvit, lyrics = (import_module(f"lion_min.{s}").COMPARISON for s in SCRIPTS)
-    assert [s.number for s in lion.stages("staged")[1]] == [1, 2, 3]
+    assert [s.number for s in lion.stages("staged")] == [1, 2, 3]
     assert lmeye.rows == CONTROLS
-    assert all([s.control for s in lmeye.stages(row)[1]] == [row] for row in CONTROLS)
-    assert all([s.representation for s in pvit.stages(row)[1]] == 2 * [row] for row in pvit.rows)
-    assert [lyrics.stages(row)[1][0].refiner for row in ("on", "off")] == [True, False]
+    assert all([s.control for s in lmeye.stages(row)] == [row] for row in CONTROLS)
+    assert all([s.representation for s in pvit.stages(row)] == 2 * [row] for row in pvit.rows)
+    assert [lyrics.stages(row)[0].refiner for row in ("on", "off")] == [True, False]
 
 
 def test_help_is_instant():

@@ -1,4 +1,4 @@
-"""README.md and TUTORIAL.md tell the truth: blocks print what they show, paths and flags exist."""
+"""The documents are true: blocks print what they show; paths, flags and line counts are right."""
 
 import argparse
 import contextlib
@@ -16,14 +16,18 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCS = ("README.md", "TUTORIAL.md")
+DOCS = ("README.md", "TUTORIAL.md", "lion_min/studies/RESULTS.md")
+TEXT = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCS}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 URL = re.compile(r"https?://\S+")
 FILE = re.compile(r"(?<![\w./*-])[\w.-]+(?:/[\w.-]+)*\.(?:py|md|txt|toml)\b")
-LINK = re.compile(r"\]\(([^)\s]+)\)")
+LINK = re.compile(r"\[[^]]*\]\(([^)#\s]*)#?([^)\s]*)\)")          # the file, the heading in it
 COMMAND = re.compile(r"(?:^|`|&& |\$ )(?:[A-Z_]+=\S+ )*(python[ ][^`\n]+)", re.MULTILINE)
-ROOMS = tuple(f"lion_min/{room}" for room in ("lion", "pvit", "lmeye", "lyrics"))
-FOLDERS = ("", "lion_min", *ROOMS, "tests")                 # where a bare file name may stand
+SYSTEMS = tuple(f"lion_min/{system}" for system in ("lion", "pvit", "lmeye", "lyrics"))
+FOLDERS = ("", "lion_min", *SYSTEMS, "tests")               # where a bare file name may lie
+READING = re.compile(r"^\| ([^|]+) \| (\+?)((?: ?`[^`|]+`)+) \| ([\d,]+) \|$", re.MULTILINE)
+AT_MOST = {"LION, first reading": 1150, "with Q-Former, adapters and RoIAlign": 1650,
+           "PVIT's own": 550, "LMEye's own": 650, "Lyrics' own": 950, "the whole package": 12300}
 
 
 class Block(NamedTuple):
@@ -40,44 +44,45 @@ def blocks(text: str) -> list[Block]:
 
 def chapters(text: str) -> dict[str, list[tuple[Block, str]]]:
     """Heading -> its python blocks, each with the text block behind it ("" for none)."""
-    found: dict[str, list[tuple[Block, str]]] = {}
+    pairs: dict[str, list[tuple[Block, str]]] = {}
     heads = [*re.finditer(r"^## (.*)$", text, re.MULTILINE)]
     for head, end in zip(heads, [h.start() for h in heads[1:]] + [len(text)]):
         part = [b for b in blocks(text[:end]) if b.line > text.count("\n", 0, head.start())]
-        found[head[1]] = [(b, nxt.text if nxt and nxt.language == "text" else "")
+        pairs[head[1]] = [(b, nxt.text if nxt and nxt.language == "text" else "")
                           for b, nxt in zip(part, [*part[1:], None]) if b.language == "python"]
-    return found
+    return {heading: shown for heading, shown in pairs.items() if shown}
 
 
-def run_chapter(pairs: list[tuple[Block, str]]) -> None:
+def run_chapter(pairs: list[tuple[Block, str]], name: str = "TUTORIAL.md") -> None:
     """Execute the blocks in one namespace; AssertionError where one prints something else."""
     names: dict[str, object] = {"__name__": "tutorial"}
     for block, shown in pairs:
-        code = compile("\n" * block.line + block.text, "TUTORIAL.md", "exec")  # true line numbers
+        code = compile("\n" * block.line + block.text, name, "exec")      # true line numbers
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(code, names)
-        assert printed.getvalue() == shown, f"TUTORIAL.md line {block.line + 1}"
+        assert printed.getvalue() == shown, f"{name} line {block.line + 1}"
 
 
-CHAPTERS = chapters((ROOT / "TUTORIAL.md").read_text(encoding="utf-8"))
+CHAPTERS = {name: chapters(text) for name, text in TEXT.items()}
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS)
-def test_tutorial_prints_what_it_shows(chapter, monkeypatch):
-    """A function is renamed or a default changes, and the tutorial shows last month's output."""
+@pytest.mark.parametrize("name, chapter", [(n, c) for n in DOCS for c in CHAPTERS[n]])
+def test_blocks_print_what_they_show(name, chapter, monkeypatch):
+    """A function is renamed or a default changes, and a document shows last month's output."""
     monkeypatch.chdir(ROOT)
-    run_chapter(CHAPTERS[chapter])
+    run_chapter(CHAPTERS[name][chapter], name)
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS)
-def test_chapter_ends_with_an_exercise_that_checks(chapter):
+def test_chapters_end_with_an_exercise_that_checks():
     """An exercise without its check: the reader never learns whether the answer was right."""
-    last = CHAPTERS[chapter][-1][0]
-    lines = (ROOT / "TUTORIAL.md").read_text(encoding="utf-8").splitlines()[:last.line]
-    assert "assert " in last.text
-    headings = [line for line in lines if line.startswith(("## ", "**Exercise."))]
-    assert headings[-1].startswith("**Exercise.")
+    text, tutorial = TEXT["TUTORIAL.md"], CHAPTERS["TUTORIAL.md"]
+    assert len(tutorial) == len(re.findall("^## ", text, re.MULTILINE))
+    for chapter, pairs in tutorial.items():
+        last = pairs[-1][0]
+        before = "\n".join(text.splitlines()[:last.line])
+        assert before.rfind("\n**Exercise.") > before.rfind("\n## "), chapter
+        assert "assert " in last.text, chapter
 
 
 def test_runner_sees_a_wrong_output():
@@ -92,11 +97,54 @@ def test_runner_sees_a_wrong_output():
 @pytest.mark.parametrize("name", DOCS)
 def test_paths_exist(name):
     """A file is moved and the documents still send the reader to its old place."""
-    text = URL.sub("", (ROOT / name).read_text(encoding="utf-8"))
-    links = [t for t in LINK.findall(text) if not t.startswith(("#", "mailto:"))]
-    files = set(FILE.findall(text)) | {target.split("#")[0] for target in links}
-    lost = sorted(f for f in files if not any((ROOT / place / f).exists() for place in FOLDERS))
+    text = URL.sub("", TEXT[name])
+    files = set(FILE.findall(LINK.sub("", text)))
+    lost = {f for f in files if not any((ROOT / folder / f).exists() for folder in FOLDERS)}
     assert files and not lost
+    for file, heading in LINK.findall(FENCE.sub("", text)):
+        target = (ROOT / name).parent / file if file else ROOT / name
+        assert target.exists(), file
+        assert not heading or heading in anchors(target.read_text(encoding="utf-8")), heading
+
+
+def anchors(text: str) -> set[str]:
+    """The names that GitHub gives to a document's headings."""
+    heads = re.findall(r"^#+ (.*)$", FENCE.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+def lines_of(patterns: str) -> int:
+    """Lines of the files that `a/{b,c}.py` and `a/**/*.py` name; AssertionError for a lost one."""
+    count = 0
+    for pattern in re.findall("`([^`]+)`", patterns):
+        before, names, after = re.fullmatch(r"([^{]*)\{?([^}]*)\}?(.*)", pattern).groups()
+        for name in names.split(","):
+            files = [*ROOT.glob(before + name + after)]
+            assert files, before + name + after
+            count += sum(len(f.read_text(encoding="utf-8").splitlines()) for f in files)
+    return count
+
+
+def test_reading_list_counts_are_right():
+    """Files grow or move and README still promises a short first reading."""
+    rows, above, wrong = READING.findall(TEXT["README.md"]), 0, []
+    assert [row[0] for row in rows] == [*AT_MOST]
+    for title, more, patterns, said in rows:
+        above = lines_of(patterns) + (above if more else 0)
+        near = abs(above - int(said.replace(",", ""))) <= .05 * above
+        wrong += [] if near and above <= AT_MOST[title] else [f"{title}: {above}, said {said}"]
+    assert not wrong
+
+
+def test_line_counter_sees_every_file(tmp_path, monkeypatch):
+    """The counter itself: a file of a group or a folder is left out; a lost one counts as none."""
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    for name, count in (("a.py", 1), ("b.py", 2), ("c/d.py", 4)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x\n" * count)
+    assert [lines_of(p) for p in ("`{a,b}.py` `c/d.py`", "`**/*.py`", "`b.py`")] == [7, 7, 2]
+    with pytest.raises(AssertionError, match="lost.py"):
+        lines_of("`{a,lost}.py`")
 
 
 class Parsed(BaseException):
@@ -131,8 +179,8 @@ def commands(text: str) -> list[list[str]]:
     """Every `python ...` of shell blocks and inline code, as argv."""
     shell = "\n".join(b.text for b in blocks(text) if b.language in ("", "sh", "bash", "console"))
     prose = FENCE.sub("", text)
-    found = [m[1] for part in (shell.replace("\\\n", " "), prose) for m in COMMAND.finditer(part)]
-    return [words(line) for line in found]
+    lines = [m[1] for part in (shell.replace("\\\n", " "), prose) for m in COMMAND.finditer(part)]
+    return [words(line) for line in lines]
 
 
 def words(line: str) -> list[str]:
@@ -145,9 +193,9 @@ def words(line: str) -> list[str]:
 @pytest.mark.parametrize("name", DOCS)
 def test_commands_are_understood(name, monkeypatch):
     """A flag is renamed or a script is gone, and the documented command exits with code 2."""
-    found = commands((ROOT / name).read_text(encoding="utf-8"))
-    assert found
-    for argv in found:
+    lines = commands(TEXT[name])
+    assert lines
+    for argv in lines:
         understand(argv, monkeypatch)
 
 

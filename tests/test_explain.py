@@ -2,11 +2,10 @@
 
 import pytest
 import torch
+from few_steps import opened
 from random_lion import write_stage, write_stage0
 
 from lion_min.adapters import REGION
-from lion_min.asking import ask, read_prompt
-from lion_min.lion import loading
 from lion_min.lion.explain import _inside, explain
 from lion_min.scenes import WORLDS, make_scene
 
@@ -17,12 +16,11 @@ IMAGE = make_scene(WORLDS["medium"], "heldout", 2, 1).draw()
 def system(tmp_path_factory):
     out = tmp_path_factory.mktemp("explain")
     write_stage0(out)
-    return loading.load_system(write_stage(out, 3))
+    return opened(write_stage(out, 3))
 
 
 def reply(system, prompt):
-    text, boxes, _ = read_prompt(prompt, IMAGE)
-    return ask(system, IMAGE, text, boxes)
+    return system.ask(IMAGE, prompt)
 
 
 def test_patches_inside_a_box():

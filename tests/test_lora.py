@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_adapters import IDS, VOCAB, llama, logits, t5
 
-from lion_min.adapters import LoRA, attach_lora, merge_lora
+from lion_min.lora import LoRA, attach_lora, merge_lora
 from lion_min.language import LanguageSettings
 from lion_min.language import build as build_llm
 

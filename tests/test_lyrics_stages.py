@@ -1,20 +1,21 @@
 """Lyrics' three stages on random parts, in seconds: what moves, what loads, what is refused."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
-from few_steps import SCORES, few_steps, trains
+from few_steps import few_steps, opened, trains, untrained
 from random_lion import write_stage0
 
 import train
-from lion_min import BadInput, checkpoints, scores, options
-from lion_min.studies import lyrics
-from lion_min.lyrics import loading, pipeline, stages
-from lion_min.lyrics.loading import load_alignment, load_system, stage_of
-from lion_min.options import Options
+from lion_min import BadInput, checkpoints, features, launch
+from lion_min.lyrics import system as module
 from lion_min.scenes import WORLDS, make_scene
+from lion_min.stage import drawer
+from lion_min.studies import lyrics
 from lion_min.vision import TagHead
 
 WORLD = WORLDS["medium"]
@@ -26,7 +27,7 @@ IDLE = {0: (), 1: (), 2: ("mqformer.layers.2.text_ffn.",)}
 @pytest.fixture(scope="module", autouse=True)
 def finds_something():
     """An untrained tagger and detector find nothing at the thresholds of trained ones."""
-    tiny, predict = stages.tiny, TagHead.predict
+    tiny, predict = module.tiny, TagHead.predict
 
     def lenient(*arguments):
         s = tiny(*arguments)
@@ -34,9 +35,13 @@ def finds_something():
             s.refiner, threshold=0.0, text_threshold=0.0))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "tiny", lenient)
+        patch.setattr(module, "tiny", lenient)
         patch.setattr(TagHead, "predict", lambda tagger, state: predict(tagger, state, 0.0))
         yield
+
+
+def stage_of(number: int):
+    return launch.stage_of("lyrics", number)
 
 
 @pytest.fixture(scope="module")
@@ -73,27 +78,37 @@ def test_what_loads_is_what_was_trained(trained):
     """Guards: a part that is random again after loading; retrieval asked of stage 2's MQ-Former;
     a stage without LLM that is asked."""
     out, moves = trained
-    system = load_system(out / "lyrics" / "stage2")
-    for model, number in ((system.model, 2), (load_alignment(out), 1)):
+    system = opened(out / "lyrics" / "stage2")
+    for model, number in ((system.model, 2), (system.open_stage(1).model, 1)):
         loaded, after = dict(model.named_parameters()), moves[number][1]
         assert loaded.keys() == after.keys()
         assert all(torch.equal(loaded[n], after[n]) for n in loaded)
         assert not any(p.requires_grad for p in loaded.values()) and not model.training
-    x = system.see([make_scene(WORLD, "heldout", 0, 0).draw()])
+    x = system.encode([make_scene(WORLD, "heldout", 0, 0).draw()])
     answers = [system.answer(x, [q], max_new_tokens=6) for q in QUESTIONS]
     assert all(len(a) == 1 and isinstance(a[0], str) for a in answers)
     with pytest.raises(BadInput, match="stage is 1, not one of 2"):
-        load_system(out / "lyrics" / "stage1")
+        opened(out / "lyrics" / "stage1")
 
 
 def test_report(trained):
     """Guards: an evaluate that scores stage 2 and says nothing of refiner and retrieval."""
-    report = load_system(trained[0] / "lyrics" / "stage2").report(WORLD, 5, 0)
+    report = opened(trained[0] / "lyrics" / "stage2").report(WORLD, 5, 0)
     assert {"ap50", "labelled_ap50", "mask_iou"} <= report["refiner"].keys()
     assert report["retrieval"].keys() == {"image_to_text", "text_to_image", "image_to_text_itm",
                                           "text_to_image_itm", "count"}
     assert report["retrieval"]["count"] == 5
     assert all(0 <= v <= 1 for n, v in report["retrieval"].items() if n != "count")
+
+
+def test_init_goes_on_from_the_same_stage(trained, tmp_path):
+    """Guards: --init that Lyrics' stages 0 and 1 do not know, or that starts at random."""
+    shutil.copytree(trained[0], tmp_path / "out")
+    for number in (0, 1):
+        before, _ = few_steps("lyrics", stage_of(number), tmp_path / "out",
+                              init=trained[0] / "lyrics" / f"stage{number}")
+        own = trains(stage_of(number), before)
+        assert all(torch.equal(before[n], trained[1][number][1][n]) for n in own)
 
 
 def test_the_ablation_without_refiner(trained):
@@ -112,47 +127,31 @@ def test_the_ablation_without_refiner(trained):
 def test_no_caption_twice_in_a_batch():
     """Guards: a true pair that counts as a wrong one; a step whose batch depends on the last."""
     scenes = [make_scene(WORLD, "train", 0, i % 5) for i in range(40)]
-    rows = stages.batches(stage_of(1), scenes, 0, 8)
-    drawn = [rows(step) for step in (3, 4, 3)]
+    rows = drawer(stage_of(1), scenes, 8)
+    drawn = [rows(None, step, Random(step)) for step in (3, 4, 3)]
     assert drawn[0] == drawn[2] != drawn[1]
     assert all(len({scenes[r].caption() for r in d}) == len(d) for d in drawn)
-    assert len(stages.batches(stage_of(1), scenes[:5], 0, 8)(0)) == 5
-    for few in (scenes[:1], [scenes[0], scenes[5]]):
-        with pytest.raises(BadInput, match="two scenes of different captions"):
-            stages.batches(stage_of(1), few, 0, 8)
-    with pytest.raises(BadInput, match="--batch-size"):
-        stages.batches(stage_of(1), scenes, 0, 1)
+    assert len(drawer(stage_of(1), scenes[:5], 8)(None, 0, Random(0))) == 5
+    for few, batch in ((scenes[:1], 8), ([scenes[0], scenes[5]], 8), (scenes, 1)):
+        with pytest.raises(BadInput, match="two scenes of different captions.*--batch-size"):
+            drawer(stage_of(1), few, batch)
 
 
-def test_objects_of_the_pool_are_those_of_their_scene(trained, monkeypatch):
-    """Guards: objects that shift against the pool's rows at the border of two chunks."""
-    model, parts = stages.build_alignment(trained[0])
+def test_objects_of_the_cache_are_those_of_their_scene(trained, monkeypatch):
+    """Guards: objects that shift against the cache's rows at the border of two chunks."""
+    system = untrained("lyrics", stage_of(1), trained[0])
     scenes = [make_scene(WORLD, "train", 0, i) for i in range(7)]
-    pool = stages.Pool(parts.vision, parts.tagger, scenes, stages.depths(parts))
-    whole, told = stages.refine_all(model.refiner, pool, parts.tokenizer, parts.settings)
-    monkeypatch.setattr(stages, "CHUNK", 3)
-    parted, told_parted = stages.refine_all(model.refiner, pool, parts.tokenizer, parts.settings)
-    assert told == told_parted and len(told) == 7
-    torch.testing.assert_close(whole.features, parted.features, atol=1e-4, rtol=1e-4)
-    assert torch.equal(whole.lines, parted.lines)
+    rows = [*range(7)]
+    whole = features.FeatureCache(system, scenes).take(rows)
+    monkeypatch.setattr(features, "CHUNK", 3)
+    parted = features.FeatureCache(system, scenes).take(rows)
+    assert whole["texts"] == parted["texts"] and len(whole["texts"]) == 7
+    for name in ("features", "lines"):
+        one, two = (getattr(f["objects"], name) for f in (whole, parted))
+        torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
 
 
 # ---- the command line --------------------------------------------------------------------------
-
-def test_all_three_stages_in_turn(trained, tmp_path, monkeypatch, capsys):
-    """Guards: a stage that is left out, one that starts from other folders, no closing table."""
-    done = {n: {"before": {"ap50": 0.1}, "after": {"ap50": 0.9} if n < 2 else evaluated()}
-            for n in (0, 1, 2)}
-    order = []
-    monkeypatch.setattr(options, "train_stage", lambda _, n, o: order.append(n) or done[n])
-    pipeline.train_all(Options(tmp_path), Path("train.py"))
-    out = capsys.readouterr().out
-    assert order == [0, 1, 2] and "minutes: stage 0" in out and "ap50" in out and "reg_exact" in out
-
-
-def evaluated() -> dict:
-    return dict.fromkeys(scores.ROWS, 0.5) | SCORES
-
 
 @pytest.mark.parametrize("words, told", [
     (["--stage", "0", "--labels", "coarse"], "leave it out"), (["--stage", "3"], "has the stages"),
@@ -161,8 +160,8 @@ def evaluated() -> dict:
     (["--stage", "1", "--batch-size", "1", "--steps", "1"], "--batch-size")])
 def test_bad_commands_are_one_line(trained, words, told, capsys, monkeypatch):
     """Guards: a traceback, or an option that is silently ignored."""
-    monkeypatch.setattr(stages, "retrieval", lambda *a: {})
+    monkeypatch.setattr(module, "retrieval", lambda *a: {})
     code = train.main(["--system", "lyrics", "--out", str(trained[0]), *words])
     err = capsys.readouterr().err
     assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and told in err
-    assert loading.BUNDLED.parts[-2:] == ("lyrics", "stage2")
+    assert launch.bundled("lyrics").parts[-2:] == ("lyrics", "stage2")

@@ -5,13 +5,20 @@ import torch
 from PIL import Image
 from random_lyrics import PROMPTS, TAGS, TOKENIZER, build, found, inputs
 
-from lion_min.asking import Reply
 from lion_min.drawing import INK, PAPER
-from lion_min.lyrics.answering import LyricsSystem
 from lion_min.lyrics.explain import MARGIN, SIDE, explain, frame, inside, matrix
 from lion_min.lyrics.prompt import objects_of
 from lion_min.lyrics.retrieval import hits
+from lion_min.lyrics.stage2 import STAGE
+from lion_min.lyrics.system import LyricsSystem
+from lion_min.parts import Parts
+from lion_min.system import Reply
 from lion_min.vision import TagHead
+
+
+def system_of(refiner: bool = True) -> LyricsSystem:
+    model = build(refiner)
+    return LyricsSystem(Parts(model.vision, TagHead(32, TAGS), model.llm, TOKENIZER), STAGE, model)
 
 
 def pictures(count: int) -> list[Image.Image]:
@@ -21,14 +28,13 @@ def pictures(count: int) -> list[Image.Image]:
 
 
 @pytest.mark.parametrize("refiner", [True, False])
-def test_select_takes_the_right_pictures(refiner):
+def test_index_takes_the_right_pictures(refiner):
     """Objects of another picture beside the states of this one, across chunks."""
-    model = build(refiner)
-    system = LyricsSystem(model, TOKENIZER, TagHead(32, TAGS))
+    system = system_of(refiner)
     images = pictures(4)
-    seen = [system.see(images[:3]), system.see(images[3:])]
-    picked = system.select(seen, [3, 1, 3])
-    for row, own in enumerate((seen[1], system.see(images[1:2]), seen[1])):
+    seen = [system.encode(images[:3]), system.encode(images[3:])]
+    picked = system.index(seen, [3, 1, 3])
+    for row, own in enumerate((seen[1], system.encode(images[1:2]), seen[1])):
         assert picked["tags"][row] == own["tags"][0]
         torch.testing.assert_close(picked["states"][4][row], own["states"][4][0], atol=1e-4,
                                    rtol=1e-4)
@@ -77,17 +83,19 @@ def test_matrix_has_its_rows_down_and_its_columns_across():
 @pytest.mark.parametrize("refiner", [True, False])
 def test_explain_shows_objects_and_attention(refiner, monkeypatch):
     """Attention drawn in the place of another object; masks of objects that were not kept."""
-    system = LyricsSystem(build(refiner), TOKENIZER, TagHead(32, TAGS))
-    features = system.see(pictures(1))
+    system = system_of(refiner)
+    features = system.encode(pictures(1))
     if refiner:
         one = found()
-        features |= {"refined": one, "objects": objects_of(one, TOKENIZER).pick([0])}
+        features |= {"objects": objects_of(one, TOKENIZER).pick([0])}
+        monkeypatch.setattr(system.model.refiner, "refine", lambda states: one)
     image, objects = torch.zeros(1, 4, 8, 64), torch.zeros(1, 4, 12, 12)
     image[..., 2 * 8 + 5], objects[..., 1] = 1.0, 1.0                # row 2, column 5; object 1
     maps = [(image, objects) if refiner else image] * 3
     monkeypatch.setattr(system.model, "query_tokens", lambda x, maps: (None, own))
     own = maps
-    tiles, bars = explain(system, Reply(PROMPTS[0], "yes", [], [], 0.0, features))
+    tiles, bars = explain(system, Reply(PROMPTS[0], "yes", [], [], 0.0, features,
+                                         pictures(1)[0], []))
     shown = dict(tiles)
     assert bars is None
     assert shown["image queries, led by the question"].argmax() == 2 * 8 + 5

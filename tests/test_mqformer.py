@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_qformer import randomise, to_transformers
 
-from lion_min.lyrics.objectives import mask_matrix
+from lion_min.lyrics.masks import mask_matrix
 from lion_min.lyrics.mqformer import MQFormer, MQFormerSettings, Sources
 from lion_min.qformer import QFormer, QFormerSettings
 

@@ -6,9 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lion_min.lyrics.objectives import Heads, ObjectiveSettings, hard_negatives, icg, itc, itm, mask_matrix, match, msp, objectives, rerank, similarity
+from lion_min.lyrics.objectives import Heads, ObjectiveSettings, hard_negatives, icg, itc, itm, match, msp, objectives, similarity
 from lion_min.lyrics.pairtext import PairText, Specials, draw_units, object_text, pair_text
+from lion_min.lyrics.masks import mask_matrix
 from lion_min.lyrics.mqformer import MQFormer, MQFormerSettings, Sources
+from lion_min.lyrics.retrieval import rerank
 from lion_min.tokenizer import TinyTokenizer
 
 TOKENIZER = TinyTokenizer()

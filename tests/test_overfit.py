@@ -6,8 +6,8 @@ from torch import nn
 
 from lion_min.adapters import IMAGE, REGION
 from lion_min.language import LanguageModel, LanguageSettings
-from lion_min.parts import look
-from lion_min.lion.answering import make_inputs
+from lion_min.features import encode_images
+from lion_min.lion.prompt import make_inputs
 from lion_min.lion.model import Lion, LionSettings
 from lion_min.qformer import QFormerSettings
 from lion_min.scenes import WORLDS, Scene, Thing
@@ -44,7 +44,7 @@ def test_one_batch_can_be_learnt_by_heart(mode, task):
         model.visual = lambda x: (None, None)
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     for step in range(150):
-        x = make_inputs(model, tokenizer, look(model.vision, pictures), [prompt] * 2, task,
+        x = make_inputs(model, tokenizer, encode_images(model.vision, pictures), [prompt] * 2, task,
                         [t.words() for t in things])
         loss = model(x)[0]
         optimizer.zero_grad()

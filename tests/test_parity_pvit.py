@@ -12,7 +12,7 @@ from lion_min import BadInput
 from lion_min.language import LanguageModel
 from lion_min.pvit.model import Pvit, PvitInputs
 from lion_min.published.pvit import add_base, load_official, settings_of
-from lion_min.pvit.region_encoder import RegionCLIP
+from lion_min.published.regionclip import RegionCLIP
 from lion_min.vision import VisionEncoder, VisionSettings
 
 

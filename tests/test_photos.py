@@ -16,9 +16,9 @@ import train
 from lion_min import BadInput, evaluate
 from lion_min.datasets import photos
 from lion_min.boxes import BoxText
-from lion_min.parts import Source
+from lion_min.parts import Parts
 from lion_min.published import lion
-from lion_min.lion import stages
+from lion_min.lion.system import settings_around
 from lion_min.scenes import WORLDS, Thing, make_scene
 
 BOX = BoxText()
@@ -207,9 +207,11 @@ def test_lion_trains_through_its_stages(coco, backbones, tmp_path, capsys):
 
 def test_published_sizes_around_the_published_vit():
     """Guards: LION-FlanT5-XL trained with a small model's bridge."""
-    parts = [SimpleNamespace(settings=s) for s in (lion.EVA_G, lion.flan_t5(2048))]
-    s = stages.settings_around(Source("lion-flant5-xl"), *parts, 32128, "all")
+    vision, llm = (SimpleNamespace(settings=s) for s in (lion.EVA_G, lion.flan_t5(2048)))
+    parts = Parts(vision, None, llm, range(32128), preset="lion-flant5-xl",
+                  published=lion.settings_by_name("lion-flant5-xl"))
+    s = settings_around(parts, "all")
     assert s.depths == (39, 29, 19) and s.qformer.width == 768 and s.qformer.vocab == 32128
     assert s.region_id > 32128 and s.mlp == lion.settings_by_name("lion-flant5-xl").mlp
-    parts[0].settings = replace(lion.EVA_G, blocks=12)
-    assert stages.settings_around(Source("lion-flant5-xl"), *parts, 32128, "all").depths[0] == 12
+    vision.settings = replace(lion.EVA_G, blocks=12)
+    assert settings_around(parts, "all").depths[0] == 12

@@ -4,23 +4,19 @@ import os
 import signal
 import sys
 import time
-from importlib import import_module
+from types import SimpleNamespace
 from pathlib import Path
 
 import pytest
 from commands import call, refused
+from few_steps import SCORES
 
 import train
-from lion_min import checkpoints
-from lion_min.lion import pipeline, stages
-from lion_min.tiny import stage0
-from lion_min.lion.loading import stage_of
+from lion_min import checkpoints, launch
+from lion_min.launch import module_of as stage_module_of
+from lion_min.parts import Parts
 from lion_min.scenes import write_scenes
-
-SCORES = {"reg_exact": 0.5, "reg_exact_heldout_pairs": 0.5, "rec_acc50": 0.5,
-          "rec_acc50_relational": 0.5, "rec_miou": 0.5, "relation_acc": 0.5,
-          "caption_object_f1": 0.5, "vqa_acc": 0.5,
-          "vqa_by_type": {"existence": 0.5, "colour": 0.5, "kind": 0.5, "count": 0.5}}
+from lion_min.tiny import pipeline, stage0
 
 
 @pytest.fixture
@@ -28,10 +24,31 @@ def called(monkeypatch, tmp_path) -> list[tuple]:
     """What the two training functions were called with, in order."""
     calls = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(stage0, "train", lambda part, **k: calls.append((part, k)))
-    monkeypatch.setattr(stages, "train", lambda stage, **k: (
-        calls.append((stage.number, k)), {"before": SCORES, "after": SCORES})[1])
+    monkeypatch.setattr(stage0, "train", lambda part, out, world, seed, resume, device, plan, **k:
+                        calls.append((part, k | {"plan": plan, "resume": resume})))
+    monkeypatch.setattr(launch, "parts_for", lambda out, *_, **__: Parts(*[None] * 4, out))
+    monkeypatch.setattr(launch, "module_of", lambda system, part: Named(stage_module_of(
+        system, part)))
+    monkeypatch.setattr(launch, "run_stage", lambda system, o: (
+        calls.append((system.stage.number, vars(o) | {"out": system.parts.out})),
+        {"before": SCORES, "after": SCORES})[1])
     return calls
+
+
+class Named:
+    """A system's module whose SYSTEM has parts and a stage, and no model."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def __getattr__(self, name):
+        if name == "SYSTEM":
+            return lambda parts, stage: SimpleNamespace(parts=parts, stage=stage)
+        return getattr(self.module, name)
+
+
+def stage_of(number: int, system: str = "lion"):
+    return stage_module_of(system, f"stage{number}").STAGE
 
 
 @pytest.mark.parametrize("argv, told", [
@@ -60,7 +77,7 @@ def test_a_stage_gets_what_was_asked(called, capsys):
                                       "x --precision bf16 --world small --resume").split())[0] == 0
     (second, plain), (third, told) = called
     own = stage_of(2).plan
-    assert second == 2 and plain["plan"] == own and "batch" not in plain and "scenes" not in plain
+    assert second == 2 and plain["plan"] == own and plain["batch"] is plain["scenes"] is None
     assert (plain["out"], plain["world"], plain["resume"]) == (Path("runs"), "medium", False)
     plan = told["plan"]
     assert (plan.steps, plan.lr, plan.precision, plan.seed) == (7, 0.5, "bf16", 9)
@@ -102,8 +119,8 @@ def test_all_runs_every_stage_in_order(called, capsys, monkeypatch, tmp_path):
     """Guards: a stage left out or taken twice, options that do not reach the processes."""
     begun, read = [], []
     monkeypatch.setattr(pipeline, "side_by_side", begun.extend)
-    monkeypatch.setattr(pipeline, "load_system", lambda where, device: read.append(where))
-    monkeypatch.setattr(pipeline, "judge_of", lambda *_: lambda system: SCORES)
+    monkeypatch.setattr(pipeline, "load", lambda name, where, device: (
+        read.append(where), SimpleNamespace(score=lambda *_: SCORES))[1])
     write_scenes(tmp_path / "data", 16, 3, "medium")
     code, out, _ = call(train.main, capsys,
                         *"--stage all --steps 5 --labels coarse --data data --accumulate 2".split())
@@ -124,21 +141,21 @@ def test_all_runs_every_stage_in_order(called, capsys, monkeypatch, tmp_path):
 def test_all_takes_the_longer_plans(called, capsys, monkeypatch):
     """Guards: an hour of --stage all that ends in the scores of a lesson's short stages."""
     monkeypatch.setattr(pipeline, "side_by_side", lambda chains: None)
-    monkeypatch.setattr(pipeline, "checked", lambda o, number: SCORES)
+    monkeypatch.setattr(pipeline, "scores_of", lambda o, number: SCORES)
     assert call(train.main, capsys, "--stage", "all")[0] == 0
     assert call(train.main, capsys, "--stage", "3")[0] == 0
     whole, alone = called[0][1]["plan"].steps, called[-1][1]["plan"].steps
-    assert (whole, alone) == (stage_of(3).whole, stage_of(3).plan.steps) and whole > alone
+    assert (whole, alone) == (stage_of(3).steps_in_all, stage_of(3).plan.steps) and whole > alone
 
 
-@pytest.mark.parametrize("system", ["pvit", "lmeye"])
-def test_all_of_a_room_without_stage_0(called, capsys, monkeypatch, system):
-    """Guards: a room's `--stage all` that trains another room, or leaves a stage out."""
-    monkeypatch.setattr(import_module(f"lion_min.{system}.stages"), "train", stages.train)
+@pytest.mark.parametrize("system, numbers", [("pvit", [1, 2]), ("lmeye", [1, 2]),
+                                             ("lyrics", [0, 1, 2])])
+def test_all_of_the_other_systems(called, capsys, system, numbers):
+    """Guards: a system's `--stage all` that leaves a stage out; no closing table."""
     code, out, _ = call(train.main, capsys, "--stage", "all", "--system", system, "--steps", 5)
-    assert code == 0 and [number for number, _ in called] == [1, 2]
+    assert code == 0 and [number for number, _ in called] == numbers
     assert all(k["plan"].steps == 5 for _, k in called)
-    assert "minutes: stage 1 0.0, stage 2 0.0, all 0.0" in out and "rec_acc50" in out
+    assert "stage 1 0.0, stage 2 0.0, all 0.0" in out and "rec_acc50" in out
 
 
 def python(code: str) -> list[str]:

@@ -2,11 +2,11 @@
 
 import pytest
 from commands import SCENE, call, refused
-from few_steps import few_steps
+from few_steps import few_steps, opened
 from random_lion import write_stage0
 
 import infer
-from lion_min.pvit import loading
+from lion_min import launch
 
 BOX = "[0.1,0.1,0.5,0.5]"
 BAD = [
@@ -29,14 +29,14 @@ def weights(tmp_path_factory):
     out = tmp_path_factory.mktemp("pvit")
     write_stage0(out)
     for number in (1, 2):
-        few_steps("pvit", loading.stage_of(number), out)
+        few_steps("pvit", launch.stage_of("pvit", number), out)
     return out / "pvit" / "stage2"
 
 
 @pytest.fixture
 def ready(weights, tmp_path, monkeypatch):
-    system = loading.load_system(weights)
-    monkeypatch.setattr(loading, "load_system", lambda *_: system)
+    system = opened(weights)
+    monkeypatch.setattr(launch, "load", lambda *_: system)
     monkeypatch.chdir(tmp_path)
     SCENE.save("scene.png")
 

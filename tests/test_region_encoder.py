@@ -6,7 +6,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from lion_min.images import CLIP_MEAN, CLIP_STD
-from lion_min.pvit.region_encoder import AttentionPool, Bottleneck, FrozenBatchNorm, RegionCLIP, RegionCLIPSettings, TinyRegions, TinyRegionSettings, region_pixels, region_size
+from lion_min.published.regionclip import (AttentionPool, Bottleneck, FrozenBatchNorm, RegionCLIP,
+                                           RegionCLIPSettings, region_pixels, region_size)
+from lion_min.pvit.region_encoder import TinyRegions, TinyRegionSettings
 
 SMALL = RegionCLIPSettings(layers=(1, 1, 1, 1), width=8, heads=4, output=12, resolution=64,
                            shortest=64, longest=107)
@@ -108,11 +110,11 @@ def test_a_feature_does_not_depend_on_its_neighbours(encoder):
     images = [picture(96, 64, 1), picture(80, 80, 2)]
     boxes = torch.tensor([[.1, .1, .4, .5], [.2, .2, .6, .7], [.3, .1, .5, .4]])
     index = torch.tensor([0, 1, 0])
-    both = encoder.pool(encoder.look(images), boxes, index)
+    both = encoder.pool(encoder.encode_images(images), boxes, index)
     assert both.shape == (3, 12) and (both[0] - both[2]).abs().max() > 1e-4
     for i, image in enumerate(images):
         mine = boxes[index == i]
-        alone = encoder.pool(encoder.look([image]), mine, torch.zeros(len(mine), dtype=torch.long))
+        alone = encoder.pool(encoder.encode_images([image]), mine, torch.zeros(len(mine), dtype=torch.long))
         torch.testing.assert_close(both[index == i], alone, rtol=0, atol=1e-6)
 
 
@@ -120,7 +122,7 @@ def test_no_regions(encoder):
     """Guards: a batch in which nobody asks about a box crashing in a convolution."""
     tiny = TinyRegions(TinyRegionSettings(vision_width=6))
     states = [torch.ones(1, 17, 6)] * 5
-    for regions, maps in ((encoder, encoder.look([picture(64, 64)])), (tiny, states)):
+    for regions, maps in ((encoder, encoder.encode_images([picture(64, 64)])), (tiny, states)):
         none = regions.pool(maps, torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))
         assert none.shape == (0, regions.width)
 
@@ -128,9 +130,9 @@ def test_no_regions(encoder):
 def test_autocast_changes_no_feature(encoder):
     """Guards: features cached in float32 and trained on in bfloat16."""
     boxes, first = torch.tensor([[.1, .2, .8, .9]]), torch.tensor([0])
-    exact = encoder.pool(encoder.look([picture(64, 64)]), boxes, first)
+    exact = encoder.pool(encoder.encode_images([picture(64, 64)]), boxes, first)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(encoder.pool(encoder.look([picture(64, 64)]), boxes, first), exact)
+        assert torch.equal(encoder.pool(encoder.encode_images([picture(64, 64)]), boxes, first), exact)
 
 
 def test_tiny_regions_read_their_depths_without_cls():
@@ -139,6 +141,5 @@ def test_tiny_regions_read_their_depths_without_cls():
     states = [torch.full((1, 17, 2), float(d)) for d in range(5)]
     for state in states:
         state[:, 0] = 100
-    assert tiny.look([], states) is states
     pooled = tiny.pool(states, torch.tensor([[0., 0, 1, 1]]), torch.tensor([0]))
     assert pooled.tolist() == [[0, 0, 4, 4]] and tiny.width == 4

@@ -183,4 +183,4 @@ def test_parity_roi_crops(reference):
 def test_the_worked_example_is_true():
     """Guards: the 4x4 example of the module's docstring going stale."""
     results = doctest.testmod(regions)
-    assert results.attempted >= 5 and results.failed == 0
+    assert results.attempted == 3 and results.failed == 0

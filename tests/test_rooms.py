@@ -1,26 +1,23 @@
 """The stages of PVIT and LMEye on random parts, in seconds: what moves, loads and answers."""
 
 import shutil
-from importlib import import_module
+from dataclasses import replace
 
 import pytest
 import torch
-from few_steps import few_steps, trains
+from few_steps import few_steps, opened, trains, untrained
 from random_lion import write_stage0
 
 from lion_min import BadInput, checkpoints, trainable
-from lion_min.asking import Reply
-from lion_min.loading import stage_of
+from lion_min.launch import stage_of
+from lion_min.lmeye.explain import attention_maps
+from lion_min.pvit.stages import of_representation
 from lion_min.scenes import WORLDS, make_scene
 
 STAGES = [("pvit", 1), ("pvit", 2), ("lmeye", 1), ("lmeye", 2)]
 QUESTIONS = ["What is in [0.1,0.1,0.5,0.5]?", "Describe the image.", "Is there a red circle?"]
 # Never run, so never moved: CLIP's last norm comes after the raw states that are read.
 IDLE = ("vision.model.post_layernorm.", "vision.model.vision_model.post_layernorm.")
-
-
-def part(system: str, name: str):
-    return import_module(f"lion_min.{system}.{name}")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +45,7 @@ def test_a_stage_moves_exactly_what_it_trains(trained, system, number):
 def test_what_loads_is_what_was_trained(trained, system, number):
     """Guards: a part that is random again after loading, such as the static mapping of LMEye's
     stage 1 in its stage 2, or PVIT's untrained projection in its stage 1."""
-    system_ = part(system, "loading").load_system(trained[0] / system / f"stage{number}")
+    system_ = opened(trained[0] / system / f"stage{number}")
     after, loaded = trained[1][system, number][1], dict(system_.model.named_parameters())
     assert loaded.keys() == after.keys()
     scene = make_scene(WORLDS["medium"], "heldout", 0, 0)
@@ -57,7 +54,7 @@ def test_what_loads_is_what_was_trained(trained, system, number):
         with torch.no_grad():
             for name, parameter in loaded.items():
                 parameter.copy_(tensors[name])
-        x = system_.see([scene.draw()])
+        x = system_.encode([scene.draw()])
         answers.append([system_.answer(x, [q], max_new_tokens=6) for q in QUESTIONS])
     assert answers[0] == answers[1]
 
@@ -73,9 +70,8 @@ def test_stages_start_from_the_ones_before(trained):
 @pytest.mark.parametrize("representation", ["text", "location"])
 def test_pvit_trains_with_other_representations(trained, tmp_path, representation):
     """Guards: an ablation row whose parts do not exist or never move."""
-    stages = part("pvit", "stages")
-    stage = stages.of_representation(stage_of("pvit", 2), representation)
-    model = stages.build(representation, trained[0])[0]
+    stage = of_representation(stage_of("pvit", 2), representation)
+    model = untrained("pvit", stage, trained[0]).model
     names = trainable.only_trainable(model, stage.trains)
     assert any(n.startswith("locations") for n in names) == (representation == "location")
     assert not any(n.startswith("prompt_projector") for n in names)
@@ -84,9 +80,8 @@ def test_pvit_trains_with_other_representations(trained, tmp_path, representatio
 @pytest.mark.parametrize("control", ["static", "zeroed", "foreign"])
 def test_lmeye_control_rows_train_the_same_parameters(trained, control):
     """Guards: a control row that differs by more than what fills the slots."""
-    stages = part("lmeye", "stages")
-    one, two = (dict(stages.build(c, trained[0])[0].named_parameters())
-                for c in ("interactive", control))
+    one, two = (dict(untrained("lmeye", replace(stage_of("lmeye", 2), control=c), trained[0])
+                     .model.named_parameters()) for c in ("interactive", control))
     assert {n: p.shape for n, p in one.items()} == {n: p.shape for n, p in two.items()}
 
 
@@ -99,37 +94,34 @@ def test_weights_of_another_stage_0_are_refused(trained, tmp_path, system):
     tensors, config = checkpoints.load_run(where)
     checkpoints.save_run(where, {n: t + 0.01 for n, t in tensors.items()}, config)
     with pytest.raises(BadInput, match="another stage 0"):
-        part(system, "loading").load_system(out / system / "stage2")
+        opened(out / system / "stage2")
     with pytest.raises(BadInput, match="another stage 0"):
         few_steps(system, stage_of(system, 2), out)
     halved = {n: t.half() for n, t in tensors.items()}
     checkpoints.save_run(where, halved, config)                # as bundle.py writes them
-    part(system, "loading").load_system(out / system / "stage2")
+    opened(out / system / "stage2")
 
 
 def test_the_map_of_lmeye_is_of_the_question(trained):
     """Guards: a panel that shows the same map whatever was asked; maps that are no shares."""
-    system = part("lmeye", "loading").load_system(trained[0] / "lmeye" / "stage2")
-    scene = make_scene(WORLDS["medium"], "heldout", 0, 0)
-    features, explain = system.see([scene.draw()]), part("lmeye", "explain")
+    system = opened(trained[0] / "lmeye" / "stage2")
+    picture = make_scene(WORLDS["medium"], "heldout", 0, 0).draw()
+    features = system.encode([picture])
     with torch.no_grad():
         system.model.interaction.request.weight.mul_(30)       # a request that says something
-    one, two = (explain.looks(system, features, q) for q in QUESTIONS[1:])
+    one, two = (attention_maps(system, features, q) for q in QUESTIONS[1:])
     assert one.shape == (2, 8, 8)
     torch.testing.assert_close(one.sum((1, 2)), torch.ones(2))
     assert (one - two).abs().max() > 1e-4
-    reply = Reply(QUESTIONS[2], "yes", [], [], 0.0, features)
-    maps, bars = explain.explain(system, reply)
+    maps, bars = system.explain(system.ask(picture, QUESTIONS[2]))
     assert bars is None and len(maps) == 4
     torch.testing.assert_close(maps[0][1], two.mean(0))
 
 
 def test_foreign_answers_a_question_alone(trained):
     """Guards: the control row that fails on a batch's last, single question."""
-    stages = part("lmeye", "stages")
-    model, tagger, tokenizer = stages.build("foreign", trained[0])
-    system = stages.LmeyeSystem(model, tokenizer, tagger, asks=True)
-    features = system.see([make_scene(WORLDS["medium"], "heldout", 0, 0).draw()])
+    system = untrained("lmeye", replace(stage_of("lmeye", 2), control="foreign"), trained[0])
+    features = system.encode([make_scene(WORLDS["medium"], "heldout", 0, 0).draw()])
     assert len(system.answer(features, QUESTIONS[2:], max_new_tokens=3)) == 1
 
 

@@ -7,18 +7,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from stage_run import NUMBERS, copy, train, trained  # noqa: F401 (copy, trained are fixtures)
+from few_steps import opened, untrained
+from stage_run import NUMBERS, copy, stage_of, train, trained  # noqa: F401 (two are fixtures)
 
-from lion_min import checkpoints, parts
+from lion_min import checkpoints, launch, parts
 from lion_min import stage as stage_module
 from lion_min.adapters import IMAGE, REGION, set_task
-from lion_min.parts import look
-from lion_min.studies import lion
-from lion_min.lion import stages
-from lion_min.lion.answering import make_inputs
-from lion_min.lion.loading import load_system, stage_of
+from lion_min.features import encode_images
 from lion_min.lion.model import Lion
+from lion_min.lion.prompt import make_inputs
 from lion_min.scenes import WORLDS, make_scene
+from lion_min.studies import lion
 from lion_min.tokenizer import TinyTokenizer
 
 FROZEN = {1: ("vision", "llm"), 2: ("vision", "llm"), 3: ("vision", "llm"), 4: ("vision", "llm"),
@@ -50,7 +49,7 @@ def test_a_stage_moves_what_it_trains_and_nothing_else(trained, number):
 @pytest.mark.parametrize("row", lion.COMPARISON.rows[1:])
 def test_an_ablation_row_is_stage_3_less_one_thing(copy, row):
     """Guards: a row that keeps what it is named to lack, lacks more, or starts from stages 1, 2."""
-    (stage,) = lion.stages_of(row)[1]
+    (stage,) = lion.stages_of(row)
     moves = train(stage, copy)
     parts = {n.split(".")[0] for n in moves.moved()}
     assert parts == set(stage_of(3).trains) - set(lion.WITHOUT.get(row, ()))
@@ -63,12 +62,12 @@ def test_an_ablation_row_is_stage_3_less_one_thing(copy, row):
 
 def test_the_idle_parameters_are_exactly_those_that_never_run(trained):
     """Guards: an exemption above that outlives its reason and hides a part that is dead."""
-    model = stages.build("all", trained[0])[0]
+    model = untrained("lion", stage_of(3), trained[0]).model
     model.requires_grad_(True)
     lost = set()
     for task, prompt in ((IMAGE, "Is there a star?"), (REGION, "Describe box [0.1,0.1,0.5,0.5]")):
         scene = make_scene(WORLDS["medium"], "train", 0, 0)
-        rows = make_inputs(model, TinyTokenizer(), look(model.vision, [scene.draw()]), [prompt],
+        rows = make_inputs(model, TinyTokenizer(), encode_images(model.vision, [scene.draw()]), [prompt],
                            task, ["yes"], tags=[["red"]])
         model.zero_grad()
         model(rows)[0].backward()
@@ -104,7 +103,7 @@ def test_routers_are_of_two_levels_only_where_both_are_taught(trained):
 @pytest.fixture
 def merged(trained) -> Lion:
     """Stage 3 as its first step found it."""
-    model = stages.build("all", trained[0])[0]
+    model = untrained("lion", stage_of(3), trained[0]).model
     names = {n for n, _ in model.named_parameters()}
     model.load_state_dict({n: t for n, t in trained[1][3].before.items() if n in names},
                           strict=False)
@@ -128,7 +127,7 @@ def test_stage_3_holds_the_tensors_of_stages_1_and_2(trained):
 @pytest.mark.parametrize("number, task", [(2, REGION), (1, IMAGE)])
 def test_the_merge_is_the_identity(trained, merged, number, task):
     """Guards: stage 3 whose first loss is not that of the stages it is made of."""
-    alone, x = load_system(trained[0] / "lion" / f"stage{number}").model, torch.randn(2, 3, 128)
+    alone, x = opened(trained[0] / "lion" / f"stage{number}").model, torch.randn(2, 3, 128)
     set_task(merged.adapters, task)
     for one, both in zip(alone.adapters, merged.adapters, strict=True):
         assert torch.equal(one(x), both(x)) and one(x).abs().max() > 0
@@ -138,7 +137,7 @@ def test_the_merge_is_the_identity(trained, merged, number, task):
         visual = model.visual
         model.visual = lambda x: (visual(x)[0], None) if task == REGION else (None, visual(x)[1])
         picture = make_scene(WORLDS["medium"], "train", 0, 1).draw()
-        losses.append(model(make_inputs(model, TinyTokenizer(), look(model.vision, [picture]),
+        losses.append(model(make_inputs(model, TinyTokenizer(), encode_images(model.vision, [picture]),
                                         [prompt], task, ["a large red star"]))[0])
     assert torch.equal(*losses)
     set_task(merged.adapters, 1 - task)
@@ -199,8 +198,8 @@ def test_bundled_weights_are_said_aloud(copy, tmp_path, monkeypatch, capsys, num
 def test_a_stage_tells_scores_parameters_and_folder(copy, capsys):
     """Guards: the report that design section 5 promises; scores taken only after the training."""
     stage = stage_of(1)
-    done = stages.train(stage, copy, plan=replace(stage.plan, steps=1, warmup=0), batch=2, pool=4,
-                        checks=2, quiet=True)
+    done = launch.train_stage("lion", 1, launch.Options(copy, device="cpu", batch=2), pool=4,
+                              plan=replace(stage.plan, steps=1, warmup=0), checks=2, quiet=True)
     assert done["folder"] == copy / "lion" / "stage1"
     assert done["before"]["n"] == done["after"]["n"] and done["before"]["n"]["reg"] == 2
     out = capsys.readouterr().out

@@ -8,54 +8,58 @@ import torch
 from safetensors.torch import save
 
 from lion_min import BadInput, checkpoints
-from lion_min.parts import fingerprint
+from lion_min.parts import Parts, fingerprint
 from lion_min.lion.stage4 import STAGE
 from lion_min.scenes import WORLDS, make_scene
-from lion_min.stage import going_on, has_twins, step_loss
+from lion_min.stage import going_on, has_lookalikes, step_loss
 
 WORLD = WORLDS["medium"]
 
 
-class Rows:
-    """A pool that gives no features."""
+class Noting:
+    """A system without a model, and features that are their rows: it notes what it is taught."""
 
-    def __init__(self, scenes):
-        self.scenes = scenes
+    name = "lion"
+
+    def __init__(self, stage):
+        self.stage, self.taught = stage, []
+
+    def batch_loss(self, round_, scenes, features, rng):
+        self.taught.append((round_.level, features))
 
     def take(self, rows):
-        return []
+        return rows
 
 
 def taken(stage, steps: int = 5) -> list[tuple[str, list[int]]]:
     """(level, rows) of the first steps."""
-    seen, pool = [], Rows([make_scene(WORLD, "train", 0, i) for i in range(200)])
-    loss = step_loss("lion", stage, pool, 0, 16,
-                     lambda turn, rows, states, rng: seen.append((turn.level, rows)))
+    system = Noting(stage)
+    loss = step_loss(system, [make_scene(WORLD, "train", 0, i) for i in range(200)], system, 0, 16)
     for step in range(steps):
         loss(step)
-    return seen
+    return system.taught
 
 
 def test_twins_are_alike_but_for_their_size():
     """Guards: scenes that are easy taken for hard ones."""
     scene = next(s for s in (make_scene(WORLD, "train", 1, i) for i in range(99))
-                 if len(s.objects) > 1 and not has_twins(s))
+                 if len(s.objects) > 1 and not has_lookalikes(s))
     first, second = scene.objects[:2]
     other = next(size for size in WORLD.sizes if size != first.size)
     like = replace(second, colour=first.colour, kind=first.kind, texture=first.texture, size=other)
-    assert has_twins(replace(scene, objects=(first, like)))
-    assert not has_twins(replace(scene, objects=(first, replace(like, texture={
+    assert has_lookalikes(replace(scene, objects=(first, like)))
+    assert not has_lookalikes(replace(scene, objects=(first, replace(like, texture={
         "plain": "striped", "striped": "plain"}[first.texture]))))
 
 
 def test_region_rounds_take_their_share_of_twins():
     """Guards: twins in image rounds, too, or none; other batches for a stage without them."""
     scenes = [make_scene(WORLD, "train", 0, i) for i in range(200)]
-    none = dict(enumerate(taken(replace(STAGE, twins=0.0))))
+    none = dict(enumerate(taken(replace(STAGE, lookalike_share=0.0))))
     for step, (level, rows) in enumerate(taken(STAGE)):
         if level == "region":
-            share = round(STAGE.twins * len(rows))
-            assert share and all(has_twins(scenes[r]) for r in rows[:share])
+            share = round(STAGE.lookalike_share * len(rows))
+            assert share and all(has_lookalikes(scenes[r]) for r in rows[:share])
             assert rows[share:] == none[step][1][share:]
         else:
             assert rows == none[step][1]
@@ -65,12 +69,17 @@ def test_going_on_takes_the_same_stage_alone(tmp_path):
     """Guards: weights of another stage or another stage 0 taken in silence."""
     checkpoints.save_run(tmp_path, {"a": torch.ones(2).half()},
                          {"system": "lion", "stage": 4, "stage0": "abc"})
-    begun = going_on(tmp_path, "abc", system="lion", stage=4)
+    def check(fingerprint):
+        own = Parts(None, None, None, None)
+        own.__dict__["fingerprint"] = fingerprint
+        return own.check
+
+    begun = going_on(tmp_path, check("abc"), system="lion", stage=4)
     assert begun["a"].dtype == torch.float32
     with pytest.raises(BadInput, match="is lion stage 4; --init goes on from a run of lion stage 3"):
-        going_on(tmp_path, "abc", system="lion", stage=3)
+        going_on(tmp_path, check("abc"), system="lion", stage=3)
     with pytest.raises(BadInput, match="another stage 0"):
-        going_on(tmp_path, "abd", system="lion", stage=4)
+        going_on(tmp_path, check("abd"), system="lion", stage=4)
     with pytest.raises(BadInput, match="is lion stage 4; --init goes on .* stage 0 vision"):
         going_on(tmp_path, system="lion", stage=0, part="vision")
 

@@ -8,7 +8,7 @@ import pytest
 
 from lion_min.adapters import IMAGE, REGION
 from lion_min.boxes import BoxText
-from lion_min.lion.answering import route
+from lion_min.lion.prompt import route
 from lion_min.scenes import WORLDS, Thing, make_scene
 from lion_min.tasks import IMAGE_LEVEL, MAKERS, REGION_LEVEL, TASKS, TEMPLATES, Example, examples
 

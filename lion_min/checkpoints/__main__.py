@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from lion_min import BadInput
-from lion_min.cli import ROOMS, Parser, guarded, room
+from lion_min.cli import LMEYE, PVIT, SYSTEMS, Parser, guarded
+from lion_min.launch import published
 from lion_min.published.importing import import_checkpoint, read
 
 
@@ -13,7 +14,7 @@ def parser() -> Parser:
     p = Parser(prog="python -m lion_min.checkpoints",
                description="Turn a published checkpoint into a folder of ours.")
     p.add_argument("command", choices=("import",))
-    p.add_argument("system", choices=ROOMS)
+    p.add_argument("system", choices=SYSTEMS)
     p.add_argument("files", nargs="+", type=Path, metavar="FILE",
                    help="official file or Hugging Face folder; several are read as one")
     p.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -37,16 +38,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def options_of(args) -> dict:
-    """--base, --legacy-overwrite and --set as keywords of the room's `convert`."""
-    options, known = {}, room(args.system, "published").OPTIONS
+    """--base, --legacy-overwrite and --set as keywords of the system's `convert`."""
+    options, known = {}, published(args.system).OPTIONS
     for word in args.sizes:
         name, _, number = word.partition("=")
         if name not in known or not number.isdecimal():
             raise BadInput(f"--set {word}: {args.system} takes " + ", ".join(
                 f"{k}={v}" for k, v in known.items()) + ", each a whole number")
         options[name] = int(number)
-    for flag, value, system in (("--base", args.base, "pvit"),
-                                ("--legacy-overwrite", args.legacy_overwrite, "lmeye")):
+    for flag, value, system in (("--base", args.base, PVIT),
+                                ("--legacy-overwrite", args.legacy_overwrite, LMEYE)):
         if value and args.system != system:
             raise BadInput(f"{flag}: belongs to {system}; leave it out for {args.system}")
     if args.base:

@@ -32,12 +32,9 @@ class AggregatorBlock(nn.Module):
             nn.init.zeros_(part.out.weight)
             nn.init.zeros_(part.out.bias)
 
-    def forward(self, x: Tensor, y: Tensor, return_attention: bool = False,
-                ) -> tuple[Tensor, Tensor | None]:
-        """x, y [B,N,D] -> ([B,N,D], map [B,H,N,N] of the cross-attention or None)."""
-        x = self.attention(x, x)
-        seen = self.cross(x, y, return_attention=return_attention)
-        x, weights = seen if return_attention else (seen, None)
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """x, y [B,N,D] -> ([B,N,D], map [B,H,N,N] of the cross-attention)."""
+        x, weights = self.cross(self.attention(x, x)[0], y)
         return self.ffn(x), weights
 
 
@@ -59,6 +56,6 @@ class VisionAggregator(nn.Module):
         """
         x, maps = query_state, []
         for block, y in zip(self.blocks, key_states, strict=True):
-            x, weights = block(x, y, return_attention)
-            maps.append(weights)
+            x, weights = block(x, y)
+            maps += [weights] if return_attention else []
         return (x, maps) if return_attention else x

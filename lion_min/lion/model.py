@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from lion_min.adapters import REGION, attach_adapters, set_task
-from lion_min.language import LENGTHS, LanguageModel, LanguageSettings, TextBatch, packed_rows, splice
+from lion_min.language import LanguageModel, LanguageSettings, TextBatch, splice
 from lion_min.lion.aggregator import VisionAggregator
 from lion_min.lion.softprompt import SoftPrompt
 from lion_min.qformer import QFormer, QFormerSettings
@@ -147,12 +147,8 @@ class Lion(nn.Module):
     def forward(self, x: LionInputs) -> tuple[Tensor, dict[str, Tensor]]:
         """(loss, its named parts): the mean cross-entropy of the answer tokens."""
         set_task(self.adapters, x.task)
-        shared, own = self.visual(x)
-        images = len(x.states[0])
-        slots = 0 if own is None else own.shape[1]
-        rows = packed_rows(x.prompts, x.answers, images, slots)
-        text = self.llm.pack(x.prompts, x.answers, rows, slots, multiple=LENGTHS)
-        loss = self.llm.loss(self.words(x, text), text, shared, own)
+        text = self.llm.pack(x.prompts, x.answers)
+        loss = self.llm.loss(self.words(x, text), text, *self.visual(x))
         return loss, {"region" if x.task == REGION else "image": loss.detach()}
 
     @torch.no_grad()

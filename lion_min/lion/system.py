@@ -7,10 +7,10 @@ from dataclasses import replace
 from torch import Tensor
 
 from lion_min.adapters import IMAGE, REGION
-from lion_min.lion.model import Lion, LionInputs, around, tiny
+from lion_min.lion.model import Lion, LionInputs, LionSettings, around, tiny
 from lion_min.lion.prompt import make_inputs, route
 from lion_min.lion.softprompt import noisy_tags
-from lion_min.parts import TINY
+from lion_min.parts import TINY, Parts
 from lion_min.system import System
 from lion_min.tasks import examples
 
@@ -22,18 +22,8 @@ class LionSystem(System):
     question_tokenizer = None              # the Q-Former's own (published: BERT's)
 
     def build(self) -> Lion:
-        p, s = self.parts, self.stage
-        vision, language, vocab = p.vision.settings, p.llm.settings, len(p.tokenizer)
-        if p.preset == TINY:
-            settings = tiny(vision, vocab, s.mode, language.family)
-        else:
-            settings = around(vision, language, vocab, s.mode)
-        if p.published is not None and p.published.vision == vision:
-            # The published sizes, but for the Q-Former's words, which are the LLM's own here.
-            settings = replace(p.published, mode=s.mode, language=language, generate={},
-                               qformer=replace(p.published.qformer, vocab=vocab),
-                               region_id=settings.region_id, hint_id=settings.hint_id)
-        return Lion(replace(settings, **s.changes), p.vision, p.llm)
+        settings = replace(settings_around(self.parts, self.stage.mode), **self.stage.changes)
+        return Lion(settings, self.parts.vision, self.parts.llm)
 
     @property
     def depths(self) -> set[int]:
@@ -71,6 +61,21 @@ class LionSystem(System):
         """Attention maps and the router's shares: see explain.py."""
         from lion_min.lion.explain import explain
         return explain(self, reply)
+
+
+def settings_around(parts: Parts, mode: str) -> LionSettings:
+    """The tiny preset's settings, or those of a bridge between pretrained parts: the published
+    ones around the published ViT, sizes in proportion around any other."""
+    vision, language, vocab = parts.vision.settings, parts.llm.settings, len(parts.tokenizer)
+    if parts.preset == TINY:
+        return tiny(vision, vocab, mode, language.family)
+    near, published = around(vision, language, vocab, mode), parts.published
+    if published is None or published.vision != vision:
+        return near
+    # All but the Q-Former's words, which are the LLM's own here.
+    return replace(published, mode=mode, language=language, generate={},
+                   qformer=replace(published.qformer, vocab=vocab),
+                   region_id=near.region_id, hint_id=near.hint_id)
 
 
 SYSTEM = LionSystem

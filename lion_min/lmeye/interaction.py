@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lion_min.language import additive
-from lion_min.qformer import init_bert
+from lion_min.qformer import MultiHead, init_bert
 from lion_min.trainable import freeze
 
 
@@ -50,30 +50,13 @@ class InteractionSettings:
     eos_id: int = 49407
 
 
-class Attention(nn.Module):
-    """x [S, T, c] looks at y [B, N, c]: (what it gets [S, T, c], its map [S, T, N])."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
-
-    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        # The samples of an image are laid side by side, so that its keys are made once.
-        q, k, v = (part(t).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part, t in (
-            (self.query, x.reshape(len(y), -1, x.shape[-1])), (self.key, y), (self.value, y)))
-        weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)  # [B, H, n*T, N]
-        mixed = self.out((weights @ v).transpose(1, 2).reshape(x.shape))       # [S, T, c]
-        return mixed, weights.mean(1).reshape(*x.shape[:2], -1)
-
-
 class RequestBlock(nn.Module):
     """Pre-norm: the requests look at the image, then at each other, then think."""
 
     def __init__(self, width: int, heads: int, ffn: int):
         super().__init__()
         self.norm_look, self.norm_image, self.norm_meet = (nn.LayerNorm(width) for _ in range(3))
-        self.look, self.meet = Attention(width, heads), Attention(width, heads)
+        self.look, self.meet = MultiHead(width, heads), MultiHead(width, heads)
         self.ffn = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, ffn), nn.GELU(),
                                  nn.Linear(ffn, width))
 
@@ -82,7 +65,7 @@ class RequestBlock(nn.Module):
         requests = requests + seen                                        # [S, n, c]
         met = self.norm_meet(requests)
         requests = requests + self.meet(met, met)[0]
-        return requests + self.ffn(requests), weights
+        return requests + self.ffn(requests), weights.mean(1)             # [S, n, c], [S, n, N]
 
 
 class RequestTransformer(nn.Module):

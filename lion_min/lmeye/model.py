@@ -34,11 +34,12 @@ Deviations from the paper and its code:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from lion_min.language import LanguageModel, LanguageSettings, TextBatch, packed_rows
+from lion_min.language import LanguageModel, LanguageSettings, Prefix, TextBatch
 from lion_min.lmeye import two_passes
 from lion_min.lmeye.interaction import InteractionSettings, InteractivePerception
 from lion_min.qformer import QFormer, QFormerSettings
@@ -117,6 +118,8 @@ class Lmeye(nn.Module):
     def static_tokens(self, x: LmeyeInputs) -> Tensor | None:
         """What every question sees of an image: [B, Q, D]; None where it is added onto <img>."""
         if self.settings.static == "pooled":
+            if any(row.count(self.settings.img_id) != 1 for row in x.prompts):
+                raise ValueError("each prompt needs one <img>, onto which its image is added")
             return None
         if (places := self.places()) is None:
             tokens = self.query_proj(self.qformer(self.patches(x)))
@@ -131,17 +134,17 @@ class Lmeye(nn.Module):
         return None if first is None else self.llm.cell_words(first, self.settings.vision.side)
 
     def words(self, x: LmeyeInputs, text: TextBatch) -> Tensor:
-        """The embedded text of the first pass: learned vectors added onto the placeholders."""
+        """The embedded text [S, L, D]: learned vectors are added onto the placeholders."""
         s, ids = self.settings, text.ids
         known = ids < self.llm.model.get_input_embeddings().num_embeddings
-        embeds = self.llm.embed(ids * known) * known[..., None]           # [rows, L, D]
+        embeds = self.llm.embed(ids * known) * known[..., None]           # [S, L, D]
         embeds = embeds + (ids == s.slot_id)[..., None] * self.e_imgd
         if s.request_id is not None:
             embeds = embeds + (ids == s.request_id)[..., None] * self.e_imgq
         if s.static == "pooled":
             seen = self.img_proj(x.states[-1][:, 0]) + self.e_img         # [B, D]
-            seen = seen.repeat_interleave(len(x.prompts) // len(seen), 0)
-            embeds = two_passes.add_at(embeds, ids == s.img_id, seen)
+            seen = seen.repeat_interleave(len(ids) // len(seen), 0)
+            embeds = embeds + (ids == s.img_id)[..., None] * seen[:, None]
         return embeds
 
     # ---- what the LLM asks -------------------------------------------------------------------
@@ -164,52 +167,47 @@ class Lmeye(nn.Module):
             hidden = hidden.roll(1, 0)
         return self.interaction(hidden, self.features(x), self.places(), maps)
 
-    def marks(self, x: LmeyeInputs, text: TextBatch) -> two_passes.Marks | None:
-        """Where request and slots stand; None where nothing is asked and one pass is enough."""
+    def halves(self, x: LmeyeInputs) -> two_passes.Halves | None:
+        """The prompts cut at their requests; None where nothing is asked: one pass is enough."""
         s = self.settings
-        marks = two_passes.mark(text.ids, len(x.prompts), s.interaction.returned, s.slot_id,
-                                s.request_id) if bool((text.ids == s.slot_id).any()) else None
-        return None if s.control == "static" else marks
+        if not any(s.slot_id in row for row in x.prompts):
+            return None
+        halves = two_passes.cut(x.prompts, s.interaction.returned, s.slot_id, s.request_id)
+        return None if s.control == "static" else halves
 
     @torch.no_grad()
     def looks(self, x: LmeyeInputs) -> Tensor:
         """Where each request looks: attention over the image tokens, [S, n, F], rows sum to 1."""
-        text = self.llm.pack(x.prompts)
-        marks = self.marks(x, text)
-        if marks is None:
+        return self.ask(x, self.requests(x), maps=True)[1]
+
+    def requests(self, x: LmeyeInputs) -> Tensor:
+        """The first pass alone: the LLM's states at the request tokens, [S, D]."""
+        if (halves := self.halves(x)) is None:
             raise ValueError("nothing is asked here: the prompts hold no request, or control is "
                              "'static'")
-        hidden, _ = two_passes.prefix(self.llm, self.words(x, text), text, self.static_tokens(x),
-                                      marks)
-        return self.ask(x, hidden, maps=True)[1]
+        return two_passes.first_pass(self.llm, halves, partial(self.words, x),
+                                     self.static_tokens(x))[0]
 
     # ---- train and answer --------------------------------------------------------------------
 
+    def rows(self, x: LmeyeInputs) -> tuple[Tensor, TextBatch, Tensor | Prefix | None]:
+        """(embeds, text, what stands before them) of the pass that the LLM answers in."""
+        shared = self.static_tokens(x)
+        if (halves := self.halves(x)) is None:
+            text = self.llm.pack(x.prompts, x.answers)
+            return self.words(x, text), text, shared
+        return two_passes.second_pass(self.llm, halves, x.answers, partial(self.words, x), shared,
+                                      partial(self.ask, x), self.settings.second_pass == "cached")
+
     def forward(self, x: LmeyeInputs) -> tuple[Tensor, dict[str, Tensor]]:
         """(loss, its named parts): the mean cross-entropy of the answer tokens."""
-        images = len(x.states[0])
-        rows = packed_rows(x.prompts, x.answers, images)
-        text = self.llm.pack(x.prompts, x.answers, rows)
-        shared, marks, embeds = self.static_tokens(x), self.marks(x, text), self.words(x, text)
-        if marks is None:
-            loss = self.llm.loss(embeds, text, shared)
-        else:
-            loss = two_passes.loss(self.llm, embeds, text, shared, marks,
-                                   lambda hidden: self.ask(x, hidden),
-                                   self.settings.second_pass == "cached")
+        loss = self.llm.loss(*self.rows(x))
         return loss, {"answer": loss.detach()}
 
     @torch.no_grad()
     def generate(self, x: LmeyeInputs, **options) -> Tensor:
         """Answer ids [S, <= max_new_tokens]."""
-        text = self.llm.pack(x.prompts)
-        shared, marks, embeds = self.static_tokens(x), self.marks(x, text), self.words(x, text)
-        options = self.settings.generate | options
-        if marks is None:
-            return self.llm.generate(embeds, text, shared, **options)
-        return two_passes.generate(self.llm, embeds, text, shared, marks,
-                                   lambda hidden: self.ask(x, hidden),
-                                   self.settings.second_pass == "cached", **options)
+        return self.llm.generate(*self.rows(x), **self.settings.generate | options)
 
 
 def without_text(qformer: QFormer) -> QFormer:

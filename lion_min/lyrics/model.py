@@ -1,4 +1,4 @@
-"""Lyrics (arXiv 2312.05278): queries that look at the image and at the objects found in it.
+"""Lyrics (arXiv 2312.05278): queries that read the image and the objects detected in it.
 
     pixels -> frozen ViT -> states of two depths - ln_vision -------> V [B, N, Dv]  image queries
         +- refiner: tagger - tags - detector - segmenter -----------> O [B, M, Do]  object queries
@@ -11,27 +11,25 @@
 Symbols: B images, S samples (S = n*B, sample s asks about image s // n), N patches, M objects,
 W words of an object's line, Q queries, L tokens, D LLM width.
 
-Deviations from the paper and its code:
-- the language input has tags and boxes in stage 2, too (`object_lines`): the abstract says so,
-  the released code has them in stage 1 alone;
-- stage 2 trains MQ-Former and projection together with LoRA; the code's LoRA script freezes them;
-- the refiner has a segmenter, which the code lacks; masks are shown, no query reads them;
-- object queries read the detections that are kept; officially all 900;
-- V is the patches of two ViT depths, without CLS, and ln_vision trains (as BLIP-2's does);
-- tiny: a line is one slot, the sum of its words, the form in which the LLM was told scenes;
-- tiny: language_projection starts at zero, so that the LLM first reads the lines alone;
-- tiny: a box is six words of the tokenizer, and every MQ-Former layer crosses to the picture.
+Deviations from the paper and its code: the language input has tags and boxes in stage 2, too
+(`object_lines`), as the abstract says (the code: stage 1 alone); stage 2 trains MQ-Former and
+projection together with LoRA (the code's script freezes them); the refiner has a segmenter, which
+the code lacks, but no query reads its masks; object queries read the kept detections, officially
+all 900; V is the patches of two ViT depths, without CLS, and ln_vision trains (as BLIP-2's does).
+Tiny: a line is one slot, the sum of its words, the form in which the LLM learned scenes; a box is
+six words of the tokenizer; language_projection starts at zero, so that the LLM first reads the
+lines alone; every MQ-Former layer has cross-attention.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from lion_min.adapters import attach_lora
-from lion_min.language import LENGTHS, LanguageModel, LanguageSettings, packed_rows
+from lion_min.language import LanguageModel, LanguageSettings
+from lion_min.lora import attach_lora
 from lion_min.lyrics.objectives import Heads, ObjectiveSettings, objectives
 from lion_min.lyrics.pairtext import PairText, Specials
 from lion_min.lyrics.refiner import RefinerSettings, TinyRefiner
@@ -43,7 +41,6 @@ from lion_min.vision import VisionEncoder, VisionSettings
 @dataclass
 class LyricsSettings:
     """Everything that shapes the model, of both stages."""
-
     vision: VisionSettings
     language: LanguageSettings
     refiner: RefinerSettings | None        # None: no object queries and no lines
@@ -65,8 +62,7 @@ class LyricsSettings:
 
 @dataclass
 class Objects:
-    """What the refiner found, for the model: M rows a picture, the kept ones first."""
-
+    """The detected objects as the model takes them: M rows a picture, the kept ones first."""
     features: Tensor                       # O [B, M, Do]
     mask: Tensor                           # [B, M] True = kept
     lines: Tensor                          # [B, M, W] ids of 'small red circle' and its box, or 0
@@ -78,7 +74,6 @@ class Objects:
 @dataclass
 class LyricsInputs:
     """One batch of questions."""
-
     states: list[Tensor]                   # every state of the ViT, each [B, 1+N, Dv]
     objects: Objects | None                # None: the refiner is off
     text: PairText                         # S bare questions, for the MQ-Former
@@ -86,33 +81,30 @@ class LyricsInputs:
     answers: list[list[int]] | None = None
 
 
-class Eyes(nn.Module):
+class LyricsBase(nn.Module):
     """What both stages share: the frozen ViT and refiner, and the MQ-Former that reads them."""
 
-    def __init__(self, settings: LyricsSettings, vision: VisionEncoder,
-                 refiner: TinyRefiner | None):
+    def __init__(self, s: LyricsSettings, vision: VisionEncoder, refiner: TinyRefiner | None):
         super().__init__()
-        s = self.settings = settings
         if (s.refiner is None) != (s.mqformer.object_queries == 0):
             raise ValueError("object queries and a refiner need each other: "
                              f"{s.mqformer.object_queries} object queries, refiner {s.refiner}")
-        self.vision, self.refiner = freeze(vision), refiner and freeze(refiner)
+        self.settings, self.vision, self.refiner = s, freeze(vision), refiner and freeze(refiner)
         self.ln_vision = nn.LayerNorm(s.mqformer.vision_width)
         self.mqformer = MQFormer(s.mqformer)
 
     def sources(self, states: list[Tensor], objects: Objects | None) -> Sources:
-        """What the queries look at: V [B, N, Dv], O [B, M, Do]."""
+        """What the queries read: V [B, N, Dv], O [B, M, Do]."""
         V = self.ln_vision(torch.cat([states[d][:, 1:] for d in self.settings.depths], -1))
         return Sources(V) if objects is None else Sources(V, objects.features, objects.mask)
 
 
-class Alignment(Eyes):
-    """Stage 1: picture and text are aligned by four objectives; no LLM is there."""
+class Alignment(LyricsBase):
+    """Stage 1: picture and text are aligned by four objectives, without an LLM."""
 
-    def __init__(self, settings: LyricsSettings, vision: VisionEncoder,
-                 refiner: TinyRefiner | None):
-        super().__init__(settings, vision, refiner)
-        self.heads = Heads(settings.objectives, settings.mqformer)
+    def __init__(self, s: LyricsSettings, vision: VisionEncoder, refiner: TinyRefiner | None):
+        super().__init__(s, vision, refiner)
+        self.heads = Heads(s.objectives, s.mqformer)
 
     def forward(self, states: list[Tensor], objects: Objects | None,
                 text: PairText) -> tuple[Tensor, dict[str, Tensor]]:
@@ -121,13 +113,12 @@ class Alignment(Eyes):
                           self.settings.special)
 
 
-class Lyrics(Eyes):
-    """Stage 2: what the queries read becomes tokens of a frozen LLM, which LoRA adapts."""
+class Lyrics(LyricsBase):
+    """Stage 2: the query states become tokens of a frozen LLM, which LoRA adapts."""
 
-    def __init__(self, settings: LyricsSettings, vision: VisionEncoder,
-                 refiner: TinyRefiner | None, llm: LanguageModel):
-        super().__init__(settings, vision, refiner)
-        s = settings
+    def __init__(self, s: LyricsSettings, vision: VisionEncoder, refiner: TinyRefiner | None,
+                 llm: LanguageModel):
+        super().__init__(s, vision, refiner)
         self.llm = freeze(llm)
         self.language_projection = nn.Linear(s.mqformer.width, llm.width)
         nn.init.zeros_(self.language_projection.weight)
@@ -135,11 +126,9 @@ class Lyrics(Eyes):
         self.loras = attach_lora(llm.model, s.lora_targets, s.lora_rank, s.lora_alpha,
                                  s.lora_dropout)
 
-    # ---- what the LLM is shown ---------------------------------------------------------------
-
     def query_tokens(self, x: LyricsInputs, maps: bool = False):
-        """What the queries read of the picture, led by the question: own tokens [S, Q, D]; with
-        maps also a pair a layer, ([S, H, Qi, N], [S, H, Qo, M])."""
+        """The picture as its queries read it under the question: own tokens [S, Q, D]; with maps
+        also a pair a layer, ([S, H, Qi, N], [S, H, Qo, M])."""
         out = self.mqformer(self.sources(x.states, x.objects), x.text.ids, x.text.mask,
                             return_attention=maps)
         project = self.language_projection
@@ -153,13 +142,9 @@ class Lyrics(Eyes):
         ids = x.objects.lines                                             # [B, M, W]
         return (self.llm.embed(ids) * (ids > 0)[..., None]).sum(2)
 
-    # ---- train and answer --------------------------------------------------------------------
-
     def forward(self, x: LyricsInputs) -> tuple[Tensor, dict[str, Tensor]]:
         """(loss, its named parts): the mean cross-entropy of the answer tokens."""
-        images, slots = len(x.states[0]), self.settings.mqformer.queries
-        rows = packed_rows(x.prompts, x.answers, images, slots)
-        text = self.llm.pack(x.prompts, x.answers, rows, slots, multiple=LENGTHS)
+        text = self.llm.pack(x.prompts, x.answers)
         loss = self.llm.loss(self.llm.embed(text.ids), text, self.lines(x), self.query_tokens(x))
         return loss, {"answer": loss.detach()}
 
@@ -173,19 +158,15 @@ class Lyrics(Eyes):
 
 def tiny(vision: VisionSettings, vocab: int, refiner: bool = True) -> LyricsSettings:
     """The bundled preset. `refiner` False: the same without objects (the ablation's other row)."""
-    found = RefinerSettings(vision_width=vision.width, side=vision.side, mask_size=4 * vision.side,
-                            attributes=("small", "medium", "large", "striped"))
-    settings = LyricsSettings(
-        vision=vision,
+    detector = RefinerSettings(vision_width=vision.width, side=vision.side,
+                               mask_size=4 * vision.side,
+                               attributes=("small", "medium", "large", "striped"))
+    return LyricsSettings(
+        vision=vision, refiner=detector if refiner else None, object_lines=refiner,
         language=LanguageSettings(family="llama", vocab=vocab, layers=5, ffn=384),
-        refiner=found,
         mqformer=MQFormerSettings(
-            width=128, layers=3, heads=4, ffn=256, queries=20, vision_width=2 * vision.width,
-            vocab=vocab + 4, max_text=128, cross_every=1, init_std=128 ** -0.5,
-            object_queries=12, object_width=found.width + 4),
+            width=128, layers=3, heads=4, ffn=256, queries=20 if refiner else 8,
+            vision_width=2 * vision.width, vocab=vocab + 4, max_text=128, cross_every=1,
+            init_std=128 ** -0.5, object_queries=12 if refiner else 0,
+            object_width=detector.width + 4 if refiner else 0),
         objectives=ObjectiveSettings(matched_objects=0.5))
-    if refiner:
-        return settings
-    queries = settings.mqformer.queries - settings.mqformer.object_queries
-    return replace(settings, refiner=None, object_lines=False, mqformer=replace(
-        settings.mqformer, queries=queries, object_queries=0, object_width=0))

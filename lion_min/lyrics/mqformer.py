@@ -1,4 +1,4 @@
-"""MQ-Former: the Q-Former with two eyes, one on the image and one on detected objects.
+"""MQ-Former: a Q-Former of which some queries read the image and some the detected objects.
 
 Lyrics' multi-scale querying transformer (arXiv 2312.05278; official modeling_lyrics.py):
 
@@ -7,8 +7,8 @@ Lyrics' multi-scale querying transformer (arXiv 2312.05278; official modeling_ly
         object queries -> object_cross to O, the objects' features -> query_ffn
         text                                                       -> text_ffn
 
-The two kinds of queries meet only in self-attention. Text never looks at a picture: it reads
-what the queries hold. With no object queries this is the Q-Former, parameter for parameter.
+The two kinds meet only in self-attention. Text reads what the queries hold, never the picture.
+Without object queries this is the Q-Former, parameter for parameter.
 
 Symbols: B images, S samples (S = n*B), N image tokens, M objects, L text tokens, Qi image and
 Qo object queries, Q = Qi + Qo, D width, Dv and Do widths of image and object features, H heads.
@@ -30,10 +30,7 @@ Cache = list[list[Tensor]]  # for each layer the queries' keys and values, [S,H,
 @dataclass
 class MQFormerSettings(QFormerSettings):
     """`queries` counts both kinds; the last `object_queries` of them read objects.
-
-    Lyrics: queries=96, object_queries=64, object_width=260 (256 of the detector and the box).
-    """
-
+    Lyrics: queries=96, object_queries=64, object_width=260 (256 of the detector and the box)."""
     object_queries: int = 0
     object_width: int = 0
 
@@ -41,26 +38,20 @@ class MQFormerSettings(QFormerSettings):
 @dataclass
 class Sources:
     """What the queries look at. Image and objects travel together: they are one picture."""
-
     image: Tensor                      # V [B, N, Dv]
     objects: Tensor | None = None      # O [B, M, Do]; M may be 0. None without object queries
     mask: Tensor | None = None         # [B, M] True = an object, False = padding; None: all are
 
     def pick(self, rows: Tensor) -> Sources:
         """The pictures of these rows [R] of the batch, in this order."""
-        return Sources(*(None if field is None else field[rows]
-                         for field in (self.image, self.objects, self.mask)))
+        return Sources(*(None if field is None else field[rows] for field in vars(self).values()))
 
     def with_blank(self) -> Sources:
         """Objects and one row of zeros, seen only where a picture has no object; mask [B,1,1,M+1].
-
-        Attention over nothing would be NaN; the official code always has 900 detections.
-        """
+        Attention over nothing would be NaN; the official code always has 900 detections."""
         if self.objects is None:
             return self
-        mask = self.mask
-        if mask is None:
-            mask = torch.ones_like(self.objects[..., 0], dtype=torch.bool)      # [B, M]
+        mask = torch.ones_like(self.objects[..., 0]).bool() if self.mask is None else self.mask
         objects = self.objects.masked_fill(~mask[..., None], 0)                 # [B, M, Do]
         mask = torch.cat([mask, ~mask.any(1, keepdim=True)], 1)                 # [B, M+1]
         return Sources(self.image, F.pad(objects, (0, 0, 0, 1)), mask[:, None, None])
@@ -76,21 +67,19 @@ class MQFormerLayer(QFormerLayer):
         self.object_cross = Attention(s.width, s.heads, s.object_width, ln_eps=s.ln_eps,
                                       dropout=s.dropout) if cross and s.object_queries else None
 
-    def look(self, queries: Tensor, sources: Sources, return_attention: bool
+    def look(self, queries: Tensor, sources: Sources
              ) -> tuple[Tensor, Tensor | tuple[Tensor, Tensor] | None]:
-        """queries [S,Q,D] -> the same and, where asked, maps ([S,H,Qi,N], [S,H,Qo,M])."""
+        """queries [S,Q,D] -> the same and, with cross-attention, maps ([S,H,Qi,N], [S,H,Qo,M])."""
         if self.object_cross is None:
-            return super().look(queries, sources.image, return_attention)
+            return super().look(queries, sources.image)
         for_image, for_objects = queries.split(self.groups, dim=1)              # [S, Qi | Qo, D]
-        for_image, seen = super().look(for_image, sources.image, return_attention)
-        out = self.object_cross(for_objects, sources.objects, sources.mask, return_attention)
-        for_objects, found = out if return_attention else (out, None)
-        maps = (seen, found[..., :-1]) if return_attention else None  # without the blank row
-        return torch.cat([for_image, for_objects], 1), maps
+        for_image, seen = super().look(for_image, sources.image)
+        for_objects, found = self.object_cross(for_objects, sources.objects, sources.mask)
+        return torch.cat([for_image, for_objects], 1), (seen, found[..., :-1])  # no blank row
 
     def read(self, text: Tensor, mask: Tensor, cache: list[Tensor] | None) -> Tensor:
         """A plain BERT layer, [S,L,D] -> [S,L,D], that may also attend to cached queries."""
-        return self.text_ffn(self.attention(text, text, mask, cache=cache))
+        return self.text_ffn(self.attention(text, text, mask, cache)[0])
 
 
 class MQFormer(QFormer):
@@ -103,20 +92,19 @@ class MQFormer(QFormer):
                 positions: Tensor | None = None) -> Tensor | tuple[Tensor, list]:
         """Queries and text together, all seeing all: ITM, and instructions in stage 2.
 
-        sources of B pictures; text_ids, text_mask, positions [S,L] with S = n*B, None as in the
-        Q-Former. Returns Z [S,Q,D], image queries first; with return_attention also one pair of
-        maps for each layer with cross-attention, ([S,H,Qi,N], [S,H,Qo,M]).
+        text_ids, text_mask, positions [S,L], None as in the Q-Former. Returns Z [S,Q,D], image
+        queries first; with return_attention also a pair of maps for each layer with
+        cross-attention, ([S,H,Qi,N], [S,H,Qo,M]).
         """
         Z, maps = self.run(self._ready(sources),
-                           *self.embed(len(sources.image), text_ids, text_mask, positions),
-                           return_attention=return_attention)
+                           *self.embed(len(sources.image), text_ids, text_mask, positions))
         return (Z, maps) if return_attention else Z
 
     def look(self, sources: Sources) -> tuple[Tensor, Cache]:
         """Queries that read no text: Z [B,Q,D] and what `read` needs of them. ITC."""
         cache: Cache = [[] for _ in self.layers]
-        hidden, mask = self.embed(len(sources.image), None, None)
-        return self.run(self._ready(sources), hidden, mask, caches=cache)[0], cache
+        queries = self.embed(len(sources.image), None, None)
+        return self.run(self._ready(sources), *queries, cache)[0], cache
 
     def read(self, ids: Tensor, mask: Tensor, positions: Tensor | None = None,
              cache: Cache | None = None, causal: bool = False) -> Tensor:
@@ -124,18 +112,17 @@ class MQFormer(QFormer):
 
         Without a cache the text is all there is (ITC). On the cache of `look`, of as many
         pictures as texts, it also sees the queries, which never see it: causal for ICG, both
-        ways for MSP. Equal to one pass over [queries ; text] under `objectives.mask_matrix`.
+        ways for MSP. Equal to one pass over [queries ; text] under `masks.mask_matrix`.
         """
         seen = mask.bool()[:, None, None]                                       # [S, 1, 1, L]
         if causal:
-            length = ids.shape[1]
-            seen = seen & seen.new_ones(length, length).tril()                  # [S, 1, L, L]
+            seen = seen & seen.new_ones(2 * ids.shape[1:]).tril()               # [S, 1, L, L]
         if cache is not None:
             seen = F.pad(seen, (self.settings.queries, 0), value=True)          # [S, 1, *, Q+L]
-        text = F.dropout(self.norm(self.embed_text(ids, positions)), self.settings.dropout,
-                         self.training)
-        for i, layer in enumerate(self.layers):
-            text = layer.read(text, seen, cache[i] if cache is not None else None)
+        text = self.norm(self.embed_text(ids, positions))                       # [S, L, D]
+        text = F.dropout(text, self.settings.dropout, self.training)
+        for layer, kept in zip(self.layers, cache or [None] * len(self.layers)):
+            text = layer.read(text, seen, kept)
         return text
 
     def _ready(self, sources: Sources) -> Sources:

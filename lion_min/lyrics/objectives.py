@@ -1,20 +1,19 @@
-"""Lyrics stage 1: four objectives that teach the MQ-Former to say what it sees, and where.
+"""Lyrics stage 1: four objectives that align the MQ-Former's queries with text and places.
 
     ITC  image-text contrast       which caption is whose picture's?      two blind readings
     ITM  image-text matching       do these two belong together?          one joint reading
     ICG  image-grounded captions   which word comes next?                 causal, on the cache
     MSP  masked spatial prediction which tag or coordinate is hidden?     both ways, on the cache
 
-Spec 3.1 (arXiv 2312.05278; official pretrain_lyrics.py, modeling_lyrics.py). Where ours differs:
-on one device the contrast is plain and symmetric, with gradient through both sides; MSP keeps
-[CLS] among what it reads.
+Spec 3.1 (arXiv 2312.05278; official pretrain_lyrics.py, modeling_lyrics.py); masks.py has their
+attention masks. Where ours differs: on one device the contrast is plain and symmetric, with
+gradient through both sides; MSP keeps [CLS] among what it reads.
 
 Symbols: B pairs, Q queries, L text tokens, D width, E width of the contrast, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,39 +28,18 @@ from lion_min.qformer import init_bert
 
 @dataclass
 class ObjectiveSettings:
-    """What the four objectives need to know; Lyrics' contrast is 256 wide.
+    """Settings of the four objectives; Lyrics' contrast is 256 wide.
 
     matched_objects: the share of texts that keep their objects in ITC and ITM. The official code
     keeps all, but the picture's own boxes give it away, and a bare caption, all that retrieval
     has, is then never matched. 0: captions alone; 0.5: both are learned.
     """
-
     contrast: int = 64
     temperature: float = 0.07       # learned from here on, never clamped
     smoothing: float = 0.1          # of ITC, ICG and MSP; ITM has none
     mask_share: float = 0.15        # of the units, MSP
     matched_objects: float = 1.0
 
-
-def mask_matrix(objective: str, queries: int, objects_text: int, caption: int) -> Tensor:
-    """Who may look at whom, [Q+L, Q+L]: row i sees column j where True. Spec 3.1's table.
-
-    L = objects_text + caption tokens, [CLS] counted with the objects. No cell asks to which of
-    the two a token belongs: for ICG the objects' text is the beginning of what is continued.
-    """
-    length = objects_text + caption
-    if objective not in ("itc", "itm", "icg", "msp"):
-        raise ValueError(f"unknown objective {objective!r}: 'itc', 'itm', 'icg' or 'msp'")
-    seen = torch.zeros(queries + length, queries + length, dtype=torch.bool)
-    seen[:queries, :queries] = True
-    seen[:queries, queries:] = objective == "itm"       # queries that read the text
-    seen[queries:, :queries] = objective != "itc"       # text that reads the queries
-    full = torch.ones(length, length, dtype=torch.bool)
-    seen[queries:, queries:] = full.tril() if objective == "icg" else full
-    return seen
-
-
-# ---- the heads -------------------------------------------------------------------------------
 
 class Heads(nn.Module):
     """What stage 1 puts on the MQ-Former and stage 2 takes off again."""
@@ -86,17 +64,11 @@ class Heads(nn.Module):
         """Text states [B,L,D] -> the point of each [CLS], [B,E]."""
         return F.normalize(self.text_proj(text[:, 0]), dim=-1)
 
-    def match(self, Z: Tensor) -> Tensor:
-        """Query states that have read a text, [B,Q,D] -> logits [B,2], 1 = they belong together."""
-        return self.itm_head(Z).mean(1)
-
     def words(self, states: Tensor, embedding: nn.Embedding) -> Tensor:
         """[*,D] -> logits [*,V]; the decoder is the word embedding itself."""
         x = self.lm_norm(F.gelu(self.lm_dense(states)))
         return F.linear(x, embedding.weight, self.lm_bias)
 
-
-# ---- the four objectives ---------------------------------------------------------------------
 
 def objectives(mqformer: MQFormer, heads: Heads, sources: Sources, text: PairText,
                special: Specials) -> tuple[Tensor, dict[str, Tensor]]:
@@ -128,8 +100,13 @@ def itm(mqformer: MQFormer, heads: Heads, sources: Sources, text: PairText,
     pictures = torch.cat([own, hard_negatives(scores.T), own])          # [3B]
     texts = torch.cat([own, own, hard_negatives(scores)])               # [3B]
     logits = match(mqformer, heads, sources.pick(pictures), text.pick(texts))
-    labels = (torch.arange(len(texts), device=own.device) < len(own)).long()    # 1..., 0..., 0...
-    return F.cross_entropy(logits, labels)
+    labels = torch.arange(len(texts), device=own.device) < len(own)     # 1..., 0..., 0...
+    return F.cross_entropy(logits, labels.long())
+
+
+def similarity(z: Tensor, t: Tensor) -> Tensor:
+    """Points of queries [I,Q,E] and of texts [T,E] -> [I,T]: the query that fits best speaks."""
+    return torch.einsum("iqe,te->itq", z, t).amax(-1)
 
 
 def hard_negatives(scores: Tensor) -> Tensor:
@@ -142,7 +119,8 @@ def hard_negatives(scores: Tensor) -> Tensor:
 
 def match(mqformer: MQFormer, heads: Heads, sources: Sources, text: PairText) -> Tensor:
     """Does picture r belong to text r? Logits [R, 2], 1 = yes."""
-    return heads.match(mqformer(sources, text.ids, text.mask, positions=text.positions))
+    Z = mqformer(sources, text.ids, text.mask, positions=text.positions)    # [R, Q, D]
+    return heads.itm_head(Z).mean(1)
 
 
 def icg(mqformer: MQFormer, heads: Heads, cache: Cache, text: PairText,
@@ -166,29 +144,6 @@ def msp(mqformer: MQFormer, heads: Heads, cache: Cache, text: PairText,
 
 def _word_loss(mqformer: MQFormer, heads: Heads, states: Tensor, ids: Tensor) -> Tensor:
     """states [K,D], ids [K] -> the mean over K tokens; 0, not NaN, when there is none."""
-    total = F.cross_entropy(heads.words(states, mqformer.words), ids, reduction="sum",
-                            label_smoothing=heads.settings.smoothing)
-    return total / max(len(ids), 1)
-
-
-# ---- retrieval -------------------------------------------------------------------------------
-
-def similarity(z: Tensor, t: Tensor) -> Tensor:
-    """Points of queries [I,Q,E] and of texts [T,E] -> [I,T]: the query that fits best speaks."""
-    return torch.einsum("iqe,te->itq", z, t).amax(-1)
-
-
-def rerank(scores: Tensor, logits: Callable[[Tensor, Tensor], Tensor], top: int = 16,
-           chunk: int = 128) -> Tensor:
-    """Judge the best `top` columns of each row once more, by ITM. BLIP-2's way, spec 4.
-
-    scores [A, C] are cosines of `similarity`, or their transpose to seek pictures for texts.
-    logits(rows, columns), each [R], gives `match` of those pairs, [R, 2]. Returns [A, C]: cosine
-    plus log odds of the chosen, -inf for the others.
-    """
-    best = scores.topk(min(top, scores.shape[1]), dim=1)                # [A, top]
-    rows = torch.arange(len(scores), device=scores.device).repeat_interleave(best.indices.shape[1])
-    pairs = zip(rows.split(chunk), best.indices.flatten().split(chunk))
-    yes = torch.cat([logits(r, c).diff(dim=1)[:, 0] for r, c in pairs])  # log odds [A * top]
-    return torch.full_like(scores, float("-inf")).scatter(
-        1, best.indices, best.values + yes.view_as(best.values))
+    loss = F.cross_entropy(heads.words(states, mqformer.words), ids, reduction="sum",
+                           label_smoothing=heads.settings.smoothing)
+    return loss / max(len(ids), 1)

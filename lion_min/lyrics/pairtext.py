@@ -1,4 +1,4 @@
-"""The text of a pair in Lyrics stage 1: what the refiner found in the picture, then its caption.
+"""The text of a pair in Lyrics stage 1: the picture's detected objects, then its caption.
 
     ids        [CLS] tag  <x1> .. <b9> [SEP] tag <x4> .. <b8> [SEP] caption ... [END]
     positions    0    1    2   ..  7     8    9   10  ..  15   16     1     ...  Lc
@@ -21,13 +21,13 @@ from torch import Tensor
 
 from lion_min.boxes import Box, BoxText
 
-Encode = Callable[[str], list[int]]  # text -> ids, no special token added
+Encode = Callable[[str], list[int]]         # text -> ids, no special token added
+ObjectText = tuple[list[int], list[int]]    # ids and units of a picture's objects
 
 
 @dataclass
 class Specials:
     """Ids of the Q-Former's special tokens. BERT's: 0, 102, 101, 30522, 103, 102."""
-
     pad: int
     end: int
     cls: int
@@ -44,7 +44,6 @@ class Specials:
 @dataclass
 class PairText:
     """B texts, padded at the end. All fields [B, L]."""
-
     ids: Tensor
     mask: Tensor                    # True = a token
     positions: Tensor
@@ -61,42 +60,37 @@ class PairText:
     def without_objects(self, keep: Tensor) -> PairText:
         """Hide the objects' text of the rows where keep [B] is False. Exactly the caption alone:
         its positions do not depend on what stood before it."""
-        objects = self.mask & ~self.caption
-        objects[:, 0] = False                                           # [CLS] stays
-        return replace(self, mask=self.mask & (~objects | keep[:, None]))
+        stays = self.caption | keep[:, None]
+        stays[:, 0] = True                                              # [CLS]
+        return replace(self, mask=self.mask & stays)
 
 
 def object_text(tags: Sequence[str], boxes: Sequence[Box], encode: Encode, special: Specials,
-                digits: bool = False, limit: int = 511) -> tuple[list[int], list[int]]:
-    """What the refiner found, as (ids, units): 'tag [x1 y1 x2 y2] [SEP] ...'.
+                digits: bool = False, limit: int = 511) -> ObjectText:
+    """The detected objects as (ids, units): 'tag [x1 y1 x2 y2] [SEP] ...'.
 
-    A unit is the tag or one part of a box; the number 0 marks what is never masked. With
-    lion_min's TinyTokenizer a box is six words, each a unit; `digits` writes the paper's form,
-    brackets and four numbers of three decimals. Objects that end beyond `limit` tokens are left
-    out: give the surest first.
+    A unit is the tag or one part of a box; 0 marks what is never masked. With TinyTokenizer a
+    box is six words, each a unit; `digits` writes the paper's form, brackets and four numbers of
+    three decimals. Objects that end beyond `limit` tokens are left out: give the surest first.
     """
     ids, units = [], []
     for tag, box in zip(tags, boxes, strict=True):
         box = tuple(min(max(float(v), 0.0), 1.0) for v in box)          # a detector may stray
-        parts = [encode(tag), *(_digits(box, encode) if digits else
-                                ([word] for word in encode(BoxText().format(box))))]
+        parts = [encode(tag), *([encode(str(part)) for part in (
+            "[", *(round(v, 3) for v in box), "]")] if digits else
+            [[word] for word in encode(BoxText().format(box))])]
         brackets = (1, len(parts) - 1) if digits else ()
         if len(ids) + sum(map(len, parts)) + 1 > limit:
             break
         for i, part in enumerate(parts):
             ids += part
             units += [0 if i in brackets else max(units, default=0) + 1] * len(part)
-        ids.append(special.sep)
-        units.append(0)
+        ids, units = [*ids, special.sep], [*units, 0]
     return ids, units
 
 
-def _digits(box: Box, encode: Encode) -> list[list[int]]:
-    return [encode(part) for part in ("[", *(str(round(v, 3)) for v in box), "]")]
-
-
-def pair_text(objects: Sequence[tuple[list[int], list[int]]], captions: Sequence[list[int]],
-              special: Specials, limit: int = 88) -> PairText:
+def pair_text(objects: Sequence[ObjectText], captions: Sequence[list[int]], special: Specials,
+              limit: int = 88) -> PairText:
     """B results of `object_text` (`([], [])`: none) and B captions' ids -> one padded batch.
 
     A caption and its end take at most `limit` tokens, numbered from 1 again: what the table of
@@ -110,9 +104,9 @@ def pair_text(objects: Sequence[tuple[list[int], list[int]]], captions: Sequence
                      [*range(size), *range(1, rest + 1)], [0, *units] + [0] * rest,
                      [0] * size + [1] * rest))
     longest = max(len(row[0]) for row in rows)
-    padded = [[field + [fill] * (longest - len(field)) for field in fields]
-              for fields, fill in zip(zip(*rows), (special.pad, 0, 0, 0, 0))]
-    ids, mask, positions, units, caption = map(torch.tensor, padded)
+    ids, mask, positions, units, caption = (
+        torch.tensor([field + [fill] * (longest - len(field)) for field in fields])
+        for fields, fill in zip(zip(*rows), (special.pad, 0, 0, 0, 0)))
     return PairText(ids, mask.bool(), positions, units, caption.bool())
 
 

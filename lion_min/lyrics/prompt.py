@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lion_min.lyrics.model import Lyrics, LyricsInputs, LyricsSettings, Objects
-from lion_min.lyrics.pairtext import PairText, object_text, pair_text
+from lion_min.lyrics.pairtext import ObjectText, PairText, object_text, pair_text
 from lion_min.lyrics.refiner import Refined
 from lion_min.tokenizer import WORDS, TinyTokenizer, box_words
 
@@ -22,35 +22,32 @@ LABEL = 6                                  # words of a label at most: four, and
 
 def kept(refined: Refined, row: int) -> list[tuple[str, tuple[float, ...]]]:
     """(label, box) of each kept object of a picture that has a label, the surest first."""
-    return [(label, tuple(box)) for label, box, keep in zip(
-        refined.labels[row], refined.boxes[row].tolist(), refined.mask[row].tolist())
-        if keep and label]
+    labels, boxes, mask = refined.labels[row], refined.boxes[row], refined.mask[row]
+    return [(label, tuple(box)) for label, box, keep in zip(labels, boxes.tolist(), mask.tolist())
+            if keep and label]
 
 
 def objects_of(refined: Refined, tokenizer: TinyTokenizer) -> Objects:
-    """What the refiner found, as the model takes it."""
-    lines = torch.full((*refined.mask.shape, LABEL + WORDS), tokenizer.pad_id)
-    for b, row in enumerate(refined.mask.tolist()):
-        for m, keep in enumerate(row):
-            label = tokenizer.encode(refined.labels[b][m])[:LABEL] if keep else []
-            if label:                      # a box that no word names is no line
-                words = box_words(refined.boxes[b, m].tolist())
-                ids = label + [tokenizer.ids[w] for w in words]
-                lines[b, m, :len(ids)] = torch.tensor(ids)
+    """The detected objects as the model takes them; a box that no word names is no line."""
+    lines = torch.full((*refined.mask.shape, LABEL + WORDS), tokenizer.pad_id)  # [B, M, W]
+    for b, m in refined.mask.nonzero().tolist():
+        if label := tokenizer.encode(refined.labels[b][m])[:LABEL]:
+            words = box_words(refined.boxes[b, m].tolist())
+            ids = label + [tokenizer.ids[w] for w in words]
+            lines[b, m, :len(ids)] = torch.tensor(ids)
     return Objects(refined.features, refined.mask, lines.to(refined.features.device))
 
 
 def object_texts(refined: Refined, tokenizer: TinyTokenizer,
-                 settings: LyricsSettings) -> list[tuple[list[int], list[int]]]:
+                 settings: LyricsSettings) -> list[ObjectText]:
     """The objects' text of each picture, for `pair_text`; cut where positions end."""
-    limit = settings.mqformer.max_text - 1
-    found = [kept(refined, row) for row in range(len(refined.tags))]
-    return [object_text([label for label, _ in row], [box for _, box in row], tokenizer.encode,
-                        settings.special, limit=limit) for row in found]
+    pairs = [zip(*kept(refined, row)) for row in range(len(refined.tags))]
+    return [object_text(*(tuple(pair) or ((), ())), tokenizer.encode, settings.special,
+                        limit=settings.mqformer.max_text - 1) for pair in pairs]
 
 
 def captions(texts: list[str], tokenizer: TinyTokenizer, settings: LyricsSettings,
-             objects: list[tuple[list[int], list[int]]] | None = None) -> PairText:
+             objects: list[ObjectText] | None = None) -> PairText:
     """Texts, each behind its picture's objects or (None) alone. Questions, too, are texts."""
     return pair_text(objects or [([], [])] * len(texts), [tokenizer.encode(t) for t in texts],
                      settings.special)
@@ -60,7 +57,6 @@ def make_inputs(model: Lyrics, tokenizer: TinyTokenizer, states: list[Tensor],
                 objects: Objects | None, prompts: list[str],
                 answers: list[str] | None = None) -> LyricsInputs:
     """Samples of an image stand together: S = n*B."""
-    return LyricsInputs(states, objects,
-                        captions(prompts, tokenizer, model.settings).to(states[0].device),
-                        [tokenizer.encode(p) for p in prompts],
+    text = captions(prompts, tokenizer, model.settings).to(states[0].device)
+    return LyricsInputs(states, objects, text, [tokenizer.encode(p) for p in prompts],
                         answers and [tokenizer.encode(a) for a in answers])

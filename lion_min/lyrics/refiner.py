@@ -5,10 +5,10 @@
       +- detector, prompted by the tags - M boxes, scores, features  where it is (Grounding-DINO's)
       +- segmenter, prompted by queries - M masks                    which pixels (SAM's)
 
-The tiny form: small heads on the ViT's states; published_refiner.py has the same `Refined` from
-the published models. The detector follows Grounding-DINO (arXiv 2303.05499): the prompt's words
-are its classes, the patches most alike to a word become the queries, each decoder layer corrects
-the last one's box. The released code has no segmenter, the abstract does (spec 8.1): a setting.
+The tiny form: small heads on the ViT's states; published/lyrics_refiner.py has the same `Refined`
+from the published models. The detector follows Grounding-DINO (arXiv 2303.05499): the prompt's
+words are its classes, the patches most alike to a word become the queries, each decoder layer
+corrects the last one's box. The released code has no segmenter, the abstract does: a setting.
 
 Ours: sizes and textures (`attributes`) are in every prompt, for the tagger has no such tags;
 plain attention for deformable, one image level, prompt and patches in one cross-attention, a
@@ -24,13 +24,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from lion_min.boxes import area, box_iou
-from lion_min.images import CLIP_MEAN, CLIP_STD, to_pixels
+from lion_min.lyrics.segmenter import Segmenter
 from lion_min.trainable import freeze
-from lion_min.vision import TagHead, VisionEncoder
+from lion_min.vision import TagHead
 
 
 @dataclass
@@ -63,8 +62,6 @@ class RefinerSettings:
     overlap: float = 0.6         # IoU above which the lower score goes
 
 
-# ---- what every refiner does with raw detections --------------------------------------------
-
 def corners(boxes: Tensor) -> Tensor:
     """cxcywh -> xyxy, clamped to the picture: [..., 4]."""
     centre, half = boxes[..., :2], boxes[..., 2:] / 2
@@ -72,10 +69,8 @@ def corners(boxes: Tensor) -> Tensor:
 
 
 def suppress(boxes: Tensor, scores: Tensor, overlap: float) -> list[int]:
-    """Class-agnostic non-maximum suppression: the rows that stay, by falling score.
-
-    boxes [M, 4] xyxy, scores [M]. A box goes when a better one stays at an IoU above `overlap`.
-    """
+    """Class-agnostic non-maximum suppression of boxes [M, 4] xyxy with scores [M]: the rows that
+    stay, by falling score. A box goes when a better one stays at an IoU above `overlap`."""
     close = (box_iou(boxes, boxes) > overlap).tolist()
     stay: list[int] = []
     for row in scores.argsort(descending=True, stable=True).tolist():
@@ -87,24 +82,20 @@ def suppress(boxes: Tensor, scores: Tensor, overlap: float) -> list[int]:
 def choose(boxes: Tensor, scores: Tensor, threshold: float,
            overlap: float) -> tuple[Tensor, Tensor]:
     """(order [B, M]: kept rows first, then the others, by falling score; mask [B, M])."""
-    orders, counts = [], []
-    for own, score in zip(boxes, scores):
-        rows = ((score > threshold) & (area(own) > 0)).nonzero()[:, 0]
-        kept = rows[suppress(own[rows], score[rows], overlap)].tolist()
-        falling = score.argsort(descending=True, stable=True).tolist()
-        orders.append(kept + [row for row in falling if row not in set(kept)])
-        counts.append(len(kept))
-    counts = torch.tensor(counts, device=boxes.device)
-    mask = torch.arange(boxes.shape[1], device=boxes.device) < counts[:, None]
-    return torch.tensor(orders, device=boxes.device), mask
+    mask = torch.zeros_like(scores, dtype=torch.bool)
+    for b, score in enumerate(scores):
+        rows = ((score > threshold) & (area(boxes[b]) > 0)).nonzero()[:, 0]
+        mask[b, rows[suppress(boxes[b, rows], score[rows], overlap)]] = True
+    falling = scores.argsort(descending=True, stable=True)                    # [B, M]
+    first = mask.gather(1, falling).byte().argsort(descending=True, stable=True)
+    order = falling.gather(1, first)                                          # [B, M]
+    return order, mask.gather(1, order)
 
 
 def rows_of(values: Tensor, order: Tensor) -> Tensor:
     """Rows [B, M] of [B, X, ...]: [B, M, ...]."""
     return values[torch.arange(len(values), device=values.device)[:, None], order]
 
-
-# ---- the tiny detector ------------------------------------------------------------------------
 
 @dataclass
 class Detections:
@@ -119,25 +110,25 @@ class Detections:
         return self.logits.sigmoid().amax(-1)
 
 
+def _mlp(inside: int, outside: int, width: int = 128) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inside, width), nn.GELU(), nn.Linear(width, outside))
+
+
 class Detector(nn.Module):
     """Patches read the prompt, the best M become queries, decoder layers correct their boxes."""
 
     def __init__(self, settings: RefinerSettings, words: int):
         super().__init__()
-        s, d = settings, settings.width
-        self.settings = s
-        self.patches = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(s.vision_width), nn.Linear(s.vision_width, d))
-            for _ in s.depths)
+        self.settings, s, d = settings, settings, settings.width
+        self.patches = nn.ModuleList(nn.Sequential(
+            nn.LayerNorm(s.vision_width), nn.Linear(s.vision_width, d)) for _ in s.depths)
         self.words = nn.Parameter(torch.randn(1 + words, d))   # the prompt's full stop, its words
         self.reads = nn.MultiheadAttention(d, s.heads, batch_first=True)
         self.norm = nn.LayerNorm(d)
         self.bias = nn.Parameter(torch.tensor(-3.0))           # at first almost nothing is there
-        self.first_box, self.next_box = _mlp(d, 4), _mlp(d, 4)
-        self.place = _mlp(4, d)
-        self.layers = nn.ModuleList(
-            nn.TransformerDecoderLayer(d, s.heads, 2 * d, dropout=0.0, batch_first=True)
-            for _ in range(s.layers))
+        self.first_box, self.next_box, self.place = _mlp(d, 4), _mlp(d, 4), _mlp(4, d)
+        self.layers = nn.ModuleList(nn.TransformerDecoderLayer(
+            d, s.heads, 2 * d, dropout=0.0, batch_first=True) for _ in range(s.layers))
         for head in (self.first_box, self.next_box):           # at first no box is corrected
             nn.init.zeros_(head[-1].weight)
             nn.init.zeros_(head[-1].bias)
@@ -168,83 +159,44 @@ class Detector(nn.Module):
         """Word likeness and a corrected box for states [B, M, d] at boxes [B, M, 4]."""
         likeness = hidden @ self.words[1:].T / math.sqrt(hidden.shape[-1]) + self.bias
         boxes = (torch.logit(boxes.float(), 1e-4) + head(hidden).float()).sigmoid()
-        return Detections(likeness.float().masked_fill(~prompted[:, None], -torch.inf), boxes,
-                          hidden)
+        likeness = likeness.float().masked_fill(~prompted[:, None], -torch.inf)
+        return Detections(likeness, boxes, hidden)
 
-
-def _mlp(inside: int, outside: int, width: int = 128) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inside, width), nn.GELU(), nn.Linear(width, outside))
-
-
-# ---- the tiny segmenter -----------------------------------------------------------------------
-
-class Segmenter(nn.Module):
-    """A mask a query: its vector's dot product with every pixel's (as MaskFormer and SAM do)."""
-
-    def __init__(self, settings: RefinerSettings, channels: int = 32):
-        super().__init__()
-        s = self.settings = settings
-        self.finer = s.mask_size // s.side                     # pixels of a mask along a patch
-        self.pixels = nn.Sequential(nn.LayerNorm(2 * s.vision_width),
-                                    nn.Linear(2 * s.vision_width, channels * self.finer ** 2))
-        self.mixes = nn.Sequential(nn.GELU(), nn.Conv2d(channels, channels, 3, padding=1),
-                                   nn.GELU(), nn.Conv2d(channels, channels, 3, padding=1))
-        self.query = _mlp(s.width + 4, channels + 1)
-
-    def forward(self, states: list[Tensor], features: Tensor) -> Tensor:
-        """states, features [B, M, d+4] -> logits [B, M, H, W]."""
-        both = torch.cat([states[i][:, 1:] for i in self.settings.depths], -1)  # [B, N, 2Dv]
-        coarse = self.pixels(both).unflatten(1, (self.settings.side, -1)).permute(0, 3, 1, 2)
-        fine = self.mixes(F.pixel_shuffle(coarse, self.finer))                # [B, C, H, W]
-        told, bias = self.query(features).split([fine.shape[1], 1], -1)       # [B, M, C], [B, M, 1]
-        return torch.einsum("bmc,bchw->bmhw", told, fine) + bias[..., None]
-
-
-# ---- the three together -----------------------------------------------------------------------
 
 class TinyRefiner(nn.Module):
     """The tiny refiner. A stage trains `detector` and `segmenter`; the tagger stays as it is."""
 
     def __init__(self, settings: RefinerSettings, tagger: TagHead):
         super().__init__()
-        self.settings = settings
-        self.tagger = freeze(tagger)
+        self.settings, self.tagger = settings, freeze(tagger)
         self.words = (*settings.attributes, *tagger.tags)      # of a label, in this order
         self.detector = Detector(settings, len(self.words))
-        self.segmenter = Segmenter(settings) if settings.segmenter else None
+        self.segmenter = Segmenter(
+            settings.depths, settings.vision_width, settings.width, settings.side,
+            settings.mask_size) if settings.segmenter else None
 
     def forward(self, states: list[Tensor], tags: list[list[str]] | None = None):
         """(tags, guesses of patches and layers, features [B, M, d+4] of the last guess)."""
         tags = self.tagger.predict(states[-1]) if tags is None else tags
         guesses = self.detector(states, self.prompted(tags))
-        last = guesses[-1]
-        return tags, guesses, torch.cat([last.hidden, last.boxes], -1)
+        return tags, guesses, torch.cat([guesses[-1].hidden, guesses[-1].boxes], -1)
 
     def prompted(self, tags: list[list[str]]) -> Tensor:
         """Which words the prompt names, [B, G]: the attributes and these tags."""
-        asked = [{*self.settings.attributes, *row} for row in tags]
-        return torch.tensor([[word in row for word in self.words] for row in asked],
-                            device=self.detector.bias.device)
+        rows = [[w in row or w in self.settings.attributes for w in self.words] for row in tags]
+        return torch.tensor(rows, device=self.detector.bias.device)
 
     @torch.no_grad()
     def refine(self, states: list[Tensor], tags: list[list[str]] | None = None) -> Refined:
         """All states of the ViT, each [B, 1+N, Dv]; `tags` prompt in the tagger's place."""
         s = self.settings
         tags, guesses, features = self(states, tags)
-        last, boxes = guesses[-1], corners(guesses[-1].boxes)
-        order, mask = choose(boxes, last.scores, s.threshold, s.overlap)
-        features = rows_of(features, order)
-        says = (rows_of(last.logits, order).sigmoid() > s.text_threshold) & mask[..., None]
+        boxes, scores, logits = corners(guesses[-1].boxes), guesses[-1].scores, guesses[-1].logits
+        order, mask = choose(boxes, scores, s.threshold, s.overlap)
+        boxes, scores, logits, features = (
+            rows_of(x, order) for x in (boxes, scores, logits, features))
+        says = (logits.sigmoid() > s.text_threshold) & mask[..., None]         # [B, M, G]
         labels = [[" ".join(word for word, y in zip(self.words, row) if y) for row in rows]
-                  for rows in says.tolist()]                   # [B][M] phrases
+                  for rows in says.tolist()]
         segments = None if self.segmenter is None else self.segmenter(states, features)
-        return Refined(tags, rows_of(boxes, order), rows_of(last.scores, order), labels, features,
-                       mask, segments)
-
-
-@torch.no_grad()
-def refine_images(refiner: TinyRefiner, vision: VisionEncoder,
-                  images: list[Image.Image]) -> Refined:
-    """RGB pictures of any sizes -> Refined, through the frozen ViT the refiner was trained on."""
-    pixels = to_pixels(images, vision.settings.image, CLIP_MEAN, CLIP_STD)
-    return refiner.refine(vision(pixels.to(next(vision.parameters()).device)))
+        return Refined(tags, boxes, scores, labels, features, mask, segments)

@@ -8,12 +8,14 @@ Symbols: I pictures and as many captions, Q queries, E width of the contrast.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from lion_min.features import encode_images
 from lion_min.lyrics.model import Alignment
-from lion_min.lyrics.objectives import match, rerank, similarity
+from lion_min.lyrics.objectives import match, similarity
 from lion_min.lyrics.prompt import captions, objects_of
 from lion_min.lyrics.mqformer import Sources
 from lion_min.scenes import Scene
@@ -56,3 +58,19 @@ def hits(scores: Tensor, told: list[str]) -> float:
     """The share of rows of scores [I, I] whose best column has the row's own words."""
     best = scores.argmax(1).tolist()
     return round(sum(told[b] == own for b, own in zip(best, told)) / len(told), 4)
+
+
+def rerank(scores: Tensor, logits: Callable[[Tensor, Tensor], Tensor], top: int = 16,
+           chunk: int = 128) -> Tensor:
+    """Judge the best `top` columns of each row once more, by ITM. BLIP-2's way, spec 4.
+
+    scores [A, C] are cosines of `similarity`, or their transpose to seek pictures for texts.
+    logits(rows, columns), each [R], gives `match` of those pairs, [R, 2]. Returns [A, C]: cosine
+    plus log odds of the chosen, -inf for the others.
+    """
+    best = scores.topk(min(top, scores.shape[1]), dim=1)                # [A, top]
+    rows = torch.arange(len(scores), device=scores.device).repeat_interleave(best.indices.shape[1])
+    pairs = zip(rows.split(chunk), best.indices.flatten().split(chunk))
+    yes = torch.cat([logits(r, c).diff(dim=1)[:, 0] for r, c in pairs])  # log odds [A * top]
+    return torch.full_like(scores, float("-inf")).scatter(
+        1, best.indices, best.values + yes.view_as(best.values))

@@ -19,7 +19,7 @@ from lion_min import BadInput, checkpoints
 from lion_min.language import LanguageModel, LanguageSettings
 from lion_min.parts import STAGE0, Parts, tiny_vision
 from lion_min.pretrained.hf_tokenizer import PretrainedTokenizer
-from lion_min.pretrained.presets import LION_SIZES, PRESETS
+from lion_min.pretrained.presets import PRESETS
 from lion_min.vision import TagHead, VisionEncoder, VisionSettings
 
 # model_type in config.json -> (our family, transformers' class). A whole CLIP or InstructBLIP
@@ -224,19 +224,15 @@ def pretrained_parts(out: Path, preset: str, vision: str | None = None,
     vision, llm: a folder or name in the place of the preset's own; vision may also be a stage 0
     of ours, which has seen drawings.
     """
-    names, settings = PRESETS[preset], None
+    names = PRESETS[preset]
     ours = vision and Path(vision, checkpoints.CONFIG)
     if ours and ours.is_file() and checkpoints.load_json(ours).get("part") == "vision":
         encoder = tiny_vision(ours.parent)[0]
     else:
         encoder = load_vision(vision or names.vision)
     language, tokenizer = load_language(llm or names.language)
-    if preset in LION_SIZES:
-        from lion_min.published.lion import settings_by_name
-        settings = settings_by_name(preset)
     return Parts(encoder, photo_tagger(out, encoder.settings.width), language, tokenizer,
-                 Path(out), preset, {"preset": preset, "vision": vision, "language": llm},
-                 settings)
+                 Path(out), preset, {"preset": preset, "vision": vision, "language": llm})
 
 
 def photo_tagger(out: Path, width: int) -> TagHead:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lion_min.adapters import REGION, set_task
 from lion_min.cli import room
-from lion_min.language import LanguageModel, TextBatch, additive
+from lion_min.language import LanguageModel, Prefix, additive
 from lion_min.stage import Stage
 
 DETECTIONS = 900                           # objects that Grounding-DINO gives Lyrics' queries
@@ -121,27 +121,24 @@ def _lmeye(m, states: list[Tensor], batch: int, text: Text, part: Part, asks: bo
     if not asks:
         with part("llm"):
             return _answer(llm, embeds, text, shared)
-    two_passes, slots = room("lmeye", "two_passes"), s.interaction.returned
+    slots = s.interaction.returned
     first = text.prompt - slots            # the slots are the last of the prompt
-    cache, cached = None, s.second_pass == "cached" and not llm.encoder_decoder
+    cached = s.second_pass == "cached" and not llm.encoder_decoder
     embeds = embeds + m.e_imgd + (0 if s.request_id is None else m.e_imgq)
     with part("first pass"):
-        if cached:
-            from transformers import DynamicCache
-            cache = DynamicCache()
-        hidden = _encode(llm, embeds[:, :first], shared) if llm.encoder_decoder else \
-            two_passes.read(llm, embeds[:, :first], _text(batch, first), shared, cache)
+        if llm.encoder_decoder:
+            hidden = _encode(llm, embeds[:, :first], shared)
+        else:
+            prefix = llm.prefix(shared, batch, embeds.dtype)
+            hidden = _read(llm, embeds[:, :first], prefix)
     with part("interaction"):
         told = embeds[:, first:text.prompt] + m.ask(x, hidden[:, -1])     # [B, slots, D]
         told = torch.cat([told, embeds[:, text.prompt:]], 1)
     with part("llm"):
         if not cached:
             return _answer(llm, torch.cat([embeds[:, :first], told], 1), text, shared)
-        seen, late = first + (0 if shared is None else shared.shape[1]), told.shape[1]
-        mask = additive(torch.ones(batch, 1, late, seen + late) > 0, told.dtype)
-        position = (seen + torch.arange(late)).expand(batch, -1)
-        logits = llm.model.lm_head(two_passes.run(llm, told, mask, position, cache))
-        return _cross_entropy(logits), seen + late
+        logits = llm.model.lm_head(_read(llm, told, prefix)[:, -1 - text.answer:-1])
+        return _cross_entropy(logits), prefix.mask.shape[1]
 
 
 def _objects(m, batch: int) -> SimpleNamespace | None:
@@ -185,10 +182,8 @@ def _lyrics(m, states: list[Tensor], batch: int, text: Text, part: Part):
 
 # ---- the LLM -----------------------------------------------------------------------------------
 
-def _text(batch: int, length: int) -> TextBatch:
-    zeros = ids(batch, length)
-    position = torch.arange(length).expand(batch, -1)
-    return TextBatch(zeros, zeros == 0, sample=zeros, position=position)
+def _read(llm: LanguageModel, embeds: Tensor, prefix: Prefix) -> Tensor:
+    return llm.states(embeds, torch.ones(embeds.shape[:2]) > 0, prefix)
 
 
 def _encode(llm: LanguageModel, embeds: Tensor, *before: Tensor | None) -> Tensor:
@@ -211,8 +206,9 @@ def _answer(llm: LanguageModel, embeds: Tensor, text: Text, shared: Tensor | Non
                          decoder_input_ids=ids(len(x), text.answer))
         return _cross_entropy(told.logits), x.shape[1] + text.answer
     x = embeds if own is None else torch.cat([own, embeds], 1)
-    states = llm.states(x, _text(*x.shape[:2]), shared)[:, -1 - text.answer:-1]
-    return _cross_entropy(llm.model.lm_head(states)), x.shape[1] + (0 if shared is None else shared.shape[1])
+    prefix = llm.prefix(shared, len(x), x.dtype)
+    states = _read(llm, x, prefix)[:, -1 - text.answer:-1]
+    return _cross_entropy(llm.model.lm_head(states)), prefix.mask.shape[1]
 
 
 def _cross_entropy(logits: Tensor) -> Tensor:

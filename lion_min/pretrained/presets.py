@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lion_min.cli import LION, LMEYE, LYRICS, PVIT, SYSTEMS
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -21,16 +23,16 @@ class Preset:
 
 BLIP, CLIP_L = "Salesforce/instructblip-flan-t5-", "openai/clip-vit-large-patch14"
 PRESETS = {preset.name: preset for preset in (
-    Preset("tiny", ("lion", "pvit", "lyrics", "lmeye")),
-    Preset("clip-smollm2", ("lion", "pvit"), "openai/clip-vit-base-patch16",
+    Preset("tiny", SYSTEMS),
+    Preset("clip-smollm2", (LION, PVIT), "openai/clip-vit-base-patch16",
            "HuggingFaceTB/SmolLM2-135M-Instruct"),
     # LION: EVA ViT-g as InstructBLIP holds it (lion.md).
-    Preset("lion-flant5-xl", ("lion",), BLIP + "xl", "google/flan-t5-xl"),
-    Preset("lion-flant5-xxl", ("lion",), BLIP + "xxl", "google/flan-t5-xxl"),
-    Preset("pvit-7b", ("pvit",), CLIP_L, "huggyllama/llama-7b"),
+    Preset("lion-flant5-xl", (LION,), BLIP + "xl", "google/flan-t5-xl"),
+    Preset("lion-flant5-xxl", (LION,), BLIP + "xxl", "google/flan-t5-xxl"),
+    Preset("pvit-7b", (PVIT,), CLIP_L, "huggyllama/llama-7b"),
     # LMEye's own Llama, decapoda-research/llama-7b-hf, has left the Hub (lmeye.md 6).
-    Preset("lmeye-llama7b", ("lmeye",), CLIP_L, "huggyllama/llama-7b"),
-    Preset("lmeye-flant5-xl", ("lmeye",), "Salesforce/blip2-flan-t5-xl", "google/flan-t5-xl"),
-    Preset("lyrics-vicuna13b", ("lyrics",), BLIP + "xl", "lmsys/vicuna-13b-v1.5"),
+    Preset("lmeye-llama7b", (LMEYE,), CLIP_L, "huggyllama/llama-7b"),
+    Preset("lmeye-flant5-xl", (LMEYE,), "Salesforce/blip2-flan-t5-xl", "google/flan-t5-xl"),
+    Preset("lyrics-vicuna13b", (LYRICS,), BLIP + "xl", "lmsys/vicuna-13b-v1.5"),
 )}
 LION_SIZES = ("lion-flant5-xl", "lion-flant5-xxl")   # presets whose model has published sizes

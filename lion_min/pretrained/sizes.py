@@ -14,6 +14,7 @@ from lion_min import BadInput
 from lion_min.cli import room
 from lion_min.language import LanguageModel, LanguageSettings
 from lion_min.pretrained.presets import PRESETS
+from lion_min.published.regionclip import RegionCLIP, RegionCLIPSettings
 from lion_min.scenes import WORLDS
 from lion_min.stage import Stage
 from lion_min.tokenizer import TinyTokenizer
@@ -66,9 +67,8 @@ def build(system: str, settings, stage: Stage) -> nn.Module:
         if system == "lion":
             return model.Lion(s, vision, _llm(s))
         if system == "pvit":
-            encoder = room("pvit", "region_encoder")
-            tiny = isinstance(s.regions, encoder.TinyRegionSettings)
-            kind = encoder.TinyRegions if tiny else encoder.RegionCLIP
+            published = isinstance(s.regions, RegionCLIPSettings)
+            kind = RegionCLIP if published else room("pvit", "region_encoder").TinyRegions
             return model.Pvit(s, vision, _llm(s), kind(s.regions))
         if system == "lmeye":              # the paper's era gets CLIP's pooled feature from a file
             return model.Lmeye(s, nn.Identity() if s.reads == "pooled" else vision, _llm(s))

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from lion_min import BadInput, training
+from lion_min.cli import LION
 
 from lion_min.datasets import photos
 from lion_min.features import CHUNK, encode_images
@@ -52,7 +53,7 @@ def train(o: Options) -> dict[str, float]:
         return loss, {"tags": loss.detach()}
 
     folder = o.out / STAGE0 / "tags"
-    config = {"system": "lion", "stage": 0, "part": "tags", "preset": o.preset,
+    config = {"system": LION, "stage": 0, "part": "tags", "preset": o.preset,
               "tags": list(names), "seed": o.seed}
     training.run(tagger, step_loss, o.plan(PLAN), folder, config, o.resume, device)
     scores = report(tagger, unseen, held)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from lion_min import BadInput, checkpoints
 
 from lion_min.published import keys
-from lion_min.cli import room
+from lion_min import launch
 
 PICKLES = (".pth", ".pt", ".bin")
 WHOLE = ("model.safetensors", "pytorch_model.bin")   # in a Hugging Face folder; + .index.json
@@ -123,7 +123,7 @@ def import_checkpoint(system: str, files: list[Path], out: Path, **options) -> l
     options: the room's OPTIONS and what its `convert` takes besides. BadInput names every key
     that does not fit; then nothing is written.
     """
-    published = room(system, "published")
+    published = launch.published(system)
     if (out / checkpoints.STATE).exists():
         raise BadInput(f"{out}: holds a training run; import into another folder")
     tensors = read_all(files)

@@ -20,7 +20,6 @@ from lion_min.published import keys
 from lion_min.pretrained.backbones import load_language, load_vision, load_words
 from lion_min.language import LanguageModel, LanguageSettings
 from lion_min.lion.model import Lion, LionSettings
-from lion_min.lion.stage4 import STAGE as STAGE4
 from lion_min.lion.system import LionSystem
 from lion_min.parts import Parts
 from lion_min.published.lion_names import CROSS_EVERY, IGNORED, PARTS, PUBLISHED_WIDTHS, TRAINED, rename
@@ -108,11 +107,11 @@ def load(folder: Path | str, vision: nn.Module | None = None,
     return model.eval()
 
 
-def open_system(folder: Path | str, device="cpu", vision: str | None = None,
+def open_system(folder: Path | str, stage, device="cpu", vision: str | None = None,
                 language: str | None = None) -> LionSystem:
     """An imported LION, ready to be asked; without tags, for RAM is a model of its own.
 
-    language: FlanT5's folder or name, for its tokenizer, and its weights where the import has
+    stage: LION's stage 4. language: FlanT5's folder or name, for its tokenizer, and its weights where the import has
     none; vision: InstructBLIP's, for the Q-Former's tokenizer in qformer_tokenizer/ and, likewise,
     the ViT. None: those of the preset.
     """
@@ -129,7 +128,7 @@ def open_system(folder: Path | str, device="cpu", vision: str | None = None,
     questions = Questions(load_words(vision, s.qformer.vocab, "qformer_tokenizer"))
     tagger = TagHead(s.vision.width, ()).to(device)
     parts = Parts(model.vision, tagger, model.llm, words, preset=config.get("preset"))
-    system = LionSystem(parts, replace(STAGE4, tags=False), model.to(device))
+    system = LionSystem(parts, replace(stage, tags=False), model.to(device))
     system.question_tokenizer = questions
     return system
 

@@ -15,11 +15,10 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lion_min import BadInput, checkpoints
-
-from lion_min.published import keys
 from lion_min.language import LanguageModel, LanguageSettings
+from lion_min.published import keys
+from lion_min.published.regionclip import RegionCLIP, RegionCLIPSettings
 from lion_min.pvit.model import Pvit, PvitSettings
-from lion_min.pvit.region_encoder import RegionCLIP, RegionCLIPSettings
 from lion_min.vision import VisionEncoder, VisionSettings
 
 STAGE = 2

@@ -14,28 +14,24 @@ L tokens, D LLM width, F width of a region feature.
 
 Deviations from the paper, the first three in the tiny preset only:
 - the projections are LayerNorm and two layers, not one; the image's reads two depths;
-- each image token carries the LLM's words for its column and row, as told scenes do;
+- each image token carries the LLM's words for its column and row, as stage 0's text scenes do;
 - regions are pooled from the ViT's own states: there is no second encoder;
-- <Region> and </Region> are a parameter of their own, so that stage 1 can train just them;
-- location tokens have a table for each of the four coordinates; the published ones share one;
-- bbox_fc and the jitter of boxes are the code's, not the paper's; the jitter (prompt.py) moves
-  the boxes of questions only, the code also moves those of answers;
+- <Region> and </Region> are a parameter of their own; each coordinate has its location tokens;
+- bbox_fc and jitter are the code's, not the paper's; the code also moves the answers' boxes;
 - bbox_fc and, in the tiny preset, mm_projector's last layer start at zero: so they are off in
   stage 1, as bbox_fc is in the code, and torch's default does not drown the feature in stage 2;
 - no `<L204>` coordinates in prompts (the serving code's) and no SAM prompt encoder (dead code).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lion_min.boxes import Box
-from lion_min.language import LENGTHS, LanguageModel, LanguageSettings, TextBatch, packed_rows, splice
-from lion_min.pvit.region_encoder import RegionCLIP, RegionCLIPSettings
-from lion_min.pvit.region_encoder import TinyRegions, TinyRegionSettings
+from lion_min.language import LanguageModel, LanguageSettings, TextBatch, splice
+from lion_min.pvit.region_encoder import TinyRegionSettings
 from lion_min.trainable import freeze
 from lion_min.vision import VisionEncoder, VisionSettings
 
@@ -48,7 +44,7 @@ class PvitSettings:
 
     vision: VisionSettings
     language: LanguageSettings
-    regions: TinyRegionSettings | RegionCLIPSettings
+    regions: Any                           # of the region encoder, which is handed in
     open_id: int                           # <Region>; may lie beyond the LLM's vocabulary
     close_id: int                          # </Region>
     region_id: int = 4                     # what fills a region's slots: the tokenizer's <region>
@@ -71,18 +67,16 @@ class PvitInputs:
     prompts: list[list[int]]               # S prompts, earlier turns included
     boxes: list[list[Box]]                 # the S prompts' boxes, fractions, in reading order
     answers: list[list[int]] | None = None
-    maps: list[Tensor] | None = None       # regions.look(..); None: the states are the maps
+    maps: list[Tensor] | None = None       # of a region encoder with a backbone of its own
 
 
 class Pvit(nn.Module):
     """The whole model. The ViT and the region encoder are frozen; the LLM trains in stage 2.
-
     llm: with its weights already inside, since new words start as the mean of the old ones.
-    regions: None where `representation` is not 'feature'.
-    """
+    regions: has `width` and `pool(maps, boxes, box_image)`; None unless 'feature' needs one."""
 
     def __init__(self, settings: PvitSettings, vision: VisionEncoder, llm: LanguageModel,
-                 regions: TinyRegions | RegionCLIP | None = None):
+                 regions: nn.Module | None = None):
         super().__init__()
         s = self.settings = settings
         if s.representation not in SLOTS:
@@ -100,29 +94,27 @@ class Pvit(nn.Module):
             self.regions = freeze(regions)
             self.prompt_projector = projector(regions.width, s.region_mlp, width)
             if s.box_embedding:
-                self.bbox_fc = nn.Linear(4, width)
-                start_at_zero(self.bbox_fc)
+                self.bbox_fc = start_at_zero(nn.Linear(4, width))
         if s.representation == "location":
             noise = torch.randn(4 * s.location_bins, width, device=words.device)
             self.locations = nn.Parameter(words.mean(0) + words.std(0) * noise)  # [4 bins, D]
 
-    # ---- what the LLM is shown ---------------------------------------------------------------
+    # ---- the LLM's input ---------------------------------------------------------------------
 
     def image_tokens(self, x: PvitInputs) -> Tensor:
         """X_I [B, N, D]: the states of the patches, side by side, projected."""
         s = self.settings
         tokens = self.mm_projector(torch.cat([x.states[d][:, 1:] for d in s.depths], -1))
-        if s.first_cell_id is None:
-            return tokens
-        return tokens + self.llm.cell_words(s.first_cell_id, s.vision.side)
+        return tokens if s.first_cell_id is None else tokens + self.llm.cell_words(
+            s.first_cell_id, s.vision.side)
 
     def region_tokens(self, x: PvitInputs) -> Tensor:
         """What fills the slots, in reading order: X_R [R, D], or [4R, D] location tokens."""
         boxes, box_image = flat_boxes(x)                                  # [R, 4], [R]
         if self.settings.representation == "location":
             bins = self.settings.location_bins
-            place = (boxes * bins).long().clamp(max=bins - 1)             # [R, 4]
-            return self.locations[place + bins * torch.arange(4, device=place.device)].flatten(0, 1)
+            rows = (boxes * bins).long().clamp(max=bins - 1)              # [R, 4]
+            return self.locations[rows + bins * torch.arange(4, device=rows.device)].flatten(0, 1)
         maps = x.states if x.maps is None else x.maps
         tokens = self.prompt_projector(self.regions.pool(maps, boxes, box_image))
         if self.settings.box_embedding:
@@ -133,7 +125,7 @@ class Pvit(nn.Module):
     def words(self, x: PvitInputs, text: TextBatch) -> Tensor:
         """Embedded text with markers, regions and (image_id) image tokens in their places."""
         s, ids = self.settings, text.ids
-        opens, closes = ids == s.open_id, ids == s.close_id               # [rows, L]
+        opens, closes = ids == s.open_id, ids == s.close_id               # [S, L]
         inside = opens.cumsum(1) > closes.cumsum(1)                       # from <Region> on
         embeds = self.llm.embed(ids.masked_fill(opens | closes, 0))       # the LLM may lack them
         if s.representation != "text":
@@ -164,18 +156,16 @@ class Pvit(nn.Module):
             if not opens == closes == whole == len(boxes):
                 raise ValueError(f"sample {i}: {opens} <Region> and {closes} </Region> with {whole}"
                                  f" whole regions between them for {len(boxes)} boxes")
-            places = row.count(s.image_id) - whole * region.count(s.image_id)
-            if s.image_id is not None and places != patches:
-                raise ValueError(f"sample {i}: {places} image places for {patches} image tokens")
+            tokens = row.count(s.image_id) - whole * region.count(s.image_id)
+            if s.image_id is not None and tokens != patches:
+                raise ValueError(f"sample {i}: {tokens} image places for {patches} image tokens")
 
     # ---- train and answer --------------------------------------------------------------------
 
     def forward(self, x: PvitInputs) -> tuple[Tensor, dict[str, Tensor]]:
         """(loss, its named parts): the mean cross-entropy of the answer tokens."""
         self.check(x)
-        images = len(x.states[0])
-        rows = packed_rows(x.prompts, x.answers, images)
-        text = self.llm.pack(x.prompts, x.answers, rows, multiple=LENGTHS)
+        text = self.llm.pack(x.prompts, x.answers)
         loss = self.llm.loss(self.words(x, text), text, self.shared(x))
         return loss, {"answer": loss.detach()}
 
@@ -191,15 +181,14 @@ class Pvit(nn.Module):
 
 def projector(inputs: int, hidden: int, outputs: int) -> nn.Module:
     """hidden 0: the paper's single Linear; else LayerNorm and two layers."""
-    if not hidden:
-        return nn.Linear(inputs, outputs)
-    return nn.Sequential(nn.LayerNorm(inputs), nn.Linear(inputs, hidden), nn.GELU(),
-                         nn.Linear(hidden, outputs))
+    return nn.Linear(inputs, outputs) if not hidden else nn.Sequential(
+        nn.LayerNorm(inputs), nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
 
 
-def start_at_zero(layer: nn.Linear) -> None:
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+def start_at_zero(layer: nn.Linear) -> nn.Linear:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
 
 
 def flat_boxes(x: PvitInputs) -> tuple[Tensor, Tensor]:
@@ -212,20 +201,18 @@ def flat_boxes(x: PvitInputs) -> tuple[Tensor, Tensor]:
 
 def around(vision: VisionSettings, language: LanguageSettings, vocab: int,
            representation: str = "feature") -> PvitSettings:
-    """PVIT between a pretrained ViT and LLM, its tokenizer's ids from `vocab` on (words.py);
-    regions are pooled from the ViT's own states, so that no second encoder is needed."""
-    half, last = vision.blocks // 2, vision.blocks
+    """PVIT between a pretrained ViT, which pools the regions, too, and an LLM; new ids follow its
+    `vocab` words."""
+    depths = (vision.blocks // 2, vision.blocks - 1)
     return PvitSettings(
-        vision=vision, language=language,
-        regions=TinyRegionSettings(vision_width=vision.width, depths=(half, last - 1), bins=3),
+        vision, language, TinyRegionSettings(vision.width, depths),
         open_id=vocab, close_id=vocab + 1, region_id=vocab + 2, representation=representation,
-        depths=(half, last - 1), mlp=2 * language.width, region_mlp=2 * language.width)
+        depths=depths, mlp=2 * language.width, region_mlp=2 * language.width)
 
 
 def tiny(vision: VisionSettings, vocab: int, representation: str = "feature") -> PvitSettings:
     """The bundled preset around a ViT of these sizes and a tokenizer of `vocab` words."""
     return PvitSettings(
-        vision=vision,
-        language=LanguageSettings(family="llama", vocab=vocab, layers=5, ffn=384),
-        regions=TinyRegionSettings(vision_width=vision.width, depths=(0, 4), bins=3),
-        open_id=vocab, close_id=vocab + 1, representation=representation, first_cell_id=6)
+        vision, LanguageSettings(family="llama", vocab=vocab, layers=5, ffn=384),
+        TinyRegionSettings(vision.width), open_id=vocab, close_id=vocab + 1,
+        representation=representation, first_cell_id=6)

@@ -9,11 +9,7 @@ A box stands in a prompt as `[x1,y1,x2,y2]` or, as the paper writes it, with mar
 
 The two marks have the ids len(tokenizer) and len(tokenizer) + 1, which the LLM's vocabulary
 lacks: no text can name them, and `Pvit.markers` stands in for their embeddings.
-
-Symbols: B images, S samples (S = n*B), R regions.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Callable
@@ -40,42 +36,32 @@ def pieces(text: str) -> list[str | Box]:
         raise BadInput(f"prompt: {marks.count('<region>')} <Region> and "
                        f"{marks.count('</region>')} </Region> do not pair up; "
                        "write each region as <Region>[x1,y1,x2,y2]</Region>")
-    found: list[str | Box] = []
-    for i, field in enumerate(fields[::2]):
-        found += [_marked(field)] if i % 2 else _unmarked(field)
-    return found
+    for inside in fields[2::4]:
+        if not (BRACKETS.fullmatch(inside.strip()) and BOX.parse(inside)):
+            raise BadInput(f"prompt: <Region>{' '.join(inside.split())[:60]}</Region> holds no "
+                           "box; write [x1,y1,x2,y2] there, fractions with x1 < x2 and y1 < y2")
+    return [piece for i, field in enumerate(fields[::2])
+            for piece in (BOX.parse(field) if i % 2 else _cut(field))]
 
 
-def _marked(text: str) -> Box:
-    """The one box between two marks."""
-    boxes = BOX.parse(text) if BRACKETS.fullmatch(text.strip()) else []
-    if not boxes:
-        raise BadInput(f"prompt: <Region>{' '.join(text.split())[:60]}</Region> holds no box; "
-                       "write [x1,y1,x2,y2] there, fractions with x1 < x2 and y1 < y2")
-    return boxes[0]
-
-
-def _unmarked(text: str) -> list[str | Box]:
-    """Brackets that hold no box are words like any others."""
-    found, end = [], 0
+def _cut(text: str) -> list[str | Box]:
+    """Text without marks; brackets that hold no box are words like any others."""
+    parts, end = [], 0
     for match in BRACKETS.finditer(text):
         if boxes := BOX.parse(match[0]):
-            found += [text[end:match.start()], boxes[0]]
+            parts += [text[end:match.start()], *boxes]
             end = match.end()
-    return [*found, text[end:]]
+    return [*parts, text[end:]]
 
 
 def encode(tokenizer: TinyTokenizer, text: str, representation: str = "feature",
            move: Move | None = None) -> tuple[list[int], list[Box]]:
-    """(ids, boxes of their regions); 'text' has no regions, so no boxes.
-
-    move: what happens to the boxes before they are written, see `jitter`.
-    """
-    cut = pieces(text)
-    boxes = [piece for piece in cut if not isinstance(piece, str)]
+    """(ids, boxes of their regions); 'text' has no regions, so no boxes. move: `jitter`."""
+    parts = pieces(text)
+    boxes = [piece for piece in parts if not isinstance(piece, str)]
     boxes = move(boxes) if move and boxes else boxes
     ids, rest = [], iter(boxes)
-    for piece in cut:
+    for piece in parts:
         if isinstance(piece, str):
             ids += tokenizer.encode(piece)
         elif representation == "text":
@@ -90,23 +76,19 @@ def conversation(tokenizer: TinyTokenizer, turns: list[Turn], question: str,
                  representation: str = "feature",
                  move: Move | None = None) -> tuple[list[int], list[Box]]:
     """Earlier turns, each answer closed by <eos>, then the question: (ids, boxes) of one prompt.
-
-    Boxes of earlier answers stay words, as the model wrote them.
-    """
+    Boxes of earlier answers stay words, as the model wrote them."""
     ids, boxes = [], []
-    for asked, answered in [*turns, (question, None)]:
-        more, found = encode(tokenizer, asked, representation, move)
-        ids, boxes = ids + tokenizer.ask(more), boxes + found
-        if answered is not None:
-            ids += [*tokenizer.encode(answered), tokenizer.eos_id]
+    for question, answer in [*turns, (question, None)]:
+        question_ids, question_boxes = encode(tokenizer, question, representation, move)
+        ids, boxes = ids + tokenizer.ask(question_ids), boxes + question_boxes
+        if answer is not None:
+            ids += [*tokenizer.encode(answer), tokenizer.eos_id]
     return ids, boxes
 
 
 def jitter(boxes: Tensor, share: float = 0.02, generator: torch.Generator | None = None) -> Tensor:
     """Each coordinate moved by up to `share` of the box's own side, inside the image: [R, 4].
-
-    Training only (official code, spec 4): annotated boxes are exact, drawn ones are not.
-    """
+    Training only (official code, spec 4): annotated boxes are exact, drawn ones are not."""
     sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)                    # [R, 4]: w, h, w, h
     noise = torch.rand(boxes.shape, generator=generator) * 2 - 1
     return (boxes + share * noise * sides).clamp(0, 1)
@@ -117,9 +99,8 @@ def make_inputs(model: Pvit, tokenizer: TinyTokenizer, states: list[Tensor], pro
                 maps: list[Tensor] | None = None, train: bool = False,
                 generator: torch.Generator | None = None) -> PvitInputs:
     """Text to ids and boxes. Samples of an image stand together: S = n*B.
-
     turns: the earlier turns of each sample; None: none of them has any.
-    maps: model.regions.look(images, states) of a RegionCLIP; TinyRegions needs none.
+    maps: model.regions.encode_images(images) of a RegionCLIP; TinyRegions needs none.
     train: jitter the boxes, by `generator` (a CPU one) or else by torch's own.
     """
     def move(boxes: list[Box]) -> list[Box]:

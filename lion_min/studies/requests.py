@@ -16,14 +16,12 @@ import torch
 from torch import Tensor
 
 from lion_min import BadInput
-from lion_min.cli import Parser, guarded, whole
+from lion_min.cli import LMEYE, Parser, guarded, whole
 from lion_min import launch
 from lion_min.lmeye.prompt import make_inputs
-from lion_min.lmeye.system import LmeyeSystem
 from lion_min.scenes import WORLDS, Scene, Thing, make_scene
 from lion_min.tasks import BOX, MAKERS, fits
 
-SYSTEM = LmeyeSystem.__module__.split(".")[1]
 TASKS = ("rec", "colour", "kind", "reg")   # their questions name one object
 COLUMNS = ("asked", "other", "area", "asked+half", "other+half", "area+half")
 
@@ -78,8 +76,8 @@ def measure(system, scenes: list[Scene], seed: int) -> dict[str, dict[str, float
 
 def run(count: int, seed: int, weights: Path | None) -> dict[str, dict[str, float]]:
     """Measure a trained system on `count` held-out scenes, print the table, return it."""
-    world = WORLDS[launch.read_config(SYSTEM, weights)["world"]]
-    system = launch.load(SYSTEM, weights)
+    world = WORLDS[launch.read_config(LMEYE, weights)["world"]]
+    system = launch.load(LMEYE, weights)
     if not system.stage.requests or system.model.settings.control == "static":
         raise BadInput(f"weights {str(weights)!r}: asks nothing; give a stage 2 that does")
     made = (make_scene(world, "heldout", seed, i) for i in range(100 * count))

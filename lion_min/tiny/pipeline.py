@@ -11,14 +11,12 @@ from collections import deque
 from pathlib import Path
 
 from lion_min import BadInput
+from lion_min.cli import LION
 from lion_min.launch import Options, in_turn, lenient, load, one_of_all, stage_of, timed
 from lion_min.parts import STAGE0, stage_name
 from lion_min.scenes import WORLDS
 from lion_min.tiny import stage0
 from lion_min.training import device_of
-
-
-SYSTEM = STAGE0.split("/")[0]              # whose stages follow on stage 0 in --stage all
 
 
 def train_part(part: str, o: Options) -> None:
@@ -38,19 +36,19 @@ def train_parts(o: Options) -> None:
 def train_all(o: Options, script: Path) -> None:
     """Every weight from nothing. What does not wait for each other runs in two processes: the
     ViT and the T5 beside the Llama, then stage 1 beside stage 2; stages 3 and 4 in this one."""
-    o.scenes(stage_of(SYSTEM, 4))                  # a mistake in --data shows before stage 0
+    o.scenes(stage_of(LION, 4))                  # a mistake in --data shows before stage 0
     minutes, apart = {}, (1, 2)
     with timed("0", minutes):
         side_by_side([[part_command(script, part, o) for part in chain]
                       for chain in (("vision", "t5"), ("llama",))])
     with timed("1 and 2", minutes):
         side_by_side([[stage_command(script, number, o)] for number in apart])
-    in_turn(SYSTEM, (3, 4), o, minutes, {f"stage {n}": scores_of(o, n) for n in apart})
+    in_turn(LION, (3, 4), o, minutes, {f"stage {n}": scores_of(o, n) for n in apart})
 
 
 def scores_of(o: Options, number: int) -> dict:
     """The scores of a finished stage, on the held-out scenes that every stage is scored on."""
-    system = load(SYSTEM, o.out / SYSTEM / stage_name(number), o.device)
+    system = load(LION, o.out / LION / stage_name(number), o.device)
     return system.score(WORLDS[o.world], o.seed)
 
 
@@ -63,7 +61,7 @@ def part_command(script: Path, part: str, o: Options) -> list[str]:
 
 def stage_command(script: Path, number: int, o: Options) -> list[str]:
     """The command that trains one of the stages after 0 as these options say."""
-    o = one_of_all(SYSTEM, number, o)
+    o = one_of_all(LION, number, o)
     return command(script, o, {"stage": number, "data": o.data, "format": o.form,
                                "accumulate": o.accumulate}) \
         + ["--checkpointing"] * o.checkpointing

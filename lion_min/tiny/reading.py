@@ -7,7 +7,7 @@ Symbols: B scenes, P slots, S samples, L tokens, M phrases, D width.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lion_min.cli import Parser, guarded, whole
 from lion_min.scores import box_overlap, caption_object_f1
 from lion_min.parts import say_if_stage0_bundled, tiny_parts
-from lion_min.language import LENGTHS, LanguageModel, packed_rows, splice
+from lion_min.language import LanguageModel, splice
 from lion_min.tiny.textworld import ROUND, TextScenes, text_scenes
 from lion_min.scenes import WORLDS, World
 from lion_min.tokenizer import GRID, REACH, SIDES, TinyTokenizer
@@ -42,9 +42,8 @@ def read(llm: LanguageModel, told: TextScenes, tokenizer: TinyTokenizer, train: 
     """(embeds, text, shared) for llm.loss (train) or llm.generate."""
     parts = [p for p in (_rows(llm, told.grid), _rows(llm, told.listed)) if p is not None]
     shared = torch.cat(parts, 1)                                      # [B, P, D]
-    rows = packed_rows(told.prompts, told.answers, len(shared))
-    text = llm.pack(told.prompts, told.answers if train else None, rows, multiple=LENGTHS)
-    embeds = llm.embed(text.ids)                                      # [rows, L, D]
+    text = llm.pack(told.prompts, told.answers if train else None)
+    embeds = llm.embed(text.ids)                                      # [S, L, D]
     if told.regions:
         embeds = splice(embeds, text.ids, tokenizer.region_id, slot_sums(llm, told.regions))
     return embeds, text, shared
@@ -67,30 +66,26 @@ class Grounding(nn.Module):
         self.tells = nn.Linear(llm.width, 2 * GRID)
         with torch.no_grad():
             self.offers.weight.copy_(self.asks.weight)                # see match_by_likeness
-        self.packed, self.seen = not llm.encoder_decoder, {}
-        blocks = llm.model.model.layers if self.packed else llm.model.encoder.block
+        blocks = llm.model.encoder.block if llm.encoder_decoder else llm.model.model.layers
+        passes = 1 if llm.encoder_decoder else 2                      # slots, then their samples
+        self.seen = {name: deque(maxlen=passes) for name in ("early", "late")}
         for name, block in (("early", blocks[1]), ("late", blocks[2])):
-            block.register_forward_hook(lambda module, args, out, name=name: self.seen.update(
-                {name: out[0] if isinstance(out, tuple) else out}))
+            block.register_forward_hook(lambda module, args, out, name=name: self.seen[name].append(
+                out[0] if isinstance(out, tuple) else out))
 
     def forward(self, told: TextScenes, slots: int) -> dict[str, Tensor]:
         """{'point', 'tell'}: means over phrases; call right after the LLM's loss."""
-        early = self.norm(self.seen.pop("early").float())             # [rows, P+L, D]
-        late = self.late_norm(self.seen.pop("late").float())
-        n = len(told.prompts) // len(early)                           # 1 unless packed
-        rows, places, hits, cells, offset = [], [], [], [], 0
-        for i, named in enumerate(told.named):
-            offset = offset if i % n else slots
-            for place, target in named:
-                rows.append(i // n)
-                places.append(offset + place)
-                hits.append(target)
-                cells.append(self.cell(told, i, target))
-            offset += len(told.prompts[i]) + len(told.answers[i]) + 1
-        if not rows:
+        scene, early = (self.norm(part) for part in self.split("early", slots))
+        late = self.late_norm(self.split("late", slots)[1])           # [S, L, D]
+        phrases = [(i, place, target) for i, named in enumerate(told.named)
+                   for place, target in named]
+        if not phrases:
             return {"point": early.sum() * 0, "tell": late.sum() * 0}
+        rows, places, hits = map(list, zip(*phrases))
+        cells = [self.cell(told, i, target) for i, _, target in phrases]
         asked = self.asks(early[rows, places])                        # [M, d]
-        offered = self.offers(early[:, :slots])[rows]                 # [M, P, d]
+        scene = self.offers(scene)                                    # [B, P, d]
+        offered = scene[[i * len(scene) // len(early) for i in rows]]     # [M, P, d]
         scores = (offered @ asked[:, :, None])[..., 0] / asked.shape[1] ** 0.5
         right = torch.zeros_like(scores, dtype=torch.bool)
         for row, target in zip(right, hits):
@@ -101,6 +96,13 @@ class Grounding(nn.Module):
         return {"point": F.kl_div(scores.log_softmax(-1), target, reduction="batchmean"),
                 "tell": F.cross_entropy(told_cells, truth, ignore_index=-100)
                 if bool((truth >= 0).any()) else told_cells.sum() * 0}
+
+    def split(self, name: str, slots: int) -> tuple[Tensor, Tensor]:
+        """A block's states of the slots [B, P, D] and of the text behind them [S, L, D]; an
+        encoder-decoder reads both in one row, with the slots of a scene in all of its samples'."""
+        states = [state.float() for state in self.seen[name]]
+        self.seen[name].clear()
+        return tuple(states) if len(states) == 2 else (states[0][:, :slots], states[0][:, slots:])
 
     def cell(self, told: TextScenes, sample: int, target: list[int]) -> tuple[int, int]:
         """(column, row) of the one object in these slots, (-100, -100) if they are several."""
@@ -151,7 +153,7 @@ def lesson(world: World, seed: int, step: int, batch: int, tokenizer: TinyTokeni
            part: str) -> TextScenes:
     """The curriculum: two objects in lists first, then three, then all forms and numbers.
 
-    A T5 has no packed rows, so it reads short lists only; and as it learns more slowly, every
+    A T5 reads a scene anew for every question, so it gets short lists only; and as it learns more slowly, every
     scene asks it the whole round and its caption: with the Llama's batches of captions alone and
     of hard questions it forgot the easy ones.
     """

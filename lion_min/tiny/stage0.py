@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lion_min import checkpoints, training
+from lion_min.cli import LION
 from lion_min.images import CLIP_MEAN, CLIP_STD, to_pixels
 from lion_min.language import LanguageModel
 from lion_min.tiny import reading
@@ -163,9 +164,9 @@ def train(part: str, out: Path, world: str = "medium", seed: int = 0, resume: bo
         def step_loss(step: int, shard: int = 0):
             return model(reading.lesson(place, seed + (shard << 63), step, batch, tokenizer, part))
     if init:
-        checkpoints.load_into(model, going_on(init, system="lion", stage=0, part=part), init)
+        checkpoints.load_into(model, going_on(init, system=LION, stage=0, part=part), init)
     where = Path(out) / STAGE0 / part
-    config = {"system": "lion", "stage": 0, "part": part, "preset": "tiny", "world": world,
+    config = {"system": LION, "stage": 0, "part": part, "preset": "tiny", "world": world,
               "seed": seed, "batch": batch}
     config |= {"labels": labels, "settings": {"vision": asdict(settings.vision)}} \
         if part == "vision" else {"settings": {"language": asdict(settings.language)}}

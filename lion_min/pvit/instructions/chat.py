@@ -1,8 +1,7 @@
-"""Two chat callables, messages -> reply: one that knows a drawn scene's truth, one local LLM.
+"""Two chat callables, request -> reply: one that knows a drawn scene's truth, one local LLM.
 
-Both get the same messages (messages.py), and what they reply passes the same parser and filters
-(instructions.py). SceneChat makes the data generation run offline: it reads which task, which
-form, which objects, seeds or questions a request holds, and replies from the scene's truth.
+Both get the same request (messages.py), and what they reply passes the same parser and filters
+(forms.py). SceneChat makes the data generation run offline.
 """
 
 from __future__ import annotations
@@ -13,89 +12,89 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lion_min import BadInput
-from lion_min.pvit.instructions.asks import OF_TASK, draft, read, thing_at
-from lion_min.pvit.instructions.messages import (QUESTIONS, SINGLE, as_pairs, as_questions, as_single,
-                                   region_boxes, region_text, section)
+from lion_min.pvit.instructions.forms import as_pairs, as_questions, as_single, region_text
+from lion_min.pvit.instructions.messages import SEEDS, Request
+from lion_min.pvit.instructions.questions import OF_TASK, TEMPLATES, draw_question
 from lion_min.scenes import Scene, Thing
 
-Chat = Callable[[list[dict[str, str]]], str]
+Chat = Callable[[Request], str]
+Turn = tuple[str, str]
 NOTHING = "There is nothing to ask of this image."  # no form we asked for: the filter drops it
-DRAFTS = 8     # of one question, to choose its answer from
+TRIES = 8      # at one question, to choose its answer from
 
 
 class SceneChat:
-    """chat(messages) -> reply about one drawn scene, true by construction.
+    """chat(request) -> reply about one drawn scene, true by construction.
 
-    What a request cannot be given gets NOTHING, honestly, which the format filter drops.
+    What a request cannot be given gets NOTHING, honestly, which the format filter drops. The
+    answers of a dialogue are those of the questions that this chat wrote last.
     """
 
     def __init__(self, scene: Scene, rng: random.Random | None = None):
         self.scene, self.rng = scene, rng or random.Random("chat/" + scene.seed)
+        self.answers: dict[str, str] = {}
 
-    def __call__(self, messages: list[dict[str, str]]) -> str:
-        system, query = messages[0]["content"], messages[-1]["content"]
-        task, turns = section(query, "Task")[0], int(section(query, "Turns")[0])
-        shown = [box for line in section(query, "Objects") for box in region_boxes(line)]
-        things = [thing for box in shown if (thing := thing_at(self.scene, box))]
-        if task == "ocr":
-            return self._text(section(query, "Text"))
+    def __call__(self, request: Request) -> str:
+        things = [t for _, box in request.objects for t in self.scene.objects if t.box == box]
+        if request.task == "ocr":
+            return self._ask_for_text(request.notes.words)
         if not things:
             return NOTHING
-        if SINGLE in system:
-            made = self._ask(things, OF_TASK[task])
-            return as_single(*made) if made else NOTHING
-        if QUESTIONS in system:
-            return as_questions(self._talk(things, turns)) or NOTHING
-        questions = section(query, "Questions") or self._grown(section(query, "Seeds"), things)
-        answers = self._answers(questions[:turns])
-        return as_pairs(list(zip(questions, answers))) or NOTHING
+        if request.questions:
+            return self._answer(request.questions)
+        if request.task == "dialogue":
+            self.answers = dict(self._dialogue(things, request.turns))
+            return as_questions(self.answers) or NOTHING
+        if request.task == "general":
+            return as_pairs(self._fill(request.seeds, things)[:request.turns]) or NOTHING
+        turn = self._ask(things, OF_TASK[request.task])
+        return as_single(*turn) if turn else NOTHING
 
-    def _text(self, lines: list[str]) -> str:
-        if not lines:
+    def _ask_for_text(self, words: tuple[tuple[str, tuple], ...]) -> str:
+        if not words:
             return "There is no text in this image."
-        word, _, region = self.rng.choice(lines).rpartition(": ")
-        return as_single(f"What does it say in {region}?", word)
+        word, box = self.rng.choice(words)
+        return as_single(f"What does it say in {region_text(box)}?", word)
+
+    def _answer(self, questions: tuple[str, ...]) -> str:
+        if not self.answers.keys() >= {*questions}:
+            return NOTHING
+        return as_pairs((question, self.answers[question]) for question in questions)
 
     def _ask(self, things: list[Thing], names: tuple[str, ...], first: Thing | None = None,
-             said: str = "") -> tuple[str, str] | None:
-        """(question, answer) by one of the names; about `first`, called `said`, when given."""
+             reference: str = "") -> Turn | None:
+        """A turn of one of the names; about `first`, called `reference`, when given."""
         for name in self.rng.sample(names, len(names)):
-            found = {}
-            for _ in range(DRAFTS):    # then evenly among their answers: 'no' must not pay
-                made = draft(name, self.scene, things, self.rng, first, said)
-                if made and (answer := made.answer(self.scene)):
-                    found.setdefault(answer, made)
-            if found:
-                answer = self.rng.choice(list(found))
-                return found[answer].written(self.rng), answer
+            by_answer = {}
+            for _ in range(TRIES):     # then evenly among their answers: 'no' must not pay
+                question = draw_question(name, self.scene, things, self.rng, first, reference)
+                if question and (answer := question.answer(self.scene)):
+                    by_answer.setdefault(answer, question)
+            if by_answer:
+                answer = self.rng.choice(list(by_answer))
+                return by_answer[answer].text(self.rng), answer
         return None
 
-    def _talk(self, things: list[Thing], turns: int) -> list[str]:
-        """Questions about one object; the later ones say 'it' or name its region again."""
-        focus, questions = self.rng.choice(things), []
+    def _dialogue(self, things: list[Thing], count: int) -> list[Turn]:
+        """Turns about one object; the later ones say 'it' or name its region again."""
+        focus, turns = self.rng.choice(things), []
         for name in self.rng.sample(OF_TASK["dialogue"], len(OF_TASK["dialogue"])):
-            it = "it" if questions and self.rng.random() < 0.6 else ""
-            if len(questions) < turns and (made := self._ask(things, (name,), focus, it)):
-                questions.append(made[0])
-        return questions
+            it = "it" if turns and self.rng.random() < 0.6 else ""
+            if len(turns) < count and (turn := self._ask(things, (name,), focus, it)):
+                turns.append(turn)
+        return turns
 
-    def _grown(self, seeds: list[str], things: list[Thing]) -> list[str]:
+    def _fill(self, seeds: tuple[str, ...], things: list[Thing]) -> list[Turn]:
         """Seeds with regions put in, as far as they can be answered."""
-        questions = []
+        turns = []
         for seed in seeds:
-            if (holes := seed.count("<Region>")) <= len(things):
-                regions = iter([region_text(t.box) for t in self.rng.sample(things, holes)])
+            if (slots := seed.count("<Region>")) <= len(things):
+                chosen, (name, word) = self.rng.sample(things, slots), SEEDS[seed]
+                regions = (region_text(t.box) for t in chosen)
                 question = re.sub("<Region>", lambda _: next(regions), seed)
-                questions += [question] if read(question, self.scene)[0] else []
-        return questions
-
-    def _answers(self, questions: list[str]) -> list[str]:
-        """The answer to every question, read from its words; [] when one cannot be answered."""
-        answers, it = [], None
-        for question in questions:
-            answer, it = read(question, self.scene, it)
-            answers.append(answer)
-        return [] if None in answers else answers
+                answer = TEMPLATES[name].truth(self.scene, chosen, word)
+                turns += [(question, answer)] if answer else []
+        return turns
 
 
 class LocalChat:
@@ -106,19 +105,20 @@ class LocalChat:
     """
 
     def __init__(self, folder: Path | str, most: int = 512, device: str = "cpu"):
+        name = f"chat model {str(folder)!r}"
         if not (Path(folder) / "config.json").is_file():
-            raise BadInput(f"chat model {str(folder)!r}: no such folder, or it holds no "
-                           "config.json; give the folder of a downloaded model")
+            raise BadInput(f"{name}: no such folder, or it holds no config.json; "
+                           "give the folder of a downloaded model")
         from transformers import AutoModelForCausalLM, AutoTokenizer
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             self.model = AutoModelForCausalLM.from_pretrained(
                 folder, local_files_only=True, dtype="auto").to(device).eval()
         except (OSError, ValueError, KeyError, ImportError) as error:
-            raise BadInput(f"chat model {str(folder)!r}: does not load ({str(error)[:200]}); "
+            raise BadInput(f"{name}: does not load ({str(error)[:200]}); "
                            "a causal language model of transformers is needed") from error
         if self.tokenizer.chat_template is None:
-            raise BadInput(f"chat model {str(folder)!r}: its tokenizer has no chat template; "
+            raise BadInput(f"{name}: its tokenizer has no chat template; "
                            "take the instruction-tuned form of the model")
         self.most = most
 

@@ -13,7 +13,7 @@ from collections import Counter
 
 from lion_min import BadInput
 from lion_min.boxes import Box
-from lion_min.pvit.instructions.messages import region_text
+from lion_min.pvit.instructions.forms import region_text
 from lion_min.scenes import Scene, Thing
 from lion_min.tasks import OPPOSITE, SIDES, TEMPLATES, fits, stands
 

@@ -2,32 +2,19 @@
 
 A request is a list of messages {"role", "content"}: a system text (the task, the rules, the form
 of the reply), one worked example as a user and an assistant message, then the query: the
-annotations of the picture at hand. `query` writes that last message and `section` reads it back.
-The texts are our own; the paper's stand in its tables 6 to 10.
+annotations of the picture at hand. The texts are our own; the paper's stand in its tables 6 to 10.
 """
 
 from __future__ import annotations
 
 import random
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from lion_min.boxes import Box, BoxText
+from lion_min.boxes import Box
+from lion_min.pvit.instructions.forms import as_pairs, as_questions, as_single, region_text
 from lion_min.scenes import Scene
 from lion_min.tasks import SIDES, stands
-
-REGION = re.compile(r"<Region>\s*(\[[^\[\]<>]*\])\s*</Region>")
-
-
-def region_text(box: Box) -> str:
-    """A box (xyxy fractions) -> '<Region>[0.250, 0.500, 0.750, 1.000]</Region>' (spec 3.2)."""
-    return f"<Region>{BoxText().format(box).replace(',', ', ')}</Region>"
-
-
-def region_boxes(text: str) -> list[Box]:
-    """The boxes of every well-formed region of a text, in order."""
-    return [box for inside in REGION.findall(text) for box in BoxText().parse(inside)]
 
 
 # ---- annotations ---------------------------------------------------------------------------------
@@ -47,20 +34,20 @@ def scene_notes(scene: Scene, words: tuple[tuple[str, Box], ...] = ()) -> Notes:
     """A drawn scene's truth as annotations; nothing is written in one, so `words` are given."""
     pairs = [(a, side, b) for i, a in enumerate(scene.objects) for b in scene.objects[i + 1:]
              for side in SIDES if stands(a, side, b)]
-    told = [f"The {a.words()} is {side} the {b.words()}." for a, side, b in pairs]
+    sentences = [f"The {a.words()} is {side} the {b.words()}." for a, side, b in pairs]
     relations = [f"the {a.words()} {region_text(a.box)} is {side} the {b.words()} "
                  f"{region_text(b.box)}" for a, side, b in pairs]
     return Notes((scene.caption(),), tuple(("a " + t.words(), t.box) for t in scene.objects),
-                 tuple(relations), tuple(words), " ".join([scene.caption().capitalize(), *told]))
+                 tuple(relations), words, " ".join([scene.caption().capitalize(), *sentences]))
 
 
 # ---- the texts -----------------------------------------------------------------------------------
 
 AIMS = {
-    "small": "The objects listed are the smaller ones. Ask what one of them is, or what can be "
-             "seen there.",
-    "attribute": "Ask for one property of one object: its colour, shape, size, material or "
-                 "pattern.",
+    "small":
+        "The objects listed are the smaller ones. Ask what one of them is, or what can be seen there.",
+    "attribute":
+        "Ask for one property of one object: its colour, shape, size, material or pattern.",
     "relation": "Ask how two objects are related: where one is seen from the other, what they do "
                 "to each other, what they have in common.",
     "ocr": "Ask what is written at one place of the picture; the answer is the text itself. When "
@@ -98,29 +85,26 @@ Question: the second question
 ===
 Answer: its answer"""
 
-# Twenty seeds for the general strategy: ten for short answers, ten for descriptions.
-SEEDS = (
-    "What is the colour of the object in <Region>?",
-    "Which shape does the object in <Region> have?",
-    "What colour is the thing in <Region>?",
-    "Is the object in <Region> striped?",
-    "Is the object in <Region> small or large?",
-    "How many objects have the colour of the one in <Region>?",
-    "How many objects have the shape of the one in <Region>?",
-    "Is there something left of the object in <Region>?",
-    "Is there something above the object in <Region>?",
-    "Does the object in <Region> have the colour of the one in <Region>?",
-    "Describe the object in <Region>.",
-    "Please describe the thing in <Region>.",
-    "What is in <Region>?",
-    "What is the object in <Region>?",
-    "What does <Region> show?",
-    "What can you see in <Region>?",
-    "Tell me what you see in <Region>.",
+# Twenty seeds for the general strategy, ten for short answers, ten for descriptions: with the name
+# of the question template that knows the answer, and its word.
+SEEDS = {
+    "What is the colour of the object in <Region>?": ("colour", "colour"),
+    "Which shape does the object in <Region> have?": ("shape", "shape"),
+    "What colour is the thing in <Region>?": ("colour", "colour"),
+    "Is the object in <Region> striped?": ("is", "striped"),
+    "Is the object in <Region> small or large?": ("choice", "small or large"),
+    "How many objects have the colour of the one in <Region>?": ("count colour", "colour"),
+    "How many objects have the shape of the one in <Region>?": ("count shape", "shape"),
+    "Is there something left of the object in <Region>?": ("something", "left of"),
+    "Is there something above the object in <Region>?": ("something", "above"),
+    "Does the object in <Region> have the colour of the one in <Region>?": ("same colour", "colour"),
+} | dict.fromkeys((
+    "Describe the object in <Region>.", "Please describe the thing in <Region>.",
+    "What is in <Region>?", "What is the object in <Region>?", "What does <Region> show?",
+    "What can you see in <Region>?", "Tell me what you see in <Region>.",
     "Give a short caption for <Region>.",
     "Please describe the object in <Region> using a single short sentence.",
-    "What object do you see in <Region>?",
-)
+    "What object do you see in <Region>?"), ("describe", ""))
 
 # The worked example: one picture, and for each task what a good reply to it looks like.
 EXAMPLE = Notes(
@@ -134,24 +118,8 @@ EXAMPLE = Notes(
     "them, and a white cup stands on the bench.")
 DOG, BENCH, BALL, CUP = (region_text(box) for _, box in EXAMPLE.objects)
 TALK = (f"What animal is in {DOG}?", "What colour is it?", f"Where is it, seen from {BENCH}?")
-
-
-def as_pairs(turns: list[tuple[str, str]]) -> str:
-    """Turns in the form that PAIRS asks for."""
-    return "\n===\n".join(f"Question: {q}\n===\nAnswer: {a}" for q, a in turns)
-
-
-def as_questions(questions: list[str] | tuple[str, ...]) -> str:
-    """Questions in the form that QUESTIONS asks for."""
-    return "\n===\n".join(f"Question: {q}" for q in questions)
-
-
-def as_single(question: str, answer: str) -> str:
-    """One turn in the form that SINGLE asks for."""
-    return f"Question: {question}\n======\nAnswer: {answer}"
-
-
 REPLIES = {
+    "dialogue": as_questions(TALK),
     "small": as_single(f"What is the thing in {CUP}?", "a white cup"),
     "attribute": as_single(f"What is the bench in {BENCH} made of?", "wood"),
     "relation": as_single(f"On which side of {BENCH} is the dog in {DOG}?", "on its left"),
@@ -164,15 +132,36 @@ REPLIES = {
 
 # ---- messages ------------------------------------------------------------------------------------
 
+class Request(list):
+    """The messages {"role", "content"} that ask for one instruction of a task (a key of AIMS), and
+    what they were written from, so that no chat that knows the picture parses them again.
+
+    A dialogue takes two: without `questions` the questions are asked for, with them the answers.
+    """
+
+    def __init__(self, task: str, notes: Notes, rng: random.Random, turns: int = 1,
+                 questions: tuple[str, ...] = ()):
+        self.task, self.notes, self.turns, self.questions = task, notes, turns, questions
+        self.objects = listed(task, notes)
+        self.seeds = tuple(rng.sample(tuple(SEEDS), 3)) if task == "general" else ()
+        last = ("user", query(task, notes, turns, self.seeds, questions))
+        super().__init__({"role": role, "content": content}
+                         for role, content in (*_opening(task, bool(questions)), last))
+
+
+def listed(task: str, notes: Notes) -> tuple[tuple[str, Box], ...]:
+    """The objects that a task lists: all, or the smaller half."""
+    if task != "small":
+        return notes.objects
+    by_area = sorted(notes.objects, key=lambda o: (o[1][2] - o[1][0]) * (o[1][3] - o[1][1]))
+    return tuple(by_area[:(len(by_area) + 1) // 2])
+
+
 def query(task: str, notes: Notes, turns: int = 1, seeds: tuple[str, ...] = (),
           questions: tuple[str, ...] = ()) -> str:
     """The annotations that a task is shown, as titled lists."""
-    objects = notes.objects
-    if task == "small":  # the smaller half
-        objects = sorted(objects, key=lambda o: (o[1][2] - o[1][0]) * (o[1][3] - o[1][1]))
-        objects = objects[:(len(objects) + 1) // 2]
     parts = {"Task": [task], "Turns": [str(turns)], "Captions": notes.captions,
-             "Objects": [f"{name}: {region_text(box)}" for name, box in objects]}
+             "Objects": [f"{name}: {region_text(box)}" for name, box in listed(task, notes)]}
     if task in ("relation", "dialogue"):
         parts["Relations"] = notes.relations
     if task == "ocr":
@@ -184,35 +173,16 @@ def query(task: str, notes: Notes, turns: int = 1, seeds: tuple[str, ...] = (),
                      for title, lines in parts.items())
 
 
-def section(text: str, title: str) -> list[str]:
-    """The lines of one list of a query; [] when it is missing or says 'none'."""
-    match = re.search(rf"^{title}:\n((?:- .*\n?)+)", text, re.MULTILINE)
-    lines = [line[2:] for line in match[1].splitlines()] if match else []
-    return [] if lines == ["none"] else lines
-
-
 @lru_cache(maxsize=None)
 def _opening(task: str, answering: bool) -> tuple[tuple[str, str], ...]:
     """(role, content) of what stands before the query: the same for every picture."""
-    middle, form, shown, reply = "", SINGLE, {}, REPLIES.get(task)
-    if task == "general":
-        form, shown = PAIRS, {"turns": 2, "seeds": SEEDS[8:11]}
-    if task == "dialogue":
-        middle, form, shown, reply = ASKING, QUESTIONS, {"turns": 3}, as_questions(TALK)
+    rules, form, shown, reply = RULES, SINGLE, {}, REPLIES[task]
     if answering:
-        middle, form, shown = ANSWERING, PAIRS, {"turns": 3, "questions": TALK}
-        reply = as_pairs(list(zip(TALK, ("a dog", "brown", "on the left of the bench"))))
-    return (("system", f"{AIMS[task]}\n{RULES}{middle}{form}"),
+        rules, form, shown = RULES + ANSWERING, PAIRS, {"turns": 3, "questions": TALK}
+        reply = as_pairs(zip(TALK, ("a dog", "brown", "on the left of the bench")))
+    elif task == "general":
+        form, shown = PAIRS, {"turns": 2, "seeds": tuple(SEEDS)[8:11]}
+    elif task == "dialogue":
+        rules, form, shown = RULES + ASKING, QUESTIONS, {"turns": 3}
+    return (("system", f"{AIMS[task]}\n{rules}{form}"),
             ("user", query(task, EXAMPLE, **shown)), ("assistant", reply))
-
-
-def request(task: str, notes: Notes, rng: random.Random, turns: int = 1,
-             questions: tuple[str, ...] = ()) -> list[dict[str, str]]:
-    """The messages that ask for one instruction of a task (a key of AIMS).
-
-    A dialogue takes two: without `questions` the questions are asked for, with them the answers.
-    """
-    seeds = tuple(rng.sample(SEEDS, 3)) if task == "general" else ()
-    last = ("user", query(task, notes, turns, seeds, questions))
-    return [{"role": role, "content": content}
-            for role, content in (*_opening(task, bool(questions)), last)]

@@ -1,0 +1,173 @@
+"""What can be asked of a drawn scene in region instructions, and the truth about it.
+
+A `QuestionTemplate` has several wordings and one function that gives the true answer;
+`draw_question` fills one in. Every word of a question and of an answer stands in vocab.txt.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+from lion_min.pvit.instructions.forms import region_text
+from lion_min.scenes import COLOURS, WORLDS, Scene, Thing, World
+from lion_min.tasks import OPPOSITE, SIDES, stands
+
+ATTRIBUTES = {*COLOURS} | {w for world in WORLDS.values() for w in (*world.sizes, *world.textures)}
+AMONG = (*COLOURS, "small", "large", "striped")
+REFERENCES = ("the object in", "the object in", "the thing in", "the one in")
+Truth = Callable[[Scene, list[Thing], str], str | None]  # None: it is unclear
+
+
+class QuestionTemplate(NamedTuple):
+    """In a wording {0} and {1} are references ("the object in <Region>", "it"), {r0}, {r1}, {r2}
+    bare regions, and {w} is one of `words`."""
+
+    truth: Truth                           # (scene, things in the question's order, word) -> answer
+    wordings: tuple[str, ...]
+    words: tuple[str, ...] = ("",)
+
+
+# ---- truths --------------------------------------------------------------------------------------
+
+def _yes(holds: bool) -> str:
+    return "yes" if holds else "no"
+
+
+def _has(thing: Thing, word: str) -> bool:
+    return word in (thing.colour, thing.size, thing.texture)
+
+
+def _value(thing: Thing, attribute: str) -> str:
+    return thing.colour if attribute == "colour" else thing.kind
+
+
+def _split(words: str) -> list[str]:
+    """'small, medium or large' -> its words."""
+    return re.findall("[a-z]+", words)
+
+
+def _on_side(scene: Scene, things: list[Thing], side: str) -> str | None:
+    a, b = things
+    return "yes" if stands(a, side, b) else "no" if stands(a, OPPOSITE[side], b) else None
+
+
+def _which_side(scene: Scene, things: list[Thing], words: str) -> str | None:
+    names = {side.split()[0]: side for side in SIDES}
+    return next((name for name in names if name in _split(words)
+                 and stands(things[0], names[name], things[1])), None)
+
+
+def _which(scene: Scene, things: list[Thing], word: str) -> str:
+    has = tuple(_has(t, word) for t in things)
+    return {(1, 0): "the first", (0, 1): "the second", (1, 1): "both", (0, 0): "none"}[has]
+
+
+def _count_on_side(scene: Scene, things: list[Thing], side: str) -> str | None:
+    """How many objects stand on that side; None when one of them nearly does."""
+    answers = [_on_side(scene, [o, things[0]], side) for o in scene.objects if o != things[0]]
+    return None if None in answers else str(answers.count("yes"))
+
+
+def _any_on_side(scene: Scene, things: list[Thing], side: str) -> str | None:
+    number = _count_on_side(scene, things, side)
+    return number and _yes(number != "0")
+
+
+def _count_same(scene: Scene, things: list[Thing], attribute: str) -> str:
+    """How many objects share an attribute with the first, itself counted."""
+    values = [_value(o, attribute) for o in scene.objects]
+    return str(values.count(_value(things[0], attribute)))
+
+
+_VALUE = ("What {w} is {0}?", "Which {w} does {0} have?", "What is the {w} of {0}?")
+_SAME = ("Does {0} have the {w} of {1}?", "Do {r0} and {r1} show objects of the same {w}?",
+         "Do the objects in {r0} and {r1} have the same {w}?")
+_COUNT = ("How many objects have the {w} of {0}?", "Count the objects of the {w} of {0}.",
+          "How many objects in the image have the {w} of {0}?")
+TEMPLATES = {name: QuestionTemplate(*template) for name, template in {
+    "describe": (lambda s, t, w: "a " + t[0].words(), (
+        "Describe {0}.", "Please describe {0}.", "What is in {r0}?", "What is {0}?",
+        "What does {r0} show?", "What can you see in {r0}?", "Tell me what you see in {r0}.",
+        "Give a short caption for {r0}.", "What object do you see in {r0}?",
+        "Please describe {0} using a single short sentence.")),
+    "colour": (lambda s, t, w: _value(t[0], w), _VALUE, ("colour",)),
+    "shape": (lambda s, t, w: _value(t[0], w), _VALUE, ("shape",)),
+    "choice": (lambda s, t, w: next((v for v in (t[0].size, t[0].texture) if v in _split(w)), None),
+               ("Is {0} {w}?", "Tell me: is {0} {w}?"),
+               ("small or large", "small, medium or large", "plain or striped")),
+    "is": (lambda s, t, w: _yes(_has(t[0], w)), ("Is {0} {w}?", "Can you see that {0} is {w}?"),
+           (*AMONG, "striped", "striped", "striped")),
+    "side": (_on_side, ("Is {0} {w} {1}?", "Do you see {0} {w} {1}?"), tuple(SIDES)),
+    "which side": (_which_side, ("Is {0} {w} {1}?",), ("left or right of", "above or below")),
+    "same colour": (lambda s, t, w: _yes(_value(t[0], w) == _value(t[1], w)), _SAME, ("colour",)),
+    "same shape": (lambda s, t, w: _yes(_value(t[0], w) == _value(t[1], w)), _SAME, ("shape",)),
+    "which": (_which, ("Which one is {w}, {0} or {1}?", "Which is {w}: {0} or {1}?"),
+              ("small", "large", "striped")),
+    "something": (_any_on_side, ("Is there something {w} {0}?", "Is anything {w} {0}?"),
+                  tuple(SIDES)),
+    "count side": (_count_on_side, ("How many objects are {w} {0}?", "Count the objects {w} {0}."),
+                   tuple(SIDES)),
+    "count colour": (_count_same, _COUNT, ("colour",)),
+    "count shape": (_count_same, _COUNT, ("shape",)),
+    "count among": (lambda s, t, w: str(sum(_has(o, w) for o in t)), (
+        "How many of the objects in {r0} and {r1} are {w}?",
+        "How many of the objects in {r0}, {r1} and {r2} are {w}?"), AMONG),
+}.items()}
+OF_TASK = {  # which of them a task asks
+    "small": ("describe",), "attribute": ("colour", "shape", "choice", "is"),
+    "relation": ("side", "which side", "same colour", "same shape", "which", "something"),
+    "several": ("count colour", "count shape", "count side", "count among"),
+    "dialogue": tuple(TEMPLATES),
+}
+
+
+# ---- from a template to a question ---------------------------------------------------------------
+
+class Question(NamedTuple):
+    """A template with its blanks filled; `reference` stands for the first object, "" for its
+    region."""
+
+    template: QuestionTemplate
+    wording: str
+    things: list[Thing]
+    word: str
+    reference: str = ""
+
+    def answer(self, scene: Scene) -> str | None:
+        return self.template.truth(scene, self.things, self.word)
+
+    def text(self, rng: random.Random) -> str:
+        regions = [region_text(t.box) for t in self.things]
+        named = [f"{rng.choice(REFERENCES)} {region}" for region in regions]
+        named[0] = self.reference or named[0]
+        bare = {f"r{i}": region for i, region in enumerate(regions)}
+        text = self.wording.format(*named, w=self.word, **bare)
+        return text[0].upper() + text[1:]
+
+
+def draw_question(name: str, scene: Scene, things: list[Thing], rng: random.Random,
+                  first: Thing | None = None, reference: str = "") -> Question | None:
+    """A question of this name about some of `things`, `first` first; None when it has no words
+    in this world or needs more objects."""
+    words = _known_words(name, scene.world)
+    wordings = [w for w in TEMPLATES[name].wordings if not reference or "{0}" in w]
+    others = [t for t in things if t is not first]
+    if not words or not wordings:
+        return None
+    wording = rng.choice(wordings)
+    more = wording.count("{") - wording.count("{w}") - (first is not None)
+    if more > len(others):
+        return None
+    chosen = ([first] if first else []) + rng.sample(others, more)
+    return Question(TEMPLATES[name], wording, chosen, rng.choice(words), reference)
+
+
+@lru_cache(maxsize=None)
+def _known_words(name: str, world: World) -> list[str]:
+    """The words of a question that its world knows: never 'striped' where nothing is."""
+    known = {*world.colours, *world.sizes, *(world.textures if world.textures[1:] else ())}
+    return [w for w in TEMPLATES[name].words if not (ATTRIBUTES - known) & {*_split(w)}]
