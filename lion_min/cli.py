@@ -6,7 +6,7 @@ import argparse
 import ctypes
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from lion_min import BadInput
@@ -82,6 +82,30 @@ def keep_memory() -> None:
         return
     mallopt(M_MMAP_THRESHOLD, 1 << 28)
     mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+class Lines:
+    """A stream for tqdm where stderr is no terminal: its bars as lines, each with its end."""
+
+    def write(self, text: str) -> None:
+        if line := text.strip():
+            print(line, file=sys.stderr, flush=True)
+
+    def flush(self) -> None:
+        pass                                       # each line was flushed
+
+
+def progress(iterable: Iterable, desc: str, total: int | None = None) -> Iterator:
+    """Pass the elements on and tell on stderr how many are done, once that takes over 3 seconds.
+
+    A bar on a terminal, which goes when it is full; elsewhere a line about every ten seconds.
+    """
+    from tqdm import tqdm                          # here, because --help is instant
+    style = {"file": sys.stderr} if sys.stderr.isatty() else {
+        "file": Lines(), "mininterval": 10, "miniters": 1,
+        "bar_format": "{desc}: {n_fmt} of {total_fmt}, {elapsed} so far, {remaining} to go"}
+    return tqdm(iterable, desc, total, leave=False, delay=3,
+                disable=os.environ.get("RANK", "0") != "0", **style)
 
 
 def guarded(action: Callable[[], object]) -> int:

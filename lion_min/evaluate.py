@@ -81,13 +81,6 @@ def opened(args: argparse.Namespace):
     return launch.load(args.system, args.weights, args.device, None, args.vision, args.llm)
 
 
-def side_by_side(result: dict) -> str:
-    """The scores beside their floors, where those were taken."""
-    from lion_min.scores import columns
-    return columns({"right image": result} | (
-        {"shuffled": result["shuffled"]} if "shuffled" in result else {}))
-
-
 # ---- drawn scenes --------------------------------------------------------------------------------
 
 def score_scenes(args: argparse.Namespace) -> tuple[dict, str]:
@@ -97,16 +90,10 @@ def score_scenes(args: argparse.Namespace) -> tuple[dict, str]:
     scenes = args.data and datasets.read_scenes(args.data, world)[:args.count]
     system = opened(args)
     result = scores.evaluate(system, world, args.count, args.seed, shuffled=args.shuffled,
-                                 scenes=scenes)
+                             scenes=scenes)
     report = system.report(world, args.count, args.seed) if scenes is None else {}
-    return result | report, readable(result, report)
-
-
-def readable(result: dict, report: dict[str, dict]) -> str:
-    """The scores beside their floors, the system's own report, then what they were taken on."""
-    return "\n".join([
-        side_by_side(result),
-        *outline(report),
+    return result | report, "\n".join([
+        scores.columns({"right image": result} | scores.floor(result)), *outline(report),
         f"{result['count']} scenes of the world {result['world']}, seed {result['seed']}, "
         f"{sum(result['n'].values())} questions, {result['seconds']} s"])
 
@@ -127,14 +114,15 @@ def outline(report: dict, indent: str = "") -> list[str]:
 
 def score_file(args: argparse.Namespace) -> tuple[dict, str]:
     """(scores, their table) on the samples of an annotation file."""
+    from lion_min import scores
     from lion_min.datasets import benchmarks
-    samples = benchmarks.some(held_out(args) if args.held_out else read(args), args.count, args.seed)
-    system = opened(args)
-    result = benchmarks.score_samples(system, samples, shuffled=args.shuffled)
+    samples = held_out(args) if args.held_out else read(args)
+    samples = benchmarks.some(samples, args.count, args.seed)
+    result = benchmarks.score_samples(opened(args), samples, shuffled=args.shuffled)
     result |= {"data": str(args.data), "format": args.format, "split": args.split,
                "count": args.count, "seed": args.seed}
     return result, "\n".join([
-        side_by_side(result),
+        scores.columns({"right image": result} | scores.floor(result)),
         f"{sum(result['n'].values())} questions on {result['pictures']} pictures of {args.data} "
         f"({args.format}), seed {args.seed}, {result['seconds']} s"])
 
@@ -151,18 +139,15 @@ def read(args: argparse.Namespace) -> list:
     if args.data.is_dir():
         raise BadInput(f"{args.data}: is a folder; --data names the annotation file of the format "
                        f"{args.format}, --images the folder of its photographs")
-    bad = 0
-
-    def tell(error: BadInput) -> None:
-        nonlocal bad
-        bad += 1
-        if bad <= TOLD:
+    bad: list[BadInput] = []
+    try:
+        samples = list(read_samples(args.data, args.format, args.images,
+                                    bad.append if args.skip_bad else None))
+    finally:                               # also where no good record is left
+        for error in bad[:TOLD]:
             print("left out: " + " ".join(str(error).split()), file=sys.stderr)
-
-    samples = list(read_samples(args.data, args.format, args.images,
-                                tell if args.skip_bad else None))
     if bad:
-        print(f"note: {bad} bad records left out; python -m lion_min.datasets check lists all",
+        print(f"note: {len(bad)} bad records left out; python -m lion_min.datasets check lists all",
               file=sys.stderr)
     chosen = [s for s in samples if args.split in (None, s.split)]
     if not chosen:

@@ -8,6 +8,7 @@ the floor that language alone reaches.
 
 from __future__ import annotations
 
+import inspect
 import random
 import re
 import time
@@ -15,22 +16,24 @@ from collections import Counter, defaultdict
 
 import torch
 
-from lion_min.boxes import BoxText, iou
+from lion_min.boxes import Box, BoxText, iou
+from lion_min.cli import progress
 from lion_min.scenes import Scene, World, make_scene
 from lion_min.tasks import MAKERS, TASKS, Example, reg
 
 VQA = ("existence", "colour", "kind", "count")
 ROWS = ("reg_exact", "reg_exact_heldout_pairs", "rec_acc50", "rec_acc50_relational", "rec_miou",
         "relation_acc", "caption_object_f1", "vqa_acc")   # of a table; the VQA types follow
+Asked = list[tuple[int, Example]]  # (row of the picture, question), or a data set's Sample
 
 
-def questions(scenes: list[Scene], seed: int) -> list[tuple[int, Example]]:
-    """One question of every task for every scene that can pose it: (scene row, example)."""
+def questions(scenes: list[Scene], seed: int) -> Asked:
+    """One question of every task for every scene that can pose it."""
     asked = []
     for row, scene in enumerate(scenes):
         rng = random.Random(f"questions/{seed}/{row}")
-        made = ((task, MAKERS[task](scene, rng)) for task in TASKS)
-        asked += [(row, example) for _, example in made if example is not None]
+        made = [MAKERS[task](scene, rng) for task in TASKS]
+        asked += [(row, example) for example in made if example is not None]
     return asked
 
 
@@ -43,7 +46,8 @@ def evaluate(system, world: World, count: int, seed: int, batch: int = 128,
     """
     start = time.time()
     if scenes is None:
-        scenes = [make_scene(world, "heldout", seed, i) for i in range(count)]
+        scenes = [make_scene(world, "heldout", seed, i)
+                  for i in progress(range(count), "drawing scenes")]
         strange = [make_scene(world, "heldout", seed, i, "heldout")
                    for i in range(max(1, count // 2))]
     else:
@@ -52,45 +56,54 @@ def evaluate(system, world: World, count: int, seed: int, batch: int = 128,
     asked = questions(scenes, seed)
     composed = [(row, reg(scene, random.Random(f"pairs/{seed}/{row}")))
                 for row, scene in enumerate(strange)]
-    seen, seen_strange = (see_all(system, s, batch) for s in (scenes, strange))
-    answers = answer_all(system, seen, asked, batch)
-    result = scores(asked, answers) | {
-        "reg_exact_heldout_pairs": _mean(a == e.answer for (_, e), a in zip(
-            composed, answer_all(system, seen_strange, composed, batch)))}
-    result["n"] |= {"reg_heldout_pairs": len(composed)}
+    chunks, strange_chunks = (encode_all(system, s, batch) for s in (scenes, strange))
+    result = scores(asked, answer_all(system, chunks, asked, batch))
+    answers = answer_all(system, strange_chunks, composed, batch)
+    result["reg_exact_heldout_pairs"] = _mean(
+        said == example.answer for (_, example), said in zip(composed, answers))
+    result["n"]["reg_heldout_pairs"] = len(composed)
     if shuffled:
         other = [((row + 1) % count, example) for row, example in asked]
-        result["shuffled"] = scores(asked, answer_all(system, seen, other, batch))
+        result["shuffled"] = scores(asked, answer_all(system, chunks, other, batch))
         result["shuffled"].pop("n")
     return result | {"world": world.name, "count": count, "seed": seed,
                      "seconds": round(time.time() - start, 1)}
 
 
-def see_all(system, scenes: list[Scene], batch: int):
-    """The frozen encoder's features of every scene, in chunks."""
+def encode_all(system, scenes: list, batch: int) -> list:
+    """The frozen encoder's features of everything that can be drawn, in chunks."""
     return [system.encode([s.draw() for s in scenes[i:i + batch]])
-            for i in range(0, len(scenes), batch)]
+            for i in progress(range(0, len(scenes), batch), "encoding pictures")]
 
 
-def answer_all(system, seen: list, asked: list[tuple[int, Example]], batch: int) -> list[str]:
+def answer_all(system, chunks: list, asked: Asked, batch: int) -> list[str]:
     """One answer a question. Questions are sorted by task, so that batches have like lengths."""
     order = sorted(range(len(asked)), key=lambda i: (asked[i][1].task, len(asked[i][1].prompt)))
     answers = [""] * len(asked)
-    for start in range(0, len(order), batch):
-        chunk = order[start:start + batch]
-        features = system.index(seen, [asked[i][0] for i in chunk])
-        for i, text in zip(chunk, system.answer(features, [asked[i][1].prompt for i in chunk])):
+    for start in progress(range(0, len(order), batch), "answering"):
+        rows = order[start:start + batch]
+        for i, text in zip(rows, _answer(system, chunks, [asked[i] for i in rows]), strict=True):
             answers[i] = text
     return answers
 
 
-def scores(asked: list[tuple[int, Example]], answers: list[str]) -> dict:
+def _answer(system, chunks: list, asked: Asked) -> list[str]:
+    """Earlier turns go to a system that takes them; to others the prompt stands alone."""
+    features = system.index(chunks, [row for row, _ in asked])
+    turns = [list(getattr(question, "turns", ())) for _, question in asked]
+    takes_turns = any(turns) and "turns" in inspect.signature(system.answer).parameters
+    return system.answer(features, [question.prompt for _, question in asked],
+                         **({"turns": turns} if takes_turns else {}))
+
+
+def scores(asked: Asked, answers: list[str]) -> dict:
     """Metrics from questions and answers; pure, no model."""
-    right, pairs = defaultdict(list), defaultdict(list)
+    right, pairs, overlap = defaultdict(list), defaultdict(list), defaultdict(list)
     for (_, example), text in zip(asked, answers):
         right[example.task].append(text == example.answer)
         pairs[example.task].append((text, example.answer))
-    overlap = {t: [box_overlap(a, b) for a, b in pairs[t]] for t in ("rec", "rec_relational")}
+        if example.task in ("rec", "rec_relational"):
+            overlap[example.task].append(box_overlap(text, example.boxes[-1]))
     both = overlap["rec"] + overlap["rec_relational"]
     vqa = {task: _mean(right[task]) for task in VQA}
     return {
@@ -106,12 +119,10 @@ def scores(asked: list[tuple[int, Example]], answers: list[str]) -> dict:
         "n": {task: len(right[task]) for task in TASKS}}
 
 
-def box_overlap(text: str, truth: str) -> float:
+def box_overlap(text: str, box: Box) -> float:
     """IoU of the first box in an answer with the true one; 0 where there is none."""
-    parsed = BoxText().parse(text)
-    if not parsed:
-        return 0.0
-    return float(iou(torch.tensor(parsed[0]), torch.tensor(BoxText().parse(truth)[0])))
+    said = BoxText().parse(text)[:1]
+    return float(iou(torch.tensor(said[0]), torch.tensor(box))) if said else 0.0
 
 
 def caption_object_f1(pairs: list[tuple[str, str]]) -> float:
@@ -129,22 +140,25 @@ def caption_matches(pair: tuple[str, str]) -> tuple[int, int, int]:
 
 def columns(scored: dict[str, dict]) -> str:
     """The scores of any number of evaluations side by side, a column each under its name."""
-    width = max(10, *(len(name) + 2 for name in scored))
-    lines = [f"{'score':<26}" + "".join(f"{name:>{width}}" for name in scored)]
     first = next(iter(scored.values()))
-    names = ROWS if "vqa_by_type" in first else [            # photographs: field.py's scores
+    names = ROWS if "vqa_by_type" in first else [            # photographs: those of benchmarks.py
         name for name, value in first.items() if isinstance(value, float) and name != "seconds"]
     rows = [(name, [s[name] for s in scored.values() if name in s]) for name in names]
     rows += [("  " + task, [s["vqa_by_type"][task] for s in scored.values()]) for task in VQA
              if "vqa_by_type" in first]
-    return "\n".join(lines + [f"{name:<26}" + "".join(f"{v:>{width}.3f}" for v in values)
-                              for name, values in rows])
+    width = max(10, *(len(name) + 2 for name in scored))
+    return "\n".join([f"{'score':<26}" + "".join(f"{name:>{width}}" for name in scored)] + [
+        f"{name:<26}" + "".join(f"{v:>{width}.3f}" for v in values) for name, values in rows])
+
+
+def floor(result: dict) -> dict[str, dict]:
+    """The column of the shuffled floor, where it was taken."""
+    return {"shuffled": result["shuffled"]} if "shuffled" in result else {}
 
 
 def table(before: dict, after: dict) -> str:
     """The scores of two evaluations side by side, one line each, and the later one's floor."""
-    floor = {"shuffled": after["shuffled"]} if "shuffled" in after else {}
-    return columns({"before": before, "after": after} | floor)
+    return columns({"before": before, "after": after} | floor(after))
 
 
 def _mean(values) -> float:

@@ -65,12 +65,12 @@ class Knowing:
         self.known = {scene.draw().tobytes(): scene for scene in scenes}
         self.how = answer
 
-    def see(self, images):
+    def encode(self, images):
         return [self.known[image.tobytes()] for image in images]
 
     @staticmethod
-    def select(seen, rows):
-        flat = [scene for chunk in seen for scene in chunk]
+    def index(chunks, rows):
+        flat = [scene for chunk in chunks for scene in chunk]
         return [flat[row] for row in rows]
 
     def answer(self, features, prompts):

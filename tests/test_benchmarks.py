@@ -87,10 +87,10 @@ class Echo(Knowing):
         super().__init__()
         self.seen, self.sizes, self.turns = 0, [], []
 
-    def see(self, images):
+    def encode(self, images):
         self.seen += len(images)
         self.sizes.append(len(images))
-        return super().see(images)
+        return super().encode(images)
 
     def answer(self, features, prompts):
         self.sizes.append(len(prompts))

@@ -19,7 +19,7 @@ from lion_min.boxes import BoxText
 from lion_min.parts import Parts
 from lion_min.published import lion
 from lion_min.lion.system import settings_around
-from lion_min.scenes import WORLDS, make_scene
+from lion_min.scenes import WORLDS, Thing, make_scene
 
 BOX = BoxText()
 COUNT = 10
@@ -72,9 +72,9 @@ def test_reads_a_coco_folder_and_holds_a_fifth_back(coco):
     assert not {p.path for p in learnt} & {p.path for p in held}
     scene = make_scene(WORLDS["medium"], "train", 9, 0)
     first = next(p for p in learnt if p.path.name == "0.jpg")
-    assert [name for name, _ in first.objects] == [t.kind for t in scene.objects]
-    for (_, box), thing in zip(first.objects, scene.objects):
-        assert box == pytest.approx(thing.box, abs=1e-4)
+    assert [t.kind for t in first.objects] == [t.kind for t in scene.objects]
+    for told, thing in zip(first.objects, scene.objects):
+        assert told.box == pytest.approx(thing.box, abs=1e-4)
     assert first.draw().size == (120, 80)
 
 
@@ -95,11 +95,11 @@ def test_every_question_is_true_of_its_picture(coco):
     """Guards: wrong answers made from right annotations."""
     rng, tasks = random.Random(1), tuple(photos.MAKERS)
     for photo in photos.read_photos(coco):
-        names = [name for name, _ in photo.objects]
+        names = [t.kind for t in photo.objects]
         for _ in range(20):
             for e in photo.examples(rng, tasks):
                 boxes = BOX.parse(e.prompt)
-                named = {BOX.format(box): name for name, box in photo.objects}
+                named = {BOX.format(t.box): t.kind for t in photo.objects}
                 if e.task == "existence" and not boxes:
                     there = not set(re.findall(r"\w+", e.prompt)).isdisjoint(names)
                     assert e.answer == ("yes" if there else "no"), e
@@ -114,13 +114,18 @@ def test_every_question_is_true_of_its_picture(coco):
                     assert all(name in e.answer for name in names)
 
 
+def photo_of(**boxes) -> photos.Photo:
+    things = tuple(Thing(name.replace("_", " "), None, None, None, box)
+                   for name, box in boxes.items())
+    return photos.Photo(Path("x.jpg"), (), things, tuple(t.kind for t in things) + ("bird",))
+
+
 def test_relations_stand_as_the_boxes_do():
     """Guards: left and right, or above and below, exchanged."""
-    photo = photos.Photo(Path("x.jpg"), (), (("cat", (0.0, 0.4, 0.2, 0.6)),
-                                             ("dog", (0.7, 0.4, 0.9, 0.6))), ("cat", "dog"))
+    photo = photo_of(cat=(0.0, 0.4, 0.2, 0.6), dog=(0.7, 0.4, 0.9, 0.6))
     rng, told = random.Random(0), set()
     for _ in range(200):
-        e = photos.relation(photo, rng)
+        e, = photo.examples(rng, ("relation",))
         words = e.prompt.lower().split("false:")[-1]
         cat_first = words.index("cat") < words.index("dog")
         left = "left of" in words

@@ -7,6 +7,7 @@ import pytest
 from oracle import COUNT, SEED, WORLD, Knowing, understand
 
 from lion_min import scores
+from lion_min.boxes import BoxText
 from lion_min.scores import answer_all, caption_matches, evaluate, questions
 from lion_min.scores import scores as score_answers
 from lion_min.scenes import make_scene
@@ -100,7 +101,8 @@ def test_questions_do_not_depend_on_each_other():
 
 def asked(*pairs: tuple[str, str]) -> list[tuple[int, Example]]:
     """Questions (task, right answer); every task needs a caption beside it."""
-    return [(0, Example(task, "?", answer)) for task, answer in pairs]
+    return [(0, Example(task, "?", answer, tuple(BoxText().parse(answer))))
+            for task, answer in pairs]
 
 
 BOX = "[0.100,0.100,0.500,0.500]"
@@ -173,7 +175,7 @@ def test_answers_go_back_where_they_were_asked(batch):
             sizes.append(len(prompts))
             return [f"{scene.seed} {prompt}" for scene, prompt in zip(features, prompts)]
     system = Echo()
-    seen = scores.see_all(system, scenes, 2)
+    seen = scores.encode_all(system, scenes, 2)
     assert [len(chunk) for chunk in seen] == [2, 2, 1]
     answers = answer_all(system, seen, asked, batch)
     assert answers == [f"{scenes[row].seed} {example.prompt}" for row, example in asked]

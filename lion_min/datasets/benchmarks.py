@@ -1,14 +1,12 @@
 """Scores of any system on annotated photographs: the samples of datasets.read_samples.
 
-The same three methods of a system as in evaluation.py, encode, index and answer, and the same
-floor: "shuffled" asks each question beside the next picture. Drawn scenes are many and small;
-here a data set may be large, so pictures pass in chunks, each seen once and then let go.
+Systems are asked as in scores.py, with the same floor: "shuffled" asks each question beside the
+next picture. A data set may be large, so pictures pass in chunks, each encoded once and let go.
 Symbols: D width of the LLM.
 """
 
 from __future__ import annotations
 
-import inspect
 import random
 import time
 from collections import Counter, defaultdict
@@ -20,11 +18,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lion_min import BadInput
-
-from lion_min.datasets import metrics
 from lion_min.boxes import Box, BoxText
-from lion_min.images import load_image
+from lion_min.cli import progress
+from lion_min.datasets import metrics
 from lion_min.datasets.records import Sample
+from lion_min.images import load_image
+from lion_min.scores import answer_all
 
 SCORES = ("rec_acc50", "rec_miou", "reg_exact", "reg_nearest", "vqa_acc", "relation_acc",
           "exist_acc", "exist_precision", "exist_recall", "exist_f1", "exist_yes_rate",
@@ -39,7 +38,7 @@ def score_samples(system, samples: Iterable[Sample], batch: int = 32,
                   shuffled: bool = True) -> dict:
     """Every name of SCORES, None where nothing asks for it; n per task; the same "shuffled".
 
-    batch: pictures seen, and questions asked, at a time; it bounds the memory. Raises BadInput
+    batch: pictures encoded, and questions asked, at a time; it bounds the memory. Raises BadInput
     for a REC answer without a box, and for fewer than two pictures where shuffled asks for one
     more.
     """
@@ -52,12 +51,11 @@ def score_samples(system, samples: Iterable[Sample], batch: int = 32,
         if _scored_as(first) == "rec":
             true_box(first)  # a fault in the data is told before hours of asking
     embed = word_vectors(system)
-    right, *floor = ask_all(system, asked, batch, (0, 1) if shuffled else (0,))
-    result = scores(asked, right, embed)
-    if floor:
-        result["shuffled"] = scores(asked, floor[0], embed)
-    return result | {"n": dict(Counter(first.task for first, *_ in asked)),
-                     "pictures": pictures, "seconds": round(time.time() - start, 1)}
+    result, *floor = (scores(asked, answers, embed) for answers in
+                      ask_all(system, asked, batch, (0, 1) if shuffled else (0,)))
+    return result | ({"shuffled": floor[0]} if floor else {}) | {
+        "n": dict(Counter(first.task for first, *_ in asked)),
+        "pictures": pictures, "seconds": round(time.time() - start, 1)}
 
 
 # ---- what is asked -------------------------------------------------------------------------------
@@ -102,36 +100,25 @@ def _scored_as(sample: Sample) -> str:
 
 def ask_all(system, asked: list[Question], batch: int, shifts: tuple[int, ...]
             ) -> list[list[str]]:
-    """For each shift, one answer a question, given beside the picture `shift` places on.
+    """For each shift, one answer a question, given beside the picture `shift` rows on.
 
-    A picture is seen once for all that is asked beside it, and no chunk outlives its questions.
+    A picture is encoded once for all that is asked beside it; no chunk outlives its questions.
     """
-    places = {path: i for i, path in enumerate(dict.fromkeys(q[0].image for q in asked))}
-    paths, beside = list(places), defaultdict(list)     # picture shown -> what is asked there
-    for column, shift in enumerate(shifts):
-        for i, (first, *_) in enumerate(asked):
-            beside[(places[first.image] + shift) % len(paths)].append((column, i))
+    paths = list(dict.fromkeys(first.image for first, *_ in asked))
+    rows = {path: row for row, path in enumerate(paths)}
+    beside = defaultdict(list)                          # chunk of pictures -> what is asked there
+    for i, (first, *_) in enumerate(asked):
+        for column, shift in enumerate(shifts):
+            row = (rows[first.image] + shift) % len(paths)
+            beside[row // batch].append((row % batch, column, i))
     answers = [[""] * len(asked) for _ in shifts]
-    for start in range(0, len(paths), batch):
-        features = system.encode([load_image(path) for path in paths[start:start + batch]])
-        jobs = [(row, column, i) for row in range(len(paths[start:start + batch]))
-                for column, i in beside[start + row]]
-        jobs.sort(key=lambda job: (asked[job[2]][0].task, len(asked[job[2]][0].prompt)))
-        for at in range(0, len(jobs), batch):           # of like lengths, thanks to the order
-            chunk = jobs[at:at + batch]
-            picked = system.index([features], [row for row, *_ in chunk])
-            told = _answer(system, picked, [asked[i][0] for *_, i in chunk])
-            for (_, column, i), text in zip(chunk, told, strict=True):
-                answers[column][i] = text
+    for chunk in progress(range(len(beside)), "pictures asked about, in chunks"):
+        shown = paths[chunk * batch:(chunk + 1) * batch]
+        jobs, features = sorted(beside[chunk]), system.encode([load_image(path) for path in shown])
+        texts = answer_all(system, [features], [(row, asked[i][0]) for row, _, i in jobs], batch)
+        for (_, column, i), text in zip(jobs, texts):
+            answers[column][i] = text
     return answers
-
-
-def _answer(system, features, samples: list[Sample]) -> list[str]:
-    """Earlier turns go to a system that takes them; to others the prompt stands alone."""
-    prompts = [sample.prompt for sample in samples]
-    if "turns" in inspect.signature(system.answer).parameters:
-        return system.answer(features, prompts, turns=[list(s.turns) for s in samples])
-    return system.answer(features, prompts)
 
 
 # ---- scoring -------------------------------------------------------------------------------------
@@ -139,43 +126,35 @@ def _answer(system, features, samples: list[Sample]) -> list[str]:
 def scores(asked: list[Question], answers: list[str],
            embed: Callable[[str], Tensor] | None = None) -> dict:
     """SCORES from questions and answers; no system is asked. embed: see metrics.nearest_name."""
-    found: dict[str, float | None] = dict.fromkeys(SCORES)
-    parts = defaultdict(list)
+    result: dict[str, float | None] = dict.fromkeys(SCORES)
+    by_task = defaultdict(list)
     for question, answer in zip(asked, answers, strict=True):
-        parts[_scored_as(question[0])].append((answer, question))
-    for task, rows in parts.items():
-        said, posed = zip(*rows)
-        truths = [first.answer for first, *_ in posed]
-        if task == "rec":
-            rec = metrics.rec_acc(said, [true_box(first) for first, *_ in posed])
-            found |= {"rec_acc50": rec["acc50"], "rec_miou": rec["miou"]}
-        elif task == "reg":
-            found |= _recognition(said, truths, embed)
-        elif task == "existence":
-            pope = metrics.pope(said, truths)
-            found |= {"exist_acc": pope.pop("accuracy")} | {
-                f"exist_{name}": value for name, value in pope.items()}
-        elif task == "relation":
-            found["relation_acc"] = metrics.true_false(said, truths)
-        elif task == "caption":
-            found["caption_cider"] = metrics.cider(said, _answers(posed))
-        elif task == "vqa":
-            found["vqa_acc"] = metrics.mean(map(metrics.vqa_accuracy, said, _answers(posed)))
-        else:
-            found["chat_f1"] = metrics.mean(map(metrics.token_f1, said, truths))
-    return {name: None if v is None else round(v, 4) for name, v in found.items()}
+        by_task[_scored_as(question[0])].append((answer, question))
+    for task, rows in by_task.items():
+        result |= _scores_of(task, *zip(*rows), embed)
+    return {name: None if v is None else round(v, 4) for name, v in result.items()}
 
 
-def _answers(posed: Iterable[Question]) -> list[list[str]]:
-    return [[sample.answer for sample in question] for question in posed]
-
-
-def _recognition(said: tuple[str, ...], truths: list[str], embed) -> dict[str, float | None]:
-    """The name itself, but for case, marks and articles; and the nearest class name."""
-    exact = metrics.mean(metrics.normal(a) == metrics.normal(t) for a, t in zip(said, truths))
-    few = len(set(truths)) <= MAX_CLASSES
-    return {"reg_exact": exact,
-            "reg_nearest": metrics.recognition(said, truths, embed) if few else None}
+def _scores_of(task: str, said: tuple[str, ...], posed: tuple[Question, ...], embed) -> dict:
+    """The scores of the questions that are scored alike."""
+    truths = [first.answer for first, *_ in posed]
+    several = [[sample.answer for sample in question] for question in posed]
+    if task == "rec":
+        rec = metrics.rec_acc(said, [true_box(first) for first, *_ in posed])
+        return {f"rec_{name}": value for name, value in rec.items()}
+    if task == "reg":            # exact but for case, marks and articles; and the nearest class
+        few = len(set(truths)) <= MAX_CLASSES
+        return {"reg_exact": metrics.mean(map(metrics.same, said, truths)),
+                "reg_nearest": metrics.recognition(said, truths, embed) if few else None}
+    if task == "existence":
+        return {f"exist_{name}": value for name, value in metrics.pope(said, truths).items()}
+    if task == "relation":
+        return {"relation_acc": metrics.true_false(said, truths)}
+    if task == "caption":
+        return {"caption_cider": metrics.cider(said, several)}
+    if task == "vqa":
+        return {"vqa_acc": metrics.mean(map(metrics.vqa_accuracy, said, several))}
+    return {"chat_f1": metrics.mean(map(metrics.token_f1, said, truths))}
 
 
 def word_vectors(system) -> Callable[[str], Tensor] | None:

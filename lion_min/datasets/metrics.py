@@ -1,4 +1,4 @@
-"""The field's metrics, from texts alone: no model, no picture. field.py asks, these judge.
+"""The field's metrics, from texts alone: no model, no picture. benchmarks.py asks, these judge.
 
     task                      metric                         source
     REC (RefCOCO/+/g)         Acc@.5, mean IoU               LION Table 3; Yu et al. 2016
@@ -21,10 +21,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
-import torch
 from torch import Tensor
 
-from lion_min.boxes import Box, BoxText, iou
+from lion_min.boxes import Box
+from lion_min.scores import box_overlap
 
 HUMANS = 10                          # answers to each question of VQAv2
 DIGITS = {word: str(i) for i, word in enumerate(
@@ -51,9 +51,7 @@ def rec_acc(answers: Sequence[str], boxes: Sequence[Box]) -> dict[str, float]:
     boxes: xyxy fractions, unrounded. Fractions give the same IoU as pixels: both sides of a
     picture are scaled, and so every area alike.
     """
-    found = [BoxText().parse(answer) for answer in answers]
-    overlaps = [float(iou(torch.tensor(b[0]), torch.tensor(true))) if b else 0.0
-                for b, true in zip(found, boxes, strict=True)]
+    overlaps = [box_overlap(a, box) for a, box in zip(answers, boxes, strict=True)]
     return {"acc50": mean(v >= 0.5 for v in overlaps), "miou": mean(overlaps)}
 
 
@@ -75,6 +73,10 @@ def normal(text: str) -> str:
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
+def same(answer: str, truth: str) -> bool:
+    return normal(answer) == normal(truth)
+
+
 def token_f1(answer: str, truth: str) -> float:
     """Harmonic mean of precision and recall of the normalised words, as SQuAD's F1."""
     said, there = (Counter(normal(text).split()) for text in (answer, truth))
@@ -88,7 +90,7 @@ def vqa_accuracy(answer: str, humans: Sequence[str]) -> float:
     With fewer than ten (GQA, own data: one) it is 1 for an answer that any of them gave. Both
     sides are always normalised; vqaEval.py leaves that out where all ten agree to the letter.
     """
-    agree = [normal(answer) == normal(human) for human in humans]
+    agree = [same(answer, human) for human in humans]
     if len(humans) < HUMANS:
         return float(any(agree))
     return mean(min((sum(agree) - own) / 3, 1.0) for own in agree)
@@ -106,13 +108,13 @@ def said_yes(answer: str) -> bool:
 
 
 def pope(answers: Sequence[str], truths: Sequence[str]) -> dict[str, float]:
-    """{"accuracy", "precision", "recall", "f1", "yes_rate"}; truths: "yes" or "no".
+    """{"acc", "precision", "recall", "f1", "yes_rate"}; truths: "yes" or "no".
 
     Precision and recall of the yes; each is 0 where nothing was there to find.
     """
     pairs = [(said_yes(a), normal(t) == "yes") for a, t in zip(answers, truths, strict=True)]
     hits, said, there = (sum(v) for v in zip(*((a and t, a, t) for a, t in pairs)))
-    return {"accuracy": mean(a == t for a, t in pairs), "precision": hits / max(1, said),
+    return {"acc": mean(a == t for a, t in pairs), "precision": hits / max(1, said),
             "recall": hits / max(1, there), "f1": 2 * hits / max(1, said + there),
             "yes_rate": mean(a for a, _ in pairs)}
 

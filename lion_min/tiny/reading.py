@@ -180,7 +180,7 @@ def reading(llm: LanguageModel, tokenizer: TinyTokenizer, world: World, count: i
         answers = llm.generate(embeds, text, shared)
         for asked, ids in zip(told.asked, answers.tolist()):
             said = tokenizer.decode(ids)
-            hit = box_overlap(said, asked.answer) >= 0.5 if "rec" in asked.task \
+            hit = box_overlap(said, asked.boxes[-1]) >= 0.5 if "rec" in asked.task \
                 else said == asked.answer
             right[asked.task].append(hit)
             if asked.task == "caption":
