@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lion_min import BadInput
-from lion_min.cli import room as module_of
+from lion_min.launch import module_of
 from lion_min.pretrained import plan
 from lion_min.pretrained.meta_models import STAGES, build
 from lion_min.stage import halve_frozen

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from lion_min import BadInput
-from lion_min.cli import room as module_of
+from lion_min.launch import module_of
+from lion_min.launch import published as published_of
 from lion_min.language import LanguageModel, LanguageSettings
 from lion_min.pretrained.presets import PRESETS
 from lion_min.scenes import WORLDS
@@ -41,7 +42,7 @@ def settings_of(system: str, preset: str, stage):
     elif preset == "clip-smollm2":
         settings = module_of(system, "model").around(CLIP_B, SMOLLM2, SMOLLM2.vocab)
     else:
-        settings = module_of(system, "published").settings_by_name(preset)
+        settings = published_of(system).settings_by_name(preset)
     return replace(settings, mode=stage.mode) if system == "lion" else settings
 
 
