@@ -8,6 +8,7 @@ import json
 from importlib import import_module
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -38,8 +39,7 @@ def shard(folder: Path, tensors: dict[str, Tensor], kind: str = "bin") -> Path:
 
 # ---- LION ----------------------------------------------------------------------------------------
 
-def lion_tensors(values) -> dict[str, Tensor]:
-    return under(values)
+lion_tensors = pvit_tensors = under
 
 
 def write_lion(folder: Path, values) -> list[str]:
@@ -62,10 +62,6 @@ def write_lion(folder: Path, values) -> list[str]:
 
 
 # ---- PVIT ----------------------------------------------------------------------------------------
-
-def pvit_tensors(values) -> dict[str, Tensor]:
-    return under(values)
-
 
 def write_pvit(folder: Path, values, delta: bool = True) -> list[str]:
     """The delta's shards, RegionCLIP's file, and LLaMA as the base; or all whole."""
@@ -184,8 +180,14 @@ SET = {"lion": ["vit_heads=4", "qformer_heads=4", "aggregator_heads=16", "distan
        "lyrics": [f"{k}={v}" for k, v in SIZES.items()]}
 
 
+@pytest.fixture(scope="module")
+def values(reference):
+    """{system: the official module's tensors}."""
+    return {s: reference(s) for s in SYSTEMS[:3]} | {"lyrics": None}
+
+
 def published(system: str):
-    """The room's published.py."""
+    """The module that imports a system's published files."""
     return import_module(f"lion_min.published.{system}")
 
 

@@ -4,8 +4,10 @@ What makes a published folder awkward is kept: CLIP beside its text tower, group
 under a chat template, more embedding rows than tokens (Qwen2, T5), T5 with a head of its own.
 """
 
+import functools
 from pathlib import Path
 
+import pytest
 import torch
 
 LINES = ["what is this ? a red bicycle beside the wooden bench .",
@@ -86,6 +88,18 @@ def write_t5(folder: Path) -> Path:
     model.config.tie_word_embeddings = False       # transformers 5 ties every T5 it makes
     model.save_pretrained(folder)
     return folder
+
+
+TOWERS = {"clip": write_clip, "siglip": write_siglip, "eva": write_eva}
+LLMS = {"llama": write_llama, "qwen2": write_qwen2, "t5": write_t5}
+CHAT = ("llama", "qwen2")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """folder("clip"), folder("t5"), ...: written once, read by many."""
+    root = tmp_path_factory.mktemp("backbones")
+    return functools.cache(lambda name: (TOWERS | LLMS)[name](root / name))
 
 
 # ---- sizes and tokenizers --------------------------------------------------------------------

@@ -6,8 +6,8 @@ import json
 import shutil
 
 import pytest
-import random_backbones as folders
 import torch
+from random_backbones import CHAT, LLMS, TOWERS, folder  # noqa: F401: a fixture
 from safetensors.torch import load_file, save_file
 
 from lion_min import BadInput
@@ -16,22 +16,6 @@ from lion_min.lora import attach_lora
 from lion_min.pretrained.backbones import load_language, load_vision, pretrained_parts
 from lion_min.pretrained.presets import PRESETS
 from lion_min.vision import VisionEncoder, VisionSettings
-
-TOWERS = {"clip": folders.write_clip, "siglip": folders.write_siglip, "eva": folders.write_eva}
-LLMS = {"llama": folders.write_llama, "qwen2": folders.write_qwen2, "t5": folders.write_t5}
-CHAT = ("llama", "qwen2")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """folder("clip"), folder("t5"), ...: written once, read by many."""
-    root, written = tmp_path_factory.mktemp("backbones"), {}
-
-    def write(name: str):
-        if name not in written:
-            written[name] = (TOWERS | LLMS)[name](root / name)
-        return written[name]
-    return write
 
 
 @pytest.fixture(scope="module")

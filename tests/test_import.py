@@ -9,17 +9,12 @@ import test_parity_lmeye as lmeye
 import test_parity_pvit as pvit
 import torch
 import torch.nn.functional as F
-from official_files import SET, SYSTEMS, published, run
+from official_files import SET, SYSTEMS, published, run, values  # noqa: F401: a fixture
 
 from lion_min import checkpoints
 from lion_min.lmeye import two_passes
 from lion_min.lmeye.model import LmeyeInputs
 from lion_min.lyrics.mqformer import Sources
-
-
-@pytest.fixture(scope="module")
-def values(reference):
-    return {s: reference(s) for s in SYSTEMS[:3]} | {"lyrics": None}
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import official_files as official
 import pytest
 import torch
 import torch.nn.functional as F
-from official_files import SYSTEMS, published, run
+from official_files import SYSTEMS, published, run, values  # noqa: F401: a fixture
 from safetensors.torch import save_file
 
 from lion_min import BadInput, checkpoints
@@ -28,11 +28,6 @@ KEYS = {"lion": ["ln_vision.weight", "soft_prompt_hint", "visual_encoder.blocks.
                    "qformer.encoder.layer.0.detection_crossattention.attention.key.weight",
                    "qformer.encoder.layer.1.intermediate_query.dense.bias",
                    "language_model.model.layers.1.mlp.down_proj.weight"]}
-
-
-@pytest.fixture(scope="module")
-def values(reference):
-    return {s: reference(s) for s in SYSTEMS[:3]} | {"lyrics": None}
 
 
 @pytest.mark.parametrize("fault", ["missing", "extra", "shape", "renamed"])

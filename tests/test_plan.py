@@ -1,8 +1,10 @@
 """What plan.py estimates against what happens, where this machine can tell."""
 
+import functools
 import gc
 import weakref
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,8 +23,9 @@ from lion_min.trainable import checkpoint_layers, only_trainable
 BATCH = 4
 
 
-def real(system: str, number: int, out):
+def real(system: str, number: int):
     """The model that the stage's script builds around the bundled parts, ready to train."""
+    out = Path("no runs here")
     stage, stages = module_of(system, f"stage{number}").STAGE, module_of(system, "stages")
     if system == "lyrics":
         model = (stages.build_alignment if number == 1 else stages.build)(out)[0]
@@ -31,6 +34,9 @@ def real(system: str, number: int, out):
         model = stages.build(getattr(stage, choice), out)[0]
     only_trainable(model, stage.trains)
     return model.train()
+
+
+unchanged = functools.cache(real)              # for tests that leave it as it is
 
 
 def saved_bytes(system: str, model) -> int:
@@ -48,7 +54,7 @@ def saved_bytes(system: str, model) -> int:
     x = inputs(system, model, BATCH)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda box: box.tensor):
         value = model(*x)[0]
-    gc.collect()
+    gc.collect(1)
     storages = {b.tensor.untyped_storage()._cdata: b.tensor.untyped_storage() for b in boxes}
     assert value.requires_grad
     return sum(s.nbytes() for address, s in storages.items() if address not in weights)
@@ -61,18 +67,19 @@ def estimate(system: str, number: int, precision: str = "fp32", **options) -> pl
 # ---- against real models ------------------------------------------------------------------------
 
 @pytest.mark.parametrize("system, number", [(s, n) for s in STAGES for n in STAGES[s]])
-def test_parameters_are_those_of_the_model_that_is_built(system, number, tmp_path):
+def test_parameters_are_those_of_the_model_that_is_built(system, number):
     """A part forgotten or counted twice, a stage that trains something else than its script."""
-    assert plan.by_part(build(system, "tiny", number)) == plan.by_part(
-        real(system, number, tmp_path))
+    parts = plan.by_part(build(system, "tiny", number))
+    assert parts == plan.by_part(unchanged(system, number))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("system", STAGES)
-def test_activations_are_those_of_a_real_step(system, precision, tmp_path):
+def test_activations_are_those_of_a_real_step(system, precision):
     """A branch left out, parameters among the activations, what autocast copies forgotten: stage
     2 is within 5 % in fp32, 8 % in bf16. (In Lyrics' stage 1 a CPU's softmax stays in bf16.)"""
-    model, half = real(system, 2, tmp_path), precision == "bf16"
+    half = precision == "bf16"
+    model = (real if half else unchanged)(system, 2)
     if half:
         halve_frozen(model.vision, model.llm)
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
@@ -82,20 +89,20 @@ def test_activations_are_those_of_a_real_step(system, precision, tmp_path):
 
 
 @pytest.mark.parametrize("system, number", [*((s, 2) for s in STAGES), ("lyrics", 1)])
-def test_flops_are_those_of_a_real_step(system, number, tmp_path):
+def test_flops_are_those_of_a_real_step(system, number):
     """A part counted twice or not at all, gradients counted where none pass. Within 4 %, Lyrics'
     four objectives 14 %. The counter knows the fused kernels of GPUs, not the CPU's."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        loss(system, real(system, number, tmp_path), BATCH).backward()
+        loss(system, unchanged(system, number), BATCH).backward()
     assert estimate(system, number).flops * BATCH == pytest.approx(
         counter.get_total_flops(), rel=0.15 if number == 1 else 0.05)
 
 
-def test_checkpointing_keeps_what_it_says(tmp_path):
+def test_checkpointing_keeps_what_it_says():
     """Layers that are counted as kept, or whose inputs are forgotten: between the forward and the
     backward pass there is the estimate less the one layer that is computed again."""
     full, less = (estimate("lion", 2, checkpointing=c) for c in (False, True))
-    model = real("lion", 2, tmp_path)
+    model = real("lion", 2)
     checkpoint_layers(model)
     one = (full.activations - less.activations) / (model.settings.language.layers - 1)
     assert (less.activations - one) * plan.GIB == pytest.approx(saved_bytes("lion", model), rel=0.1)

@@ -1,18 +1,13 @@
 """The published sizes, key by key, on the meta device: nothing is allocated."""
 
-from importlib import import_module
-
 import official_files as official
 import pytest
 import torch
+from official_files import published
 
 from lion_min import BadInput
 
 from lion_min.published import keys
-
-
-def published(system: str):
-    return import_module(f"lion_min.published.{system}")
 
 
 def lion_file(width: int) -> dict[str, torch.Tensor]:

@@ -1,27 +1,13 @@
 """A pretrained LLM's tokenizer: round trips, names that a prompt must not say, chat templates."""
 
 import pytest
-import random_backbones as folders
+from random_backbones import CHAT, LLMS, folder  # noqa: F401: a fixture
 
 from lion_min.boxes import BoxText
 from lion_min.pvit.prompt import encode
 from lion_min.pretrained.hf_tokenizer import PretrainedTokenizer
 
-LLMS = {"llama": folders.write_llama, "qwen2": folders.write_qwen2, "t5": folders.write_t5}
-CHAT = ("llama", "qwen2")
 BOX = "[0.440,0.060,0.650,0.367]"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """folder("t5"), ...: written once, read by many."""
-    root, written = tmp_path_factory.mktemp("words"), {}
-
-    def write(name: str):
-        if name not in written:
-            written[name] = LLMS[name](root / name)
-        return written[name]
-    return write
 
 
 @pytest.fixture
