@@ -113,9 +113,9 @@ def test_a_feature_does_not_depend_on_its_neighbours(encoder):
     both = encoder.pool(encoder.encode_images(images), boxes, index)
     assert both.shape == (3, 12) and (both[0] - both[2]).abs().max() > 1e-4
     for i, image in enumerate(images):
-        mine = boxes[index == i]
-        alone = encoder.pool(encoder.encode_images([image]), mine, torch.zeros(len(mine), dtype=torch.long))
-        torch.testing.assert_close(both[index == i], alone, rtol=0, atol=1e-6)
+        maps, mine = encoder.encode_images([image]), index == i
+        alone = encoder.pool(maps, boxes[mine], torch.zeros_like(index[mine]))
+        torch.testing.assert_close(both[mine], alone, rtol=0, atol=1e-6)
 
 
 def test_no_regions(encoder):

@@ -1,7 +1,7 @@
 """A report in the manner of PVIT's FineEval: region questions, scored by what they take.
 
 The paper has people judge 130 questions on 50 photographs in four groups (section 4.4); here the
-questions come from instructions.py on held-out scenes, an answer is right when it is the scene's
+questions come from instructions/ on held-out scenes, an answer is right when it is the scene's
 truth word for word, and counting, the paper's weak spot, stands on its own.
 """
 
