@@ -8,10 +8,8 @@ import pytest
 from commands import call, refused
 from oracle import SEED, WORLD, Knowing
 
-from lion_min import BadInput, evaluate
-
-from lion_min.datasets import benchmarks
-from lion_min.datasets import FORMATS, read_samples
+from lion_min import BadInput, evaluate, launch
+from lion_min.datasets import FORMATS, benchmarks, read_samples
 from lion_min.datasets.records import Sample
 from lion_min.scenes import make_scene
 from lion_min.tasks import BOX
@@ -182,8 +180,7 @@ def test_many_names_are_phrases(monkeypatch, drawn):
 
 @pytest.fixture
 def knowing(monkeypatch):
-    from lion_min.lion import loading
-    monkeypatch.setattr(loading, "load_system", lambda weights, device: Knowing())
+    monkeypatch.setattr(launch, "load", lambda *_: Knowing())
 
 
 def test_the_table_and_its_options(drawn, capsys, knowing):
