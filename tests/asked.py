@@ -14,6 +14,13 @@ def scenes(world, count: int, seed: int = 3) -> list[Scene]:
     return [make_scene(world, "train", seed, i) for i in range(count)]
 
 
+def section(text: str, title: str) -> list[str]:
+    """The lines of one list of a request's query; [] when it is missing or says 'none'."""
+    match = re.search(rf"^{title}:\n((?:- .*\n?)+)", text, re.MULTILINE)
+    lines = [line[2:] for line in match[1].splitlines()] if match else []
+    return [] if lines == ["none"] else lines
+
+
 def at(scene, numbers) -> Thing:
     box = [float(v) for v in numbers]
     thing, = (t for t in scene.objects if all(abs(u - v) < 6e-4 for u, v in zip(t.box, box)))

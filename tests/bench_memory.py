@@ -1,32 +1,32 @@
 """Is --plan right? `python tests/bench_memory.py PRESET SYSTEM STAGE ..` on one CUDA GPU
 
-For each preset's stage the model that plan.py imagines is made of random numbers on the GPU and
-takes two steps of the same shapes as training does: autocast, checkpointing, AdamW. Told and
-measured GiB side by side, the second step's seconds, and FLOPs a second by plan.py's count.
+For each preset's stage the model of meta_models.py is made of random numbers on the GPU and takes
+two steps as training does: its own forward, autocast, checkpointing, AdamW. Planned and measured
+GiB side by side, the second step's seconds, and FLOPs a second by plan.py's count.
 """
 
 import argparse
 import gc
 import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 import torch  # noqa: E402
-from test_cost import TEXT, imagined  # noqa: E402
+from plan_inputs import loss  # noqa: E402
 from torch import nn  # noqa: E402
 
-from lion_min.pretrained import plan, passes, sizes  # noqa: E402
+from lion_min.pretrained import plan  # noqa: E402
+from lion_min.pretrained.meta_models import build  # noqa: E402
 from lion_min.trainable import checkpoint_layers, parameter_groups  # noqa: E402
 
 BATCH = 8
 
 
 def real(system: str, preset: str, number: int, device: str) -> nn.Module:
-    """The imagined model, frozen parts in bf16 and trained ones in fp32; ties stay tied."""
-    model, made = imagined(system, preset, number).train(), {}
+    """The model with numbers, frozen parts in bf16 and trained ones in fp32; ties stay tied."""
+    model, made = build(system, preset, number).train(), {}
 
     def make(t: torch.Tensor) -> torch.Tensor:
         if id(t) not in made:
@@ -41,20 +41,22 @@ def real(system: str, preset: str, number: int, device: str) -> nn.Module:
     for module in list(model.modules()):
         for table in (module._parameters, module._buffers):
             table |= {name: make(t) for name, t in table.items() if t is not None}
+    if preset != "tiny" and hasattr(model, "llm"):     # as backbones.py loads it
+        model.llm.model.set_attn_implementation("sdpa")
     checkpoint_layers(model)
     return model
 
 
 def measure(system: str, preset: str, number: int, device: str) -> tuple[float, float]:
     """(GiB at the fullest, seconds of a step)."""
-    model, stage = real(system, preset, number, device), sizes.stage_of(system, number)
+    model = real(system, preset, number, device)
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.05, {}), 1e-4, fused=True)
     for _ in range(2):
         start = time.perf_counter()
         optimizer.zero_grad()
-        with torch.device(device), torch.autocast(device, torch.bfloat16):
-            loss = passes.step(system, model, stage, BATCH, TEXT, lambda name: nullcontext())[0]
-        loss.backward()
+        with torch.autocast(device, torch.bfloat16):
+            value = loss(system, model, BATCH, device)
+        value.backward()
         optimizer.step()
         if device == "cuda":
             torch.cuda.synchronize()
@@ -63,21 +65,22 @@ def measure(system: str, preset: str, number: int, device: str) -> tuple[float, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Told and measured memory of a preset's stages.")
+    parser = argparse.ArgumentParser(description="Memory of stages: planned, measured.")
     parser.add_argument("asked", nargs="+", metavar="PRESET SYSTEM STAGE", help="triples of them")
     asked, device = parser.parse_args().asked, "cuda" if torch.cuda.is_available() else "cpu"
     if len(asked) % 3:
         parser.error(f"{len(asked)} words; give a preset, a system and a stage for each line")
     for preset, system, number in zip(asked[::3], asked[1::3], map(int, asked[2::3])):
-        told = plan.plan(system, preset, [number], BATCH, "bf16", checkpointing=True)[0]
+        planned = plan.plan(system, preset, [number], BATCH, "bf16", checkpointing=True)[0]
         if device == "cuda":
             gc.collect()                           # the model before: modules hold each other
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         peak, seconds = measure(system, preset, number, device)
-        print(f"{preset} {system} stage {number}: told {told.memory:.2f} GiB, measured {peak:.2f}; "
+        print(f"{preset} {system} stage {number}: planned {planned.memory:.2f} GiB, "
+              f"measured {peak:.2f}; "
               f"{seconds:.3f} s a step of {BATCH}, "
-              f"{told.flops * BATCH / seconds / 1e12:.1f} TFLOP/s", flush=True)
+              f"{planned.flops * BATCH / seconds / 1e12:.1f} TFLOP/s", flush=True)
 
 
 if __name__ == "__main__":

@@ -32,10 +32,9 @@ def build(representation: str = "feature", **changes) -> Pvit:
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.15)
     model = Pvit(settings, VisionEncoder(VISION), llm, TinyRegions(settings.regions)).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name in ("markers", "bbox_fc.weight"):
-                parameter.normal_()
+    for name, parameter in model.named_parameters():
+        if name in ("markers", "bbox_fc.weight"):
+            torch.nn.init.normal_(parameter)
     return model
 
 

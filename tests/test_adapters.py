@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lion_min.adapters import IMAGE, REGION, Adapter, MixtureOfAdapters, attach_adapters, merge_stage_adapters, router_mix, set_task
+from lion_min.adapters import (IMAGE, REGION, Adapter, MixtureOfAdapters, attach_adapters,
+                               merge_stage_adapters, router_mix, set_task)
 
 D, VOCAB = 16, 40
 
@@ -35,13 +36,19 @@ def logits(llm) -> torch.Tensor:
     return llm(input_ids=IDS, attention_mask=torch.ones_like(IDS), **extra).logits
 
 
-def randomise(adapters: torch.nn.Module, seed: int = 1) -> None:
+def randomise(adapters: torch.nn.Module, seed: int = 1, std: float = 0.3) -> None:
     """Away from zero; the router stays as it is."""
     torch.manual_seed(seed)
     with torch.no_grad():
         for name, p in adapters.named_parameters():
             if "router" not in name:
-                p.normal_(0, 0.3)
+                p.normal_(0, std)
+
+
+def attached(llm, count: int, seed: int = 1):
+    adapters = attach_adapters(llm, D, 4, count)
+    randomise(adapters, seed)
+    return adapters
 
 
 @LLMS
@@ -59,21 +66,16 @@ def test_fresh_adapters_change_nothing(build, sites):
 
 
 @torch.no_grad()
-def test_t5_sublayer_adds_the_adapter_of_its_raw_input():
-    """An adapter fed with the normalised input, or put behind the FFN instead of beside it."""
+def test_a_layer_adds_the_adapter_of_its_raw_input():
+    """An adapter fed with the normalised input, put behind the FFN instead of beside it, or (Llama)
+    fed with the layer's input before attention."""
     llm = t5()
     ffn, x = llm.decoder.block[1].layer[2], torch.randn(2, 3, D)
     plain = ffn(x)
-    adapters = attach_adapters(llm, D, 4, 1)
-    randomise(adapters)
+    adapters = attached(llm, 1)
     # decoder block 1 comes after 3 encoder blocks and decoder block 0
     torch.testing.assert_close(ffn(x), plain + adapters[4](x))
     assert adapters[4](x).abs().max() > 0.1
-
-
-@torch.no_grad()
-def test_llama_layer_adds_the_adapter_of_its_residual_stream():
-    """An adapter fed with the normalised MLP input, or with the layer's input before attention."""
     llm = llama()
     layer, seen = llm.model.layers[1], {}
     layer.post_attention_layernorm.register_forward_hook(
@@ -81,10 +83,8 @@ def test_llama_layer_adds_the_adapter_of_its_residual_stream():
     layer.register_forward_hook(lambda m, i, out: seen.update(out=out))
     logits(llm)
     x, plain = seen["x"], seen["out"]
-    adapters = attach_adapters(llm, D, 4, 1)
-    randomise(adapters)
-    with torch.no_grad():
-        adapters[0].adapters[0].scale.zero_()  # so that layer 1 still gets the same input
+    adapters = attached(llm, 1)
+    adapters[0].adapters[0].scale.zero_()  # so that layer 1 still gets the same input
     logits(llm)
     torch.testing.assert_close(seen["out"], plain + adapters[1](x))
     assert adapters[1](x).abs().max() > 0.1
@@ -96,8 +96,7 @@ def test_cached_generation_equals_uncached(build, sites):
     """Hooks that break under the KV cache: one-token steps that miss or repeat an adapter."""
     llm = build()
     bare = llm.generate(IDS, max_new_tokens=8, min_new_tokens=8, do_sample=False)
-    adapters = attach_adapters(llm, D, 4, 2)
-    randomise(adapters)
+    adapters = attached(llm, 2)
     set_task(adapters, REGION)
     for beams in (1, 3):
         options = dict(max_new_tokens=8, min_new_tokens=8, do_sample=False, num_beams=beams)
@@ -106,8 +105,9 @@ def test_cached_generation_equals_uncached(build, sites):
         assert not torch.equal(cached, bare)  # the adapters do speak
 
 
-def test_mixture_is_the_gated_sum():
-    """Gates taken by adapter instead of by task, or a softmax nobody asked for."""
+def test_mixture_is_the_gated_sum_of_scaled_adapters():
+    """Gates taken by adapter instead of by task, or a softmax nobody asked for; the scale left out
+    of the product; a down-projection that starts at zero never wakes."""
     torch.manual_seed(0)
     mixture, x = MixtureOfAdapters(D, 4, 2), torch.randn(2, 3, D)
     randomise(mixture)
@@ -117,11 +117,6 @@ def test_mixture_is_the_gated_sum():
         expected = (mixture.router[0, task] * mixture.adapters[0](x)
                     + mixture.router[1, task] * mixture.adapters[1](x))
         torch.testing.assert_close(mixture(x), expected)
-
-
-def test_adapter_formula_and_start():
-    """The scale left out of the product; a down-projection that starts at zero never wakes."""
-    torch.manual_seed(0)
     adapter, x = Adapter(D, 4), torch.randn(3, D)
     assert adapter.down.weight.abs().max() > 0 and adapter(x).abs().max() == 0
     assert 0.9 < adapter.down.weight.abs().max() * D ** 0.5 <= 1  # kaiming_uniform(a=sqrt 5)
@@ -136,8 +131,7 @@ def test_adapter_formula_and_start():
 def test_router_rows_learn_only_from_their_task(build, sites):
     """One row for both tasks: region batches would move the image route."""
     llm = build().requires_grad_(False)
-    adapters = attach_adapters(llm, D, 4, 2)
-    randomise(adapters)
+    adapters = attached(llm, 2)
     for task in (REGION, IMAGE):
         set_task(adapters, task)
         adapters.zero_grad()
@@ -155,13 +149,11 @@ def test_merge_is_the_identity_at_step_0(build, sites):
     singles = {}
     for task, seed in ((REGION, 11), (IMAGE, 12)):
         llm = build()
-        single = attach_adapters(llm, D, 4, 1)
-        randomise(single, seed)
+        single = attached(llm, 1, seed)
         trained = {f"adapters.{name}": p.clone() for name, p in single.named_parameters()}
         singles[task] = (trained | {"mlp.0.weight": torch.ones(1)}, logits(llm))
     llm = build()
-    both = attach_adapters(llm, D, 4, 2)
-    randomise(both, 13)
+    both = attached(llm, 2, 13)
     torch.nn.init.ones_(both[0].router)  # a router that is not at its start is put back there
     merged = merge_stage_adapters(singles[REGION][0], singles[IMAGE][0])
     both.load_state_dict({name.removeprefix("adapters."): t for name, t in merged.items()})
@@ -181,8 +173,9 @@ def test_router_mix_for_drawing():
     assert router_mix([MixtureOfAdapters(D, 4, 1)], IMAGE).tolist() == [[1]]
 
 
-def test_task_must_be_known():
-    """LION's silent trap: a category that is not understood takes the image route."""
+def test_misuse_is_told():
+    """LION's silent trap: a category that is not understood takes the image route. Two sets of
+    hooks that add up; an LLM without a known FFN that trains nothing."""
     mixture = MixtureOfAdapters(D, 4, 2)
     with pytest.raises(RuntimeError, match="set_task"):
         mixture(torch.zeros(1, D))
@@ -194,10 +187,6 @@ def test_task_must_be_known():
     assert mixture.task == IMAGE
     set_task([mixture], REGION)
     assert mixture.task == REGION
-
-
-def test_attach_refuses_twice_and_nowhere():
-    """Two sets of hooks that add up; an LLM without a known FFN that trains nothing."""
     llm = llama()
     attach_adapters(llm, D, 4, 1)
     with pytest.raises(ValueError, match="already"):
@@ -213,7 +202,6 @@ def test_attach_refuses_twice_and_nowhere():
 def test_fp32_adapters_beside_a_bf16_llm(build, sites):
     """A dtype clash inside the hook, or an LLM whose residual stream silently turns fp32."""
     llm = build().bfloat16()
-    adapters = attach_adapters(llm, D, 4, 1)
-    randomise(adapters)
+    adapters = attached(llm, 1)
     assert adapters[0].adapters[0].scale.dtype == torch.float32
     assert logits(llm).dtype == torch.bfloat16

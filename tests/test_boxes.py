@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lion_min import BadInput
-from lion_min.boxes import MAX_PROMPT, BoxText, area, box_iou, check_box, check_prompt, iou, prompt_boxes
+from lion_min.boxes import (MAX_PROMPT, BoxText, area, box_iou, check_box, check_prompt, iou,
+                            prompt_boxes)
 
 # What a user may type on a 200x100 picture -> a word of the one line that answers it.
 BAD = {
@@ -42,11 +43,11 @@ def test_malformed_boxes_are_refused_in_one_line(literal, word):
     assert word in message and "\n" not in message and message.startswith("prompt: box [")
 
 
-@pytest.mark.parametrize("numbers", [[None, 0, 1, 1], ["a", "b", "c", "d"], [10**400, 0, 1, 1]])
-def test_annotation_files_with_words_for_numbers_are_refused(numbers):
+def test_annotation_files_with_words_for_numbers_are_refused():
     """Guards: a traceback on a data set's null box; the error must name the file."""
-    with pytest.raises(BadInput, match="photos.json line 7: box .* numbers"):
-        check_box(numbers, 200, 100, "photos.json line 7")
+    for numbers in ([None, 0, 1, 1], ["a", "b", "c", "d"], [10**400, 0, 1, 1]):
+        with pytest.raises(BadInput, match="photos.json line 7: box .* numbers"):
+            check_box(numbers, 200, 100, "photos.json line 7")
 
 
 def test_pixels_and_fractions_are_one_box():
@@ -58,17 +59,14 @@ def test_pixels_and_fractions_are_one_box():
 
 
 def test_one_per_cent_is_clipped_and_said():
-    """Guards: clipping in silence, or refusing a box that a labelling tool rounded outwards."""
+    """Guards: clipping in silence, or refusing a box that a labelling tool rounded outwards; an
+    off-by-rounding that refuses the smallest allowed box, or a 1x1 picture's own."""
     for numbers in ([-0.01, 0.2, 1.01, 1.005], [-2, 20, 202, 100.5]):
         box, note = check_box(numbers, 200, 100)
         assert box == pytest.approx((0, 0.2, 1, 1)) and "clipped" in note
     assert check_box([0, 0, 200, 100], 200, 100) == ((0, 0, 1, 1), "")
     with pytest.raises(BadInput):
         check_box([0, 0, 203, 100], 200, 100)
-
-
-def test_one_pixel_is_a_box():
-    """Guards: an off-by-rounding that refuses the smallest allowed box, or a 1x1 picture's own."""
     for width in (3, 7, 64, 640, 4001):
         x = (width - 1) / width
         assert check_box([x, 0, 1, 1], width, width)[0][0] == x
@@ -76,8 +74,13 @@ def test_one_pixel_is_a_box():
 
 
 def test_round_trip_to_the_printed_precision():
-    """Guards: formatter and parser drifting apart, "-0.000", a thin box printed as no box."""
+    """Guards: formatter and parser drifting apart, "-0.000", a thin box printed as no box; a
+    reversed or pixel box written into training text, where nobody ever looks."""
     text, rng = BoxText(), random.Random(3)
+    for box in ((0.5, 0, 0.2, 1), (float("nan"), 0, 1, 1), (0, 0, 20, 10),
+                (0, 0, float("inf"), 1), (-0.1, 0, 1, 1)):
+        with pytest.raises(BadInput):
+            text.format(box)
     assert text.format((0.44, 0.06, 0.65, 0.367)) == "[0.440,0.060,0.650,0.367]"  # lion.md 3.3
     boxes = [(0, 0, 1, 1), (-0.0, 0, 1e-4, 1), (0.9999, 0.5, 1.0, 0.5002), (0.1234, 0, 0.1236, 1)]
     for _ in range(2000):
@@ -89,14 +92,6 @@ def test_round_trip_to_the_printed_precision():
         wide = all(b - a > 2e-3 for a, b in ((box[0], box[2]), (box[1], box[3])))
         assert read == pytest.approx(box, abs=0.5005e-3 if wide else 1.5e-3)
         assert text.format(read) == written and "-" not in written
-
-
-@pytest.mark.parametrize("box", [(0.5, 0, 0.2, 1), (float("nan"), 0, 1, 1), (0, 0, 20, 10),
-                                 (0, 0, float("inf"), 1), (-0.1, 0, 1, 1)])
-def test_format_refuses_what_is_no_box(box):
-    """Guards: a reversed or pixel box written into training text, where nobody ever looks."""
-    with pytest.raises(BadInput):
-        BoxText().format(box)
 
 
 def test_parse_never_raises_and_mends_nothing():
@@ -124,16 +119,12 @@ def test_prompt_is_rewritten_in_the_models_text():
     assert len(prompt_boxes("describe box [-1,0,100,50]", 200, 100)[2]) == 1
 
 
-@pytest.mark.parametrize("prompt", [
-    "what is [this thing]?", "array[i] and []", "{0} {name} {{", "a\nb", "what 🦁 is it [🦁]?",
-    "[0.1,0.2,about 0.3,0.4]", "[0.1,0.2"])
-def test_other_text_passes_untouched(prompt):
-    """Guards: a brace, a newline or words in brackets breaking the prompt (shikra's bug)."""
-    assert prompt_boxes(prompt, 200, 100) == (prompt, [], [])
-
-
-def test_empty_endless_and_undecodable_prompts():
-    """Guards: a traceback, or minutes of tokenizing, on a prompt that cannot mean anything."""
+def test_other_text_passes_untouched_or_is_refused():
+    """Guards: a brace, a newline or words in brackets breaking the prompt (shikra's bug); a
+    traceback, or minutes of tokenizing, on a prompt that cannot mean anything."""
+    for text in ("what is [this thing]?", "array[i] and []", "{0} {name} {{", "a\nb",
+                 "what 🦁 is it [🦁]?", "[0.1,0.2,about 0.3,0.4]", "[0.1,0.2"):
+        assert prompt_boxes(text, 200, 100) == (text, [], [])
     for prompt in ("", " \n\t", "a" * (MAX_PROMPT + 1), "caf\udce9"):
         with pytest.raises(BadInput, match="^prompt: [^\n]*$"):
             prompt_boxes(prompt, 200, 100)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lion_min.lyrics.detection_loss import assign, detection_parts, focal, giou, mask_parts, match, scene_masks, truth_of
+from lion_min.lyrics.detection_loss import (assign, detection_parts, focal, giou, mask_parts, match,
+                                            scene_masks, truth_of)
 from lion_min.lyrics.detection_scores import Found, average_precision, mask_iou, segment_iou
 from lion_min.lyrics.refiner import Detections, Refined
 from lion_min.scenes import WORLDS, Scene, Thing, make_scene
@@ -23,41 +24,34 @@ def tensor(*rows) -> Tensor:
     return torch.tensor(rows, dtype=torch.float32)
 
 
-# ---- matching and losses ------------------------------------------------------------------------
-
-@pytest.mark.parametrize("seed", range(40))
-def test_assignment_is_the_cheapest(seed):
-    """Bug: a greedy or otherwise not optimal assignment; ties and negative costs included."""
-    rng = random.Random(seed)
-    n, m = rng.randint(1, 5), rng.randint(5, 7)
-    draw = (lambda: rng.randint(-2, 2)) if seed % 2 else (lambda: rng.uniform(-5, 5))
-    cost = [[draw() for _ in range(m)] for _ in range(n)]
-    columns = assign(cost)
-    best = min(sum(cost[r][c] for r, c in enumerate(p))
-               for p in itertools.permutations(range(m), n))
-    assert len(set(columns)) == n
-    assert math.isclose(sum(cost[r][c] for r, c in enumerate(columns)), best, abs_tol=1e-9)
+def price(cost, columns) -> float:
+    return sum(row[c] for row, c in zip(cost, columns))
 
 
-def test_assignment_edges():
-    """Bug: a picture without objects crashes; more objects than queries pass in silence."""
+def test_assignment_is_the_cheapest():
+    """Bug: a greedy or otherwise not optimal assignment; ties and negative costs included. A
+    picture without objects crashes; more objects than queries pass in silence."""
+    for seed in range(40):
+        rng = random.Random(seed)
+        n, m = rng.randint(1, 5), rng.randint(5, 7)
+        draw = (lambda: rng.randint(-2, 2)) if seed % 2 else (lambda: rng.uniform(-5, 5))
+        cost = [[draw() for _ in range(m)] for _ in range(n)]
+        columns = assign(cost)
+        best = min(price(cost, p) for p in itertools.permutations(range(m), n))
+        assert len(set(columns)) == n, seed
+        assert math.isclose(price(cost, columns), best, abs_tol=1e-9), seed
     assert assign([]) == []
     assert assign([[1.0, 0.0], [5.0, 0.0]]) == [0, 1]               # greedy would pay 5
     with pytest.raises(ValueError, match="2 objects"):
         assign([[0.0], [0.0]])
 
 
-def test_giou_by_hand():
-    """Bug: the enclosing box's term missing or with the wrong sign."""
-    a = tensor([0, 0, 2, 2])
-    assert giou(a, a).item() == 1
-    assert math.isclose(giou(a, tensor([1, 0, 3, 2])).item(), 2 / 6, rel_tol=1e-6)
-    assert math.isclose(giou(a, tensor([4, 0, 6, 2])).item(), 0 - 4 / 12, rel_tol=1e-6)
-    assert math.isclose(giou(a, tensor([1, 1, 3, 3])).item(), 1 / 7 - 2 / 9, rel_tol=1e-6)
-
-
-def test_focal_by_hand():
-    """Bug: the weight of positives given to negatives, or easy cases not played down."""
+def test_giou_and_focal_by_hand():
+    """Bug: the enclosing box's term missing or with the wrong sign; the weight of positives given
+    to negatives, or easy cases not played down."""
+    others = tensor([0, 0, 2, 2], [1, 0, 3, 2], [4, 0, 6, 2], [1, 1, 3, 3])
+    want = tensor(1, 2 / 6, 0 - 4 / 12, 1 / 7 - 2 / 9)
+    assert torch.allclose(giou(tensor([0, 0, 2, 2]), others), want, rtol=1e-6)
     got = focal(tensor(0.0, 0.0, 4.0), tensor(1.0, 0.0, 1.0))
     easy = 1 - 1 / (1 + math.exp(-4))
     want = [0.25 * 0.25 * math.log(2), 0.75 * 0.25 * math.log(2),
@@ -78,30 +72,31 @@ def perfect(scenes: list[Scene], queries: int = 6) -> tuple[Detections, object]:
 
 
 def test_perfect_guesses_match_and_cost_nothing():
-    """Bug: matched rows and true rows in different orders; padding objects in the loss."""
+    """Bug: matched rows and true rows in different orders; padding objects in the loss; a tag that
+    the prompt lacks (-inf) makes the loss infinite or NaN."""
     guess, truth = perfect(SCENES)
     matched = match(guess, truth)
     assert matched == [list(range(n, 0, -1)) for n in truth.counts]
     assert all(abs(float(v)) < 1e-4 for v in detection_parts(guess, truth, matched).values())
     wrong = [own[::-1] for own in matched]
     assert all(float(v) > 0.1 for v in detection_parts(guess, truth, wrong).values())
-
-
-def test_words_outside_the_prompt_have_no_loss():
-    """Bug: a tag that the prompt lacks (-inf) makes the loss infinite or NaN."""
-    guess, truth = perfect(SCENES)
     guess.logits[..., 0] = -torch.inf
     assert detection_parts(guess, truth, match(guess, truth))["words"].isfinite()
 
 
-def test_mask_losses_by_hand():
-    """Bug: the dice of a batch instead of a mask; an empty batch is NaN."""
+def test_masks_by_hand():
+    """Bug: the dice of a batch instead of a mask; an empty batch is NaN. Of the score: two empty
+    masks NaN; a mean over pixels."""
     logits, truth = torch.full((2, 2, 2), 100.0), torch.zeros(2, 2, 2)
     truth[0] = 1
     parts = mask_parts(logits, truth)
     assert math.isclose(parts["dice"], (0 + 1 - 1 / 5) / 2, rel_tol=1e-6)
     assert math.isclose(parts["mask"], 50, rel_tol=1e-6)
     assert all(v == 0 for v in mask_parts(logits[:0], truth[:0]).values())
+    a, b = torch.zeros(2, 3, 4, 4, dtype=torch.bool)
+    a[0, :2], b[0, 1:3] = True, True                                  # 4 of 12
+    a[1], b[1] = True, True
+    assert torch.allclose(mask_iou(a, b), tensor(1 / 3, 1, 0))
 
 
 def test_truth_marks_size_and_texture():
@@ -131,8 +126,6 @@ def test_scene_masks_are_the_drawn_pixels():
     assert scene_masks(Scene(WORLD, (), "x"), 32).shape == (0, 32, 32)
 
 
-# ---- scores -------------------------------------------------------------------------------------
-
 def found(*rows) -> Found:
     return Found(tensor(*(r[0] for r in rows)).view(-1, 4), [r[1] for r in rows],
                  [r[2] for r in rows])
@@ -154,27 +147,16 @@ def test_average_precision_by_hand():
 
 
 def test_average_precision_marks_and_empty_pictures():
-    """Bug: the mark ignored; division by no object; a picture without found boxes left out."""
+    """Bug: the mark ignored; division by no object; a picture without found boxes left out; a
+    found box takes the first true object it overlaps, not the nearest."""
     true = [Found(tensor([0, 0, 1, 1]), ["x"]), Found(tensor([0, 0, 1, 1]), ["x"])]
     got = [found(([0, 0, 1, 0.7], "x", 0.9)), Found(torch.zeros(0, 4), [])]
     assert average_precision(got, true, 0.65) == 0.5 and average_precision(got, true, 0.75) == 0
     none = [Found(torch.zeros(0, 4), [])]
     assert average_precision(none, none) == 1 and average_precision(got[:1], none) == 0
-
-
-def test_an_object_goes_to_its_best_free_box():
-    """Bug: a found box takes the first true object it overlaps, not the nearest."""
     true = [Found(tensor([0, 0, 1, 0.6], [0, 0, 1, 1]), ["x", "x"])]
     got = [found(([0, 0, 1, 0.9], "x", 0.9), ([0, 0, 1, 0.55], "x", 0.8))]
     assert average_precision(got, true, 0.6) == 1
-
-
-def test_mask_iou_by_hand():
-    """Bug: two empty masks NaN; a mean over pixels."""
-    a, b = torch.zeros(3, 4, 4, dtype=torch.bool), torch.zeros(3, 4, 4, dtype=torch.bool)
-    a[0, :2], b[0, 1:3] = True, True                                  # 4 of 12
-    a[1], b[1] = True, True
-    assert torch.allclose(mask_iou(a, b), tensor(1 / 3, 1, 0))
 
 
 def test_segments_are_scored_by_their_box():

@@ -1,11 +1,14 @@
 """Drawn pictures: where the ink goes, and what happens to the file."""
 
+import resource
+
 import pytest
 import torch
 from PIL import Image, ImageChops
 
 from lion_min import BadInput
-from lion_min.drawing import COLOURS, SHORT_SIDE, draw_boxes, enlarge, heat_map, panel, sampling_points, save_image
+from lion_min.drawing import (COLOURS, SHORT_SIDE, draw_boxes, enlarge, heat_map, panel,
+                              sampling_points, save_image)
 
 
 def ink(before, after):
@@ -40,7 +43,8 @@ def test_labels_stay_inside_and_are_legible(box):
 
 
 def test_two_labels_do_not_hide_each_other():
-    """Guards: the prompt's box and the answer's box on one object, one label over the other."""
+    """Guards: the prompt's box and the answer's box on one object, one label over the other; zip()
+    dropping the last box's label in silence."""
     image, box = Image.new("RGB", (64, 64), "grey"), (.3, .3, .7, .7)
     one = draw_boxes(image, [box, box], ["first", ""], ["red", "blue"])
     two = draw_boxes(image, [box, box], ["first", "second"], ["red", "blue"])
@@ -48,6 +52,8 @@ def test_two_labels_do_not_hide_each_other():
     x1, y1, x2, y2 = ink(bare, one)
     assert ink(one.crop((x1, y1, x2, y2)), two.crop((x1, y1, x2, y2))) is None
     assert ink(one, two) is not None
+    with pytest.raises(ValueError):
+        draw_boxes(image, [box], ["a", "b"])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (2000, 1500), (5, 300)])
@@ -57,12 +63,6 @@ def test_odd_sizes(size):
     drawn = draw_boxes(image, [(0, 0, 1, 1), (.5, .5, .6, .6)], ["whole", "a 🦁\nnew line {}"])
     assert max(drawn.size) <= 4096 and min(drawn.size) >= 1
     assert heat_map(image, torch.rand(8, 8)).size == drawn.size
-
-
-def test_labels_must_match_boxes():
-    """Guards: zip() dropping the last box's label in silence."""
-    with pytest.raises(ValueError):
-        draw_boxes(Image.new("RGB", (9, 9)), [(0, 0, 1, 1)], ["a", "b"])
 
 
 def test_heat_is_where_the_weight_is():
@@ -113,19 +113,15 @@ def test_saved_pictures_open_again(tmp_path, name):
     assert [p.name for p in tmp_path.iterdir()] == [name]  # no draft is left behind
 
 
-def test_bad_outputs(tmp_path):
-    """Guards: a traceback after all the work is done, a folder or device replaced by a picture."""
+def test_bad_outputs_and_a_failed_write(tmp_path):
+    """Guards: a traceback after all the work is done, a folder or device replaced by a picture; a
+    full disk turning yesterday's good picture into half of today's."""
     (tmp_path / "folder.png").mkdir()
     for name, word in (("a.xyz", "unknown"), ("a", "unknown"), ("no/a.png", "does not exist"),
                        ("folder.png", "not a file"), ("x" * 300 + ".png", "could not")):
         with pytest.raises(BadInput, match=f"^output [^\n]*{word}[^\n]*$"):
             save_image(Image.new("RGB", (4, 4)), tmp_path / name)
-
-
-def test_failed_write_keeps_the_earlier_file(tmp_path):
-    """Guards: a full disk turning yesterday's good picture into half of today's."""
-    resource = pytest.importorskip("resource")
-    path = tmp_path / "good.bmp"
+    path = tmp_path / "folder.png" / "good.bmp"
     save_image(Image.new("RGB", (8, 8), "red"), path)
     earlier, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # as a full disk would
@@ -134,4 +130,4 @@ def test_failed_write_keeps_the_earlier_file(tmp_path):
             save_image(Image.new("RGB", (400, 400)), path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert path.read_bytes() == earlier and list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == earlier and list(path.parent.iterdir()) == [path]

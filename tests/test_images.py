@@ -44,17 +44,18 @@ def test_ordinary_files(tmp_path, name, mode, options):
     assert near(image.getpixel((5, 10)), RED, 40) and near(image.getpixel((35, 10)), BLUE, 40)
 
 
-@pytest.mark.parametrize("orientation, corners", [
-    (3, ("blue", "red")), (6, ("red", "red")), (8, ("blue", "blue")), (2, ("blue", "red"))])
-def test_exif_rotation_is_obeyed(tmp_path, orientation, corners):
+@pytest.mark.parametrize("orientation, size, corners", [
+    (3, (40, 20), (BLUE, RED)), (6, (20, 40), (RED, RED)), (8, (20, 40), (BLUE, BLUE)),
+    (2, (40, 20), (BLUE, RED))])
+def test_exif_rotation_is_obeyed(tmp_path, orientation, size, corners):
     """Guards: phone photographs lying on their side, every box beside its object."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     two_halves().save(tmp_path / "phone.jpg", exif=exif, quality=95)
     image = load_image(str(tmp_path / "phone.jpg"))
-    assert image.size == ((20, 40) if orientation in (6, 8) else (40, 20))
+    assert image.size == size
     for x, expected in zip((2, image.width - 3), corners):
-        assert near(image.getpixel((x, 3)), RED if expected == "red" else BLUE, 20)
+        assert near(image.getpixel((x, 3)), expected, 20)
     assert image.getexif().get(0x0112, 1) == 1  # or it would be turned again after saving
 
 
@@ -84,17 +85,14 @@ def test_sixteen_bit_one_bit_and_float(tmp_path):
     assert to_rgb(Image.new("F", (2, 2), 200.0)).getpixel((0, 0)) == (200,) * 3
 
 
-@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
-def test_animation_gives_its_first_frame(tmp_path, kind):
-    """Guards: the last frame, or a strip of all of them, standing for the picture."""
+def test_animations_and_one_pixel(tmp_path):
+    """Guards: the last frame, or a strip of all of them, standing for the picture; a division by
+    zero on the smallest picture there is."""
     frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, BLUE, BLUE)]
-    frames[0].save(tmp_path / "moving", kind, save_all=True, append_images=frames[1:])
-    image = load_image(tmp_path / "moving")
-    assert image.size == (8, 8) and near(image.getpixel((4, 4)), RED)
-
-
-def test_one_pixel_picture(tmp_path):
-    """Guards: a division by zero on the smallest picture there is."""
+    for kind in ("GIF", "PNG", "WEBP"):
+        frames[0].save(tmp_path / "moving", kind, save_all=True, append_images=frames[1:])
+        image = load_image(tmp_path / "moving")
+        assert image.size == (8, 8) and near(image.getpixel((4, 4)), RED), kind
     Image.new("RGB", (1, 1), RED).save(tmp_path / "dot.png")
     image = load_image(tmp_path / "dot.png")
     assert image.size == (1, 1) and to_pixels([image], 16).shape == (1, 3, 16, 16)
@@ -124,29 +122,24 @@ def test_bomb_is_refused_before_decoding(tmp_path, monkeypatch, recwarn, side):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "WEBP"])
-def test_truncated_files(tmp_path, kind):
-    """Guards: a half-downloaded picture read as half grey, or a traceback from its decoder."""
-    whole = encoded(kind)
+def test_damaged_files(tmp_path, kind):
+    """Guards: a half-downloaded picture read as half grey, or a traceback from its decoder; the
+    decoders' many exceptions (struct, zlib, syntax ...) reaching the user."""
+    whole, path = encoded(kind), tmp_path / "cut"
     for share in (0.02, 0.5, 0.9):
-        path = tmp_path / f"cut{share}"
         path.write_bytes(whole[:int(len(whole) * share)])
         with pytest.raises(BadInput, match="^image [^\n]*cut[^\n]*$"):
             load_image(path)
-
-
-def test_flipped_bytes_never_give_a_traceback(tmp_path):
-    """Guards: the decoders' many exceptions (struct, zlib, syntax ...) reaching the user."""
-    path, generator = tmp_path / "noise", torch.Generator().manual_seed(0)
-    for kind in ("PNG", "JPEG", "GIF", "BMP", "WEBP"):
-        for _ in range(40):
-            data = bytearray(encoded(kind))
-            for place in torch.randint(len(data), (6,), generator=generator).tolist():
-                data[place] ^= 0x5a
-            path.write_bytes(data)
-            try:
-                assert load_image(path).mode == "RGB"
-            except BadInput as error:
-                assert "\n" not in str(error)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(40):
+        data = bytearray(whole)
+        for place in torch.randint(len(data), (6,), generator=generator).tolist():
+            data[place] ^= 0x5a
+        path.write_bytes(data)
+        try:
+            assert load_image(path).mode == "RGB"
+        except BadInput as error:
+            assert "\n" not in str(error)
 
 
 def test_what_is_no_picture(tmp_path):
@@ -167,17 +160,14 @@ def test_what_is_no_picture(tmp_path):
 
 
 def test_to_pixels_frame_and_numbers():
-    """Guards: channels last, rows and columns exchanged, crop for squash, mean and std mixed."""
+    """Guards: channels last, rows and columns exchanged, crop for squash, mean and std mixed;
+    resampling without antialias, which drops a line between two sampled points."""
     pixels = to_pixels([two_halves(), Image.new("RGB", (3, 9), (255, 0, 51))], 8)
     assert pixels.shape == (2, 3, 8, 8) and pixels.dtype == torch.float32
     expected = [(v / 255 - m) / s for v, m, s in zip((255, 0, 51), CLIP_MEAN, CLIP_STD)]
     torch.testing.assert_close(pixels[1].mean((1, 2)), torch.tensor(expected))
     raw = to_pixels([two_halves()], 8, (0, 0, 0), (1, 1, 1))[0] * 255
     assert near(raw[:, 4, 1].tolist(), RED, 3) and near(raw[:, 4, 6].tolist(), BLUE, 3)
-
-
-def test_shrinking_keeps_thin_things():
-    """Guards: resampling without antialias, which drops a line between two sampled points."""
     image = Image.new("RGB", (512, 512), "black")
     ImageDraw.Draw(image).line([101, 0, 101, 511], fill="white")
     raw = to_pixels([image], 64, (0, 0, 0), (1, 1, 1))

@@ -8,45 +8,51 @@ import pytest
 from asked import check, scenes
 
 from lion_min import BadInput
-from lion_min.pvit.instructions import messages
+from lion_min.pvit.instructions import (CATEGORY, KEPT, NOTHING, STRATEGIES, STRATEGY_OF,
+                                        Instruction, generate, messages)
+from lion_min.pvit.instructions.__main__ import main
 from lion_min.pvit.instructions.chat import LocalChat, SceneChat
 from lion_min.pvit.instructions.conversion import convert_gqa, convert_vcr
-from lion_min.pvit.instructions import (CATEGORY, FORMAT, IN_ANSWER, KEPT, NO_REGION, NOTHING,
-                                        STRATEGIES, STRATEGY_OF, Instruction, filtered, generate,
-                                        main, parse_pairs, parse_questions, parse_single)
+from lion_min.pvit.instructions.forms import (FORMAT, IN_ANSWER, NO_REGION, as_pairs,
+                                              as_questions, filtered, parse_pairs,
+                                              parse_questions, parse_single)
 from lion_min.scenes import WORLDS, make_scene
 
 R1, R2 = "<Region>[0.1, 0.2, 0.3, 0.4]</Region>", "<Region>[0.500, 0.500, 0.900, 0.800]</Region>"
+BOX1, BOX2 = (0.1, 0.2, 0.3, 0.4), (0.5, 0.5, 0.9, 0.8)
+SMALL = scenes(WORLDS["small"], 3)
+
+
+def printed(text: str) -> str:
+    """With three decimals, as our own form has them."""
+    return text.replace("[0.1, 0.2, 0.3, 0.4]", "[0.100, 0.200, 0.300, 0.400]")
 
 
 # ---- conversion ----------------------------------------------------------------------------------
 
-def test_conversion_of_gqa():
+@pytest.mark.parametrize("question, mentions, converted", [
+    ("What is this bird called?", [("bird", BOX1)], f"What is this bird in {R1} called?"),
+    ("Is the red cup left of the cupboard or cup?", [("cup", BOX1), ("red cup", BOX2)],
+     f"Is the red cup in {R2} left of the cupboard or cup in {R1}?"),
+    ("Is it sunny?", [("sky", BOX1)], "Is it sunny?")])
+def test_conversion_of_gqa(question, mentions, converted):
     """Guards: a region behind another object of the same name, or inside a longer word."""
-    cup, red = (0.1, 0.2, 0.3, 0.4), (0.5, 0.5, 0.9, 0.8)
-    assert convert_gqa("What is this bird called?", "owl", [("bird", cup)]) == (
-        "What is this bird in <Region>[0.100, 0.200, 0.300, 0.400]</Region> called?", "owl")
-    question, _ = convert_gqa("Is the red cup left of the cupboard or cup?", "no",
-                              [("cup", cup), ("red cup", red)])
-    assert question == (f"Is the red cup in {R2} left of the cupboard or cup in "
-                        "<Region>[0.100, 0.200, 0.300, 0.400]</Region>?")
-    unnamed = convert_gqa("Is it sunny?", "yes", [("sky", cup)])
-    assert unnamed == ("Is it sunny?", "yes") and filtered((unnamed,)) == NO_REGION
+    turn = convert_gqa(question, "yes", mentions)
+    assert turn == (printed(converted), "yes")
+    assert filtered((turn,)) == ((turn,) if "Region" in converted else NO_REGION)
 
 
 def test_conversion_of_vcr():
     """Guards: ordinals off by one, a marker left standing, a region in the target."""
-    boxes = {"person1": (0.1, 0.2, 0.3, 0.4), "dining table2": (0.5, 0.5, 0.9, 0.8)}
+    boxes = {"person1": BOX1, "dining table2": BOX2}
     turn = convert_vcr("Why does <person1> look at <dining table2>?", "<person1> is hungry.",
                        "<dining table2> and <dog12> are near.", boxes)
-    assert turn == ("Why does the first person in <Region>[0.100, 0.200, 0.300, 0.400]</Region> "
-                    f"look at the second dining table in {R2}?",
-                    "The first person is hungry. The second dining table and the 12th dog "
-                    "are near.")
+    assert turn == (printed(f"Why does the first person in {R1} look at the second dining table "
+                            f"in {R2}?"), "The first person is hungry. The second dining table "
+                    "and the 12th dog are near.")
     assert filtered((turn,)) == (turn,)
-    with pytest.raises(BadInput, match="<person2> has no box") as told:
+    with pytest.raises(BadInput, match=r"^.*<person2> has no box.*\Z"):  # one line
         convert_vcr("What is <person2> doing?", "x", "y", boxes)
-    assert "\n" not in str(told.value)
 
 
 def test_scenes_that_give_no_question():
@@ -62,27 +68,38 @@ def single(question: str, answer: str) -> str:
     return f"Question: {question}\n======\nAnswer: {answer}"
 
 
-def test_forms():
-    """Guards: half a reply, or two replies in one, that pass as an instruction."""
+THREE = as_questions("abc")
+PAIRS = as_pairs((("a", "1"), ("b", "2")))
+DIALOGUE = [("a?", "1"), ("b?", "2"), ("c?", "3")]
+
+
+def test_forms_are_parsed():
+    """Guards: line breaks that make a reply unreadable; parts in another order."""
     assert parse_single(single("What?", "This.")) == (("What?", "This."),)
     assert parse_single("\nQuestion:\nWhat\nis it?\n\n======\n\nAnswer: a\n b \n") == (
         ("What is it?", "a b"),)
-    for broken in ("", "What?", "Question: a\n===\nAnswer: b", "Question: a\n======\n",
-                   "Question:\n======\nAnswer: b", "Sure!\n" + single("a", "b"),
-                   single("a", "b\n\nQuestion: c"),
-                   single("a", "b") + "\n" + single("a", "b"), "Answer: b\n======\nQuestion: a",
-                   single("a", "b\n======\nAnswer: c"), "Question: a ====== Answer: b"):
-        assert parse_single(broken) is None, broken
-    three = "Question: a\n===\nQuestion: b\n===\nQuestion: c"
-    assert parse_questions(three) == ("a", "b", "c")
-    for broken in ("", "Question: a\n===\nQuestion: b", three.replace("b", ""),
-                   three.replace("===", "======"), three.replace("Question: b", "b")):
-        assert parse_questions(broken) is None, broken
-    pairs = "Question: a\n===\nAnswer: 1\n===\nQuestion: b\n===\nAnswer: 2"
-    assert parse_pairs(pairs) == (("a", "1"), ("b", "2"))
-    for broken in ("", pairs + "\n===\nQuestion: c", pairs.replace("Answer: 1", "Answer:"),
-                   pairs.replace("Answer: 1", "1"), pairs.replace("\n===\n", "\n")):
-        assert parse_pairs(broken) is None, broken
+    assert THREE == "Question: a\n===\nQuestion: b\n===\nQuestion: c"
+    assert parse_questions(THREE) == ("a", "b", "c")
+    assert PAIRS == "Question: a\n===\nAnswer: 1\n===\nQuestion: b\n===\nAnswer: 2"
+    assert parse_pairs(PAIRS) == (("a", "1"), ("b", "2"))
+
+
+@pytest.mark.parametrize("parse, broken", [
+    *((parse_single, text) for text in (
+        "", "What?", "Question: a\n===\nAnswer: b", "Question: a\n======\n",
+        "Question:\n======\nAnswer: b", "Sure!\n" + single("a", "b"),
+        single("a", "b\n\nQuestion: c"), single("a", "b") + "\n" + single("a", "b"),
+        "Answer: b\n======\nQuestion: a", single("a", "b\n======\nAnswer: c"),
+        single("a", "b\n======\n" + single("c", "d")), "Question: a ====== Answer: b")),
+    *((parse_questions, text) for text in (
+        "", as_questions("ab"), THREE.replace("b", ""), THREE.replace("===", "======"),
+        THREE.replace("Question: b", "b"))),
+    *((parse_pairs, text) for text in (
+        "", PAIRS + "\n===\nQuestion: c", PAIRS.replace("Answer: 1", "Answer:"),
+        PAIRS.replace("Answer: 1", "1"), PAIRS.replace("\n===\n", "\n")))])
+def test_broken_forms_are_refused(parse, broken):
+    """Guards: half a reply, or two replies in one, that pass as an instruction."""
+    assert parse(broken) is None
 
 
 @pytest.mark.parametrize("question, answer, must, reason", [
@@ -99,44 +116,31 @@ def test_forms():
     ("Is note [1] in [a, b]?", "no", False, None)])
 def test_filters(question, answer, must, reason):
     """Guards: a sample that training would refuse, or one dropped under another filter's name."""
-    result = filtered(((question, answer),), must)
-    if reason is None:
-        want = question.replace("[0.1, 0.2, 0.3, 0.4]", "[0.100, 0.200, 0.300, 0.400]")
-        assert result == ((want, answer),)
-    else:
-        assert result == reason
+    assert filtered(((question, answer),), must) == (reason or ((printed(question), answer),))
 
 
-@pytest.mark.parametrize("task, reply, reason", [
-    ("attribute", "I am sorry.", FORMAT), ("attribute", single("What is there?", "a cup"), KEPT),
-    ("attribute", single(f"What is in {R1}?", R2), IN_ANSWER), ("general", "", FORMAT),
-    ("general", "Question: What?\n===\nAnswer: that", NO_REGION),
-    ("general", f"Question: What is in {R1}?\n===\nAnswer: that", KEPT),
-    ("dialogue", "Question: a\n===\nQuestion: b", FORMAT),
-    ("dialogue", "Question: a\n===\nQuestion: b\n===\nQuestion: c", FORMAT)])
-def test_what_a_chat_model_gets_wrong_is_counted(task, reply, reason):
-    """Guards: a filter that only the rule-based chat passes, and counts that do not add up."""
-    made, counts = generate(scenes(WORLDS["small"], 3), lambda s: lambda m: reply, None,
-                            random.Random(0), task=task)
+@pytest.mark.parametrize("task, replies, reason", [
+    ("attribute", ["I am sorry."], FORMAT), ("attribute", [single("What?", "a cup")], KEPT),
+    ("attribute", [single(f"What is in {R1}?", R2)], IN_ANSWER), ("general", [""], FORMAT),
+    ("general", ["Question: What?\n===\nAnswer: that"], NO_REGION),
+    ("general", [f"Question: What is in {R1}?\n===\nAnswer: that"], KEPT),
+    ("dialogue", [as_questions("ab")], FORMAT), ("dialogue", [THREE, THREE], FORMAT),
+    ("dialogue", [THREE, as_pairs(DIALOGUE[:2])], FORMAT),
+    ("dialogue", [THREE, as_pairs(DIALOGUE)], NO_REGION)])
+def test_what_a_chat_model_gets_wrong_is_counted(task, replies, reason):
+    """Guards: a filter that only the rule-based chat passes, counts that do not add up; dialogues
+    below three answered questions, or without any region, that are kept."""
+    def chat_for(scene):
+        turns = iter(replies)
+        return lambda messages: next(turns)
+
+    made, counts = generate(SMALL, chat_for, None, random.Random(0), task=task)
     assert counts == {reason: 3} and len(made) == (3 if reason == KEPT else 0)
-
-
-def test_a_dialogue_of_which_two_turns_are_answered_is_dropped():
-    """Guards: dialogues below three questions; one without any region that is kept."""
-    for pairs, reason in ((2, FORMAT), (3, NO_REGION)):
-        answers = messages.as_pairs([("a?", "1"), ("b?", "2"), ("c?", "3")][:pairs])
-
-        def chat(request):
-            asked = "Questions:" in request[-1]["content"]
-            return answers if asked else messages.as_questions(["a?", "b?", "c?"])
-
-        assert generate(scenes(WORLDS["small"], 2), lambda s: chat, None, random.Random(0),
-                        task="dialogue")[1] == {reason: 2}
 
 
 def test_categories():
     """Guards: a task that the FineEval report cannot place."""
-    assert set(CATEGORY) == {t for tasks in STRATEGIES.values() for t in tasks} == set(STRATEGY_OF)
+    assert set(CATEGORY) == set(STRATEGY_OF)
     assert set(CATEGORY.values()) == {"recognition", "attribute", "reasoning", "counting", "other"}
 
 
@@ -144,37 +148,37 @@ def test_categories():
 
 def test_the_command_writes_what_it_promises(tmp_path, capsys):
     """Guards: lines that name another scene than the one they are about; counts left unsaid."""
-    out = tmp_path / "new" / "out.jsonl"
-    assert main([str(out), "--count", "40", "--seed", "7", "--world", "rich"]) == 0
-    lines = [json.loads(line) for line in out.read_text().splitlines()]
-    told = {name: int(n) for n, name in re.findall(r"^ *(\d+)  (.+)$", capsys.readouterr().out,
-                                                   re.MULTILINE)}
-    assert set(told) == {KEPT, FORMAT, IN_ANSWER, NO_REGION, NOTHING}
-    assert len(lines) == told[KEPT] == 40 and told[FORMAT] > 0, "OCR without words is dropped"
-    everything = {s.seed: s for s in (make_scene(WORLDS["rich"], "train", 7, i)
-                                      for i in range(400))}
+    def written(name, *arguments):
+        assert main([str(tmp_path / "new" / name), *arguments]) == 0
+        return [json.loads(s) for s in (tmp_path / "new" / name).read_text().splitlines()]
+
+    rich = ("--count", "40", "--seed", "7", "--world", "rich")
+    lines = written("out.jsonl", *rich)
+    counts = {name: int(n) for n, name in re.findall(r"^ *(\d+)  (.+)$", capsys.readouterr().out,
+                                                     re.MULTILINE)}
+    assert set(counts) == {KEPT, FORMAT, IN_ANSWER, NO_REGION, NOTHING}
+    assert len(lines) == counts[KEPT] == 40 and counts[FORMAT] > 0, "OCR without words is dropped"
+    drawn = {s.seed: s for s in (make_scene(WORLDS["rich"], "train", 7, i) for i in range(400))}
     for line in lines:
         assert set(line) == {"turns", "strategy", "task", "category", "scene"}
         assert line["category"] == CATEGORY[line["task"]]
         assert line["task"] in STRATEGIES[line["strategy"]]
-        check(everything[line["scene"]], Instruction(line["turns"], "", line["task"]))
-    again = tmp_path / "again.jsonl"
-    main([str(again), "--count", "40", "--seed", "7", "--world", "rich"])
-    assert again.read_bytes() == out.read_bytes()
-    main([str(again), "--count", "5", "--strategy", "general"])
-    assert {json.loads(s)["task"] for s in again.read_text().splitlines()} == {"general"}
+        check(drawn[line["scene"]], Instruction(line["turns"], "", line["task"]))
+    assert written("again.jsonl", *rich) == lines
+    assert {line["task"] for line in written("again.jsonl", "--count", "5", "--strategy", "general")
+            } == {"general"}
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):
     """Guards: a traceback for a missing model, a folder in the way, an empty model."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "config.json").write_text("{}")
-    for args in (["--chat", str(tmp_path / "none")], ["--chat", str(tmp_path / "empty")]):
-        assert main([str(tmp_path / "out.jsonl"), "--count", "2", *args]) == 2
+    for out, chat in (("o.jsonl", ["--chat", str(tmp_path / "none")]), ("", []),
+                      ("o.jsonl", ["--chat", str(tmp_path / "empty")])):
+        assert main([str(tmp_path / out), "--count", "2", *chat]) == 2
         error = capsys.readouterr().err
-        assert error.startswith("error: chat model") and error.count("\n") == 1
-    assert main([str(tmp_path), "--count", "2"]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+        assert error.startswith("error: chat model" if chat else "error: ")
+        assert error.count("\n") == 1
     assert [p.name for p in tmp_path.iterdir()] == ["empty"]
     with pytest.raises(SystemExit, match="2"):
         main([str(tmp_path / "out.jsonl"), "--count", "0"])
@@ -202,12 +206,10 @@ def chat_model(tmp_path_factory):
 def test_a_local_model_is_a_chat(chat_model, tmp_path, capsys):
     """Guards: a reply that holds the request again, garbage that passes, a base model."""
     chat = LocalChat(chat_model, most=8)
-    request = messages.request("attribute", messages.scene_notes(scenes(WORLDS["small"], 1)[0]),
-                               random.Random(0))
+    request = messages.Request("attribute", messages.scene_notes(SMALL[0]), random.Random(0))
     reply = chat(request)
     assert isinstance(reply, str) and len(reply.split()) <= 8 and reply == chat(request)
-    made, counts = generate(scenes(WORLDS["small"], 3), lambda s: chat, "general",
-                            random.Random(0))
+    made, counts = generate(SMALL, lambda s: chat, "general", random.Random(0))
     assert not made and counts == {FORMAT: 3}
     chat.tokenizer.chat_template = None
     chat.tokenizer.save_pretrained(tmp_path)

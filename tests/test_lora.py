@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_adapters import IDS, VOCAB, llama, logits, t5
+from test_adapters import IDS, VOCAB, llama, logits, randomise, t5
 
 from lion_min.lora import LoRA, attach_lora, merge_lora
 from lion_min.language import LanguageSettings
@@ -11,13 +11,6 @@ from lion_min.language import build as build_llm
 LLMS = pytest.mark.parametrize("build, targets, sites", [
     (t5, ("q", "k", "v"), 3 * (3 + 2 * 2)),  # encoder: self; decoder: self and cross
     (llama, ("q_proj", "k_proj", "v_proj"), 9)])
-
-
-def randomise(loras, std: float = 0.3) -> None:
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for p in loras.parameters():
-            p.normal_(0, std)
 
 
 @LLMS
@@ -59,7 +52,7 @@ def test_merged_equals_unmerged_in_fp32():
     llm = build_llm(LanguageSettings(vocab=VOCAB, layers=5, ffn=384)).eval()
     base = logits(llm)
     loras = attach_lora(llm).eval()
-    randomise(loras, 0.03)
+    randomise(loras, std=0.03)
     trained = logits(llm)
     assert (trained - base).abs().max() > 1e-3
     merge_lora(llm, loras)
@@ -67,40 +60,29 @@ def test_merged_equals_unmerged_in_fp32():
 
 
 @LLMS
-def test_merging_moves_the_targets_alone(build, targets, sites):
-    """A LoRA on the output projection or the feed-forward net, which Lyrics leaves alone."""
-    llm = build()
-    before = {k: v.clone() for k, v in llm.state_dict().items()}
-    loras = attach_lora(llm, targets)
-    randomise(loras)
-    merge_lora(llm, loras)
-    moved = {k for k, v in llm.state_dict().items() if not torch.equal(v, before[k])}
-    assert moved == {k for k in before if k.split(".")[-2] in targets} and len(moved) == sites
-
-
-@LLMS
-def test_one_step_trains_lora_and_nothing_else(build, targets, sites):
-    """A frozen path that cuts the gradient; an LLM that is trained along."""
+def test_one_step_trains_lora_and_merging_moves_the_targets_alone(build, targets, sites):
+    """A frozen path that cuts the gradient; an LLM that is trained along; a LoRA on the output
+    projection or the feed-forward net, which Lyrics leaves alone."""
     llm = build().requires_grad_(False)
+    before = {k: v.clone() for k, v in llm.state_dict().items()}
     loras = attach_lora(llm, targets)
     randomise(loras)
     logits(llm).pow(2).sum().backward()
     assert all(p.grad.abs().max() > 0 for p in loras.parameters())
     assert all(p.grad is None for p in llm.parameters())
+    merge_lora(llm, loras)
+    moved = {k for k, v in llm.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved == {k for k in before if k.split(".")[-2] in targets} and len(moved) == sites
 
 
 @torch.no_grad()
-def test_value_by_hand():
-    """alpha as the scale itself, or rank / alpha."""
+def test_value_by_hand_and_dropout_only_in_training():
+    """alpha as the scale itself, or rank / alpha; dropout on the path at inference: answers would
+    change from run to run."""
     lora = LoRA(3, 2, rank=2, alpha=6, dropout=0.0)
     lora.down.weight.copy_(torch.tensor([[1., 0, 0], [0, 1, 0]]))
     lora.up.weight.copy_(torch.tensor([[1., 0], [0, 2]]))
     assert lora(torch.tensor([5., 7, 9])).tolist() == [15, 42]
-
-
-@torch.no_grad()
-def test_dropout_acts_only_in_training():
-    """Dropout on the path at inference: answers would change from run to run."""
     llm = llama()
     loras = attach_lora(llm, dropout=0.5)
     randomise(loras)
@@ -110,17 +92,12 @@ def test_dropout_acts_only_in_training():
 
 
 @torch.no_grad()
-def test_half_precision_llm():
-    """Fp32 steps beside a bf16 LLM: a crash, or an LLM lifted to fp32 from that layer on."""
-    llm = llama().bfloat16()
-    loras = attach_lora(llm)
-    randomise(loras)
-    assert logits(llm).dtype == torch.bfloat16 and loras[0].up.weight.dtype == torch.float32
-
-
-@torch.no_grad()
-def test_cached_generation_equals_full():
-    """A hook that sees only the first call of a generation."""
+def test_half_precision_and_cached_generation():
+    """Fp32 steps beside a bf16 LLM: a crash, or an LLM lifted to fp32 from that layer on. A hook
+    that sees only the first call of a generation."""
+    low = llama().bfloat16()
+    randomise(loras := attach_lora(low))
+    assert logits(low).dtype == torch.bfloat16 and loras[0].up.weight.dtype == torch.float32
     llm = llama()
     loras = attach_lora(llm).eval()
     randomise(loras)

@@ -24,14 +24,12 @@ def same_result(a: Path, b: Path) -> None:
         assert one["parts"] == pytest.approx(two["parts"], abs=1e-6)
         assert one["grad_norm"] == pytest.approx(two["grad_norm"], rel=1e-4)
     one, two = (checkpoints.load_tensors(f / checkpoints.STATE) for f in (a, b))
-    one, two = ({name: value for name, value in tensors.items() if not name.startswith("rng/")}
-                for tensors in (one, two))  # each step with shards seeds anew
     assert one.keys() == two.keys()
     for name in one:
-        assert torch.allclose(one[name], two[name], atol=1e-6), name
+        # RNG apart: each step with shards seeds anew
+        assert name.startswith("rng/") or torch.allclose(one[name], two[name], atol=1e-6), name
 
 
-# ---- shards in one process --------------------------------------------------------------------
 def test_a_step_of_shards_is_the_mean_of_their_losses(tmp_path):
     """Gradients were summed, not averaged; the last shard's loss alone was logged; the part that
     one shard uses got that shard's gradient whole."""
@@ -63,17 +61,14 @@ def test_a_step_of_shards_is_the_mean_of_their_losses(tmp_path):
 
 
 def test_a_resumed_run_of_shards_is_the_uninterrupted_one(tmp_path):
-    """Dropout of a shard went on from where the process happened to be."""
+    """Dropout of a shard went on from where the process happened to be; a run went on with half its
+    batch; a run from before there were shards could not go on."""
     train(tmp_path / "whole", accumulate=2)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "cut", accumulate=2, stop_at=6, at=1)
     assert checkpoints.read_state(tmp_path / "cut")[0] == 7
     train(tmp_path / "cut", accumulate=2, resume=True)
     same_result(tmp_path / "whole", tmp_path / "cut")
-
-
-def test_what_may_change_at_a_resume(tmp_path):
-    """A run went on with half its batch; a run from before there were shards could not go on."""
     out = tmp_path / "run"
     train(out, steps=2)
     with pytest.raises(BadInput, match="shards is 2, was 1"):
@@ -149,16 +144,13 @@ def test_two_processes_are_one_with_twice_the_shards(two, tmp_path, name, shards
     assert state["step/odd.weight"] == 6, "used in every second step, passed over in the others"
 
 
-def test_ctrl_c_in_one_process_ends_all_and_all_resume(two):
-    """The process that was not interrupted waited for ever; the resumed ones differed."""
-    assert all(json.loads((two[0] / f"told {r}").read_text())["stopped"] for r in (0, 1))
+def test_the_end_of_one_process_is_the_end_of_all(two):
+    """Ctrl-C: the process that was not interrupted waited for ever; the resumed ones differed. NaN:
+    the second process's went into the first one's weights, which were then saved."""
+    ends = [json.loads((two[0] / f"told {r}").read_text()) for r in (0, 1)]
+    assert ends[0] == ends[1] and ends[0]["stopped"]
     same_result(two[0] / "cut", two[0] / "one each")
-
-
-def test_a_nan_in_one_process_stops_all_in_one_line(two):
-    """The second process's NaN went into the first one's weights, which were then saved."""
-    told = [json.loads((two[0] / f"told {r}").read_text())["non-finite"] for r in (0, 1)]
-    assert told[0] == told[1] and "step 7: loss nan (fit nan, constant 0.1)" in told[0]
+    assert "step 7: loss nan (fit nan, constant 0.1)" in ends[0]["non-finite"]
     assert checkpoints.read_state(two[0] / "poisoned")[0] == 5
 
 

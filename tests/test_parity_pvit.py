@@ -9,11 +9,9 @@ import pytest
 import torch
 
 from lion_min import BadInput
-from lion_min.language import LanguageModel
-from lion_min.pvit.model import Pvit, PvitInputs
-from lion_min.published.pvit import add_base, load_official, settings_of
-from lion_min.published.regionclip import RegionCLIP
-from lion_min.vision import VisionEncoder, VisionSettings
+from lion_min.published.pvit import add_base, build, load_official, settings_of
+from lion_min.pvit.model import PvitInputs
+from lion_min.vision import VisionSettings
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +36,6 @@ def settings(values, weights, sizes):
     vision = VisionSettings(image=8 * side, patch=8, width=width, blocks=1, heads=16, mlp=8,
                             stem=())
     return settings_of(weights, vision, sizes["llm"]["heads"])
-
-
-def build(settings) -> Pvit:
-    return Pvit(settings, VisionEncoder(settings.vision), LanguageModel(settings.language),
-                RegionCLIP(settings.regions))
 
 
 @pytest.fixture(scope="module")
@@ -86,26 +79,19 @@ def test_parity_settings_are_the_references(settings, sizes):
         backbone["input_resolution"], backbone["output_dim"])
 
 
-def test_parity_res4(regions, values):
-    """Guards: the stem's order, eps, the averaged stride, the shortcut of the ResNet."""
-    torch.testing.assert_close(regions[0][0], values["out/res4"], rtol=0, atol=1e-6)
-
-
-def test_parity_crops(model, regions, values):
-    """Guards: fractions scaled by the padded size; RoIAlign at another scale or number of bins."""
-    crops = model.regions.crops(*regions)
-    torch.testing.assert_close(crops, values["out/roi_crops_4x4"], rtol=0, atol=1e-6)
-
-
 @torch.no_grad()
-def test_parity_res5_and_region_features(model, regions, values):
-    """Guards: layer4 or the attention pool mapped wrongly; features normalised."""
-    res5 = model.regions.layer4(model.regions.crops(*regions))
-    torch.testing.assert_close(res5, values["out/res5"], rtol=0, atol=1e-5)
-    torch.testing.assert_close(model.regions.attnpool(values["out/res5"]),
-                               values["out/region_features"], rtol=0, atol=1e-6)
-    torch.testing.assert_close(model.regions.pool(*regions), values["out/region_features"],
-                               rtol=0, atol=1e-5)
+def test_parity_region_features(model, regions, values):
+    """Guards: the stem's order, eps, the averaged stride, the shortcut of the ResNet; fractions
+    scaled by the padded size; RoIAlign at another scale or number of bins; layer4 or the attention
+    pool mapped wrongly; features normalised."""
+    encoder, crops = model.regions, model.regions.crops(*regions)
+    features = values["out/region_features"]
+    for ours, theirs, atol in (
+            (regions[0][0], values["out/res4"], 1e-6), (crops, values["out/roi_crops_4x4"], 1e-6),
+            (encoder.layer4(crops), values["out/res5"], 1e-5),
+            (encoder.attnpool(values["out/res5"]), features, 1e-6),
+            (encoder.pool(*regions), features, 1e-5)):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=atol)
 
 
 @torch.no_grad()
@@ -140,18 +126,15 @@ def test_parity_a_missing_key_is_named(weights, key):
         settings_of({k: v for k, v in weights.items() if k != key})
 
 
-def test_parity_an_unknown_key_is_named(weights, settings):
-    """Guards: a file of another model taken for PVIT's; the rotary tables taken for unknown."""
+def test_parity_other_keys(weights, settings):
+    """Guards: a file of another model taken for PVIT's; the rotary tables taken for unknown;
+    bbox_fc demanded of a stage 1 checkpoint, which was trained without it."""
     more = weights | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4)}
     assert settings_of(more, settings.vision, settings.language.heads) == settings
     with pytest.raises(BadInput, match="unknown key 'model.vision_tower.x'"):
         settings_of(more | {"model.vision_tower.x": torch.zeros(1)})
-
-
-def test_parity_a_stage_1_checkpoint_has_no_box_embedding(weights):
-    """Guards: bbox_fc demanded of a checkpoint that was trained without it."""
     stage1 = {k: v for k, v in weights.items() if "bbox_fc" not in k}
-    assert not settings_of(stage1).box_embedding and settings_of(weights).box_embedding
+    assert not settings_of(stage1).box_embedding and settings.box_embedding
 
 
 def test_parity_delta_arithmetic(weights):

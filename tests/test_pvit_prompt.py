@@ -9,29 +9,26 @@ from lion_min.boxes import BoxText
 from lion_min.pvit.prompt import conversation, encode, jitter, pieces
 
 
-# ---- the prompt --------------------------------------------------------------------------------
-
 @ABOUT
 def test_what_a_region_costs(representation, positions):
     """Guards: coordinates left beside the feature; a representation with another budget."""
-    ids, boxes = encode(TOKENIZER, f"describe {A} left of {B}", representation)
+    prompt = f"describe {A} left of {B}"
+    ids, boxes = encode(TOKENIZER, prompt, representation)
     words = TOKENIZER.encode("describe left of")
     assert len(ids) == len(words) + 2 * positions
     assert boxes == ([] if representation == "text" else BoxText().parse(A + B))
-    opens, closes = len(TOKENIZER), len(TOKENIZER) + 1
-    if representation == "text":
-        assert ids == TOKENIZER.encode(f"describe {A} left of {B}") and max(ids) < opens
-    else:
-        region = [opens, *[TOKENIZER.region_id] * (positions - 2), closes]
-        assert ids == [words[0], *region, *words[1:], *region]
+    opens = len(TOKENIZER)
+    region = [opens, *[TOKENIZER.region_id] * (positions - 2), opens + 1]
+    assert ids == (TOKENIZER.encode(prompt) if representation == "text" else
+                   [words[0], *region, *words[1:], *region])
+    assert representation != "text" or max(ids) < opens
 
 
 def test_both_ways_to_write_a_box():
     """Guards: the paper's marks read as words, spaces or capitals that hide a region."""
-    plain = encode(TOKENIZER, f"What is in {A}?")
     for text in (f"What is in <Region>{A}</Region>?",
                  "What is in <region> [0.1, 0.1, 0.5, 0.6] </REGION>?"):
-        assert encode(TOKENIZER, text) == plain
+        assert encode(TOKENIZER, text) == encode(TOKENIZER, f"What is in {A}?")
     assert pieces(f"a [b] {A} [1,2] [0.9,0.1,0.2,0.3]") == [
         "a [b] ", BoxText().parse(A)[0], " [1,2] [0.9,0.1,0.2,0.3]"]
 
@@ -44,9 +41,8 @@ def test_both_ways_to_write_a_box():
     "<Region>[1,2\n,3,4]</Region>"])
 def test_malformed_regions_get_one_line(text):
     """Guards: a mark without a box that quietly becomes words; an error of several lines."""
-    with pytest.raises(BadInput) as error:
+    with pytest.raises(BadInput, match=r"\Aprompt: .*\Z"):                # . is no line break
         encode(TOKENIZER, text)
-    assert str(error.value).startswith("prompt: ") and "\n" not in str(error.value)
 
 
 def test_a_conversation_keeps_order_and_ends_each_answer():
@@ -54,13 +50,11 @@ def test_a_conversation_keeps_order_and_ends_each_answer():
     turns = [(f"Describe {A}", "a red circle"), ("Where is the star?", B)]
     ids, boxes = conversation(TOKENIZER, turns, f"Is {B} left of it?")
     assert boxes == BoxText().parse(A + B) and ids.count(TOKENIZER.eos_id) == 2
-    parts = [encode(TOKENIZER, f"Describe {A}")[0], TOKENIZER.encode("a red circle"), [1],
-             TOKENIZER.encode("Where is the star?"), TOKENIZER.encode(B), [1],
-             encode(TOKENIZER, f"Is {B} left of it?")[0]]
-    assert ids == sum(parts, [])
+    words = TOKENIZER.encode
+    assert ids == sum([encode(TOKENIZER, f"Describe {A}")[0], words("a red circle"), [1],
+                       words("Where is the star?"), words(B), [1],
+                       encode(TOKENIZER, f"Is {B} left of it?")[0]], [])
 
-
-# ---- jitter ------------------------------------------------------------------------------------
 
 def test_jitter_stays_within_two_percent_of_the_box():
     """Guards: jitter in shares of the image, one noise for all four, a box out of the image."""
@@ -78,15 +72,14 @@ def test_jitter_only_in_training(representation, positions, states):
     """Guards: noise at inference; text or location tokens that are spared the noise."""
     model = build(representation)
 
-    def read(**options):
+    def batch(**options):
         x = inputs(model, states, **options)
         return x.boxes, x.prompts, x.answers
     generator = torch.Generator().manual_seed(0)
-    assert read() == read()
-    calm, noisy = read(), read(train=True, generator=generator)
-    changed = noisy[1] if representation == "text" else noisy[0]
-    assert changed != (calm[1] if representation == "text" else calm[0])
-    assert noisy[2] == calm[2]
-    assert noisy == read(train=True, generator=generator.manual_seed(0))
+    calm, noisy = batch(), batch(train=True, generator=generator)
+    assert calm == batch() and noisy[2] == calm[2]
+    moved = 1 if representation == "text" else 0
+    assert noisy[moved] != calm[moved]
+    assert noisy == batch(train=True, generator=generator.manual_seed(0))
     for was, now in zip(sum(calm[0], []), sum(noisy[0], [])):
         assert all(abs(a - b) <= 0.0101 for a, b in zip(was, now))        # 2 % of sides <= 0.5

@@ -49,8 +49,6 @@ def make(**changes) -> TinyRefiner:
     return TinyRefiner(replace(SETTINGS, **changes), Oracle())
 
 
-# ---- keeping boxes ------------------------------------------------------------------------------
-
 def test_suppression_by_hand():
     """Bug: the worse box stays, a suppressed box suppresses in turn, or labels count."""
     boxes = tensor([0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 6], [20, 20, 30, 30])
@@ -60,20 +58,15 @@ def test_suppression_by_hand():
     assert suppress(boxes[:0], torch.zeros(0), 0.6) == []
 
 
-def test_kept_rows_come_first_by_falling_score():
-    """Bug: a score of exactly the threshold kept, an empty box kept, rows lost or doubled."""
+def test_kept_rows_come_first_by_falling_score_inside_the_picture():
+    """Bug: a score of exactly the threshold kept, an empty box kept, rows lost or doubled;
+    corners outside of the picture, which no box text can hold."""
     boxes = tensor([0, 0, 1, 1], [0, 0, 1, 0.99], [0.5, 0.5, 0.5, 0.9], [0, 0, 0.1, 0.1])[None]
     scores = tensor([0.6, 0.7, 0.9, 0.25])
     order, mask = choose(boxes, scores, 0.25, 0.6)
     assert order.tolist() == [[1, 2, 0, 3]] and mask.tolist() == [[True, False, False, False]]
-
-
-def test_corners_stay_inside():
-    """Bug: corners outside of the picture, which no box text can hold."""
     assert torch.allclose(corners(tensor([0.1, 0.5, 0.4, 0.2])), tensor([0, 0.4, 0.3, 0.6]))
 
-
-# ---- the heads ----------------------------------------------------------------------------------
 
 def test_shapes_and_features():
     """Bug: features of other rows than boxes; reference not in the last four; wrong masks' rows."""
@@ -132,35 +125,28 @@ def test_a_label_tells_attributes_before_tags():
     assert not any(label for own in labels for label in own[1:])
 
 
-def test_the_prompt_reaches_the_features():
-    """Bug: tags only mask the labels; patches and queries then know nothing of the prompt."""
+def test_the_prompt_reaches_the_features_and_batch_equals_single():
+    """Bug: tags only mask the labels; patches and queries then know nothing of the prompt. A
+    picture's boxes depend on its neighbours in the batch."""
     refiner, states = make().eval(), told_states(SCENES[:1])
     _, one, some = refiner(states, [["red"]])
     _, other, more = refiner(states, [["red", "blue"]])
     assert (one[0].hidden - other[0].hidden).abs().max() > 1e-3          # of the patches
     assert (some - more).abs().max() > 1e-3
-
-
-def test_batch_equals_single():
-    """Bug: a picture's boxes depend on its neighbours in the batch."""
-    refiner, states = make().eval(), told_states(SCENES[:4])
+    states = told_states(SCENES[:4])
     many = refiner.refine(states)
     for b in range(4):
         one = refiner.refine([s[b:b + 1] for s in states])
         assert torch.allclose(many.boxes[b].sort(0)[0], one.boxes[0].sort(0)[0], atol=1e-5)
 
 
-def test_loss_without_objects_is_finite():
-    """Bug: a batch of empty pictures divides by no object."""
+def test_loss_without_objects_is_finite_and_the_tagger_stays():
+    """Bug: a batch of empty pictures divides by no object; the stage-0 tag head drifts or is
+    written with the stage's weights."""
     empty = [Scene(WORLD, (), "x")] * 2
     loss, parts = refiner_loss(make(), told_states(empty), empty)
     loss.backward()
     assert loss.isfinite() and all(p.isfinite() for p in parts.values())
-
-
-def test_the_tagger_stays_as_it_is():
-    """Bug: the stage-0 tag head drifts or is written with the stage's weights."""
-    torch.manual_seed(0)
     refiner = TinyRefiner(SETTINGS, TagHead(32, TAGS))
     refiner_loss(refiner, told_states(SCENES[:4]), SCENES[:4])[0].backward()
     moved = {name.split(".")[0] for name, p in refiner.named_parameters() if p.requires_grad}

@@ -1,6 +1,7 @@
 """RoIAlign by hand against a plain loop, against Detectron2's values, and by its gradient."""
 
 import doctest
+import itertools
 import math
 import random
 
@@ -11,31 +12,25 @@ from lion_min import regions
 from lion_min.regions import axis_points, axis_weights, pool_regions, roi_align
 
 
-def slow_roi_align(features, rois, size, scale, sampling_ratio, aligned):
+def slow_roi_align(features, rois, size, scale, ratio, aligned):
     """The definition, one sample after the other; nothing shared with the module under test."""
-    _, C, H, W = features.shape
-    out = torch.zeros(len(rois), C, size, size, dtype=features.dtype)
+    out = torch.zeros(len(rois), features.shape[1], size, size, dtype=features.dtype)
     for r, (b, *corners) in enumerate(rois.tolist()):
         x1, y1, x2, y2 = (v * scale - (0.5 if aligned else 0) for v in corners)
-        w, h = x2 - x1, y2 - y1
-        if not aligned:
-            w, h = max(w, 1), max(h, 1)
-        gx = sampling_ratio or math.ceil(w / size)
-        gy = sampling_ratio or math.ceil(h / size)
-        for s in range(size):
-            for t in range(size):
-                for i in range(gy):
-                    for j in range(gx):
-                        y = y1 + s * h / size + (i + .5) * h / size / gy
-                        x = x1 + t * w / size + (j + .5) * w / size / gx
-                        out[r, :, s, t] += slow_bilinear(features[int(b)], y, x, H, W)
+        w, h = (side if aligned else max(side, 1) for side in (x2 - x1, y2 - y1))
+        gx, gy = (ratio or math.ceil(side / size) for side in (w, h))
+        for s, t, i, j in itertools.product(range(size), range(size), range(gy), range(gx)):
+            y = y1 + s * h / size + (i + .5) * h / size / gy
+            x = x1 + t * w / size + (j + .5) * w / size / gx
+            out[r, :, s, t] += slow_bilinear(features[int(b)], y, x)
         out[r] /= max(gy * gx, 1)
     return out
 
 
-def slow_bilinear(image, y, x, H, W):
+def slow_bilinear(image, y, x):
+    C, H, W = image.shape
     if y < -1 or y > H or x < -1 or x > W:
-        return torch.zeros(len(image), dtype=image.dtype)
+        return torch.zeros(C, dtype=image.dtype)
     y, x = min(max(y, 0), H - 1), min(max(x, 0), W - 1)
     top, left = int(y), int(x)
     low, right = min(top + 1, H - 1), min(left + 1, W - 1)
@@ -45,27 +40,16 @@ def slow_bilinear(image, y, x, H, W):
 
 
 def odd_boxes(count, H, W, scale):
-    """Boxes of every kind, in units of 1/scale: inside, at the edge, outside, thin, empty."""
+    """Boxes of every kind, in units of 1/scale."""
     rng, rows = random.Random(11), []
     for i in range(count):
         (x1, x2), (y1, y2) = (sorted((rng.uniform(-.1, 1.1), rng.uniform(-.1, 1.1))) for _ in "xy")
-        kind = i % 8
-        if kind == 1:
-            x1, y1 = 0, 0  # touches the corner
-        if kind == 2:
-            x2, y2 = 1, 1
-        if kind == 3:
-            x1, x2, y1, y2 = x1 - 3, x2 + 3, y1 - 3, y2 + 3  # mostly outside
-        if kind == 4:
-            x1, x2 = x1 + 2, x2 + 2  # wholly outside
-        if kind == 5:
-            x2, y2 = x1 + 1 / W * scale, y1 + 1 / H * scale  # one pixel
-        if kind == 6:
-            x2 = x1  # no area
-        if kind == 7:
-            x1, y1, x2, y2 = (round(v * 8) / 8 for v in (x1, y1, x2, y2))  # on the grid
-        rows.append([rng.randrange(2), x1 * W / scale, y1 * H / scale, x2 * W / scale,
-                     y2 * H / scale])
+        box = [
+            (x1, y1, x2, y2), (0, 0, x2, y2), (x1, y1, 1, 1),            # inside, touching a corner
+            (x1 - 3, y1 - 3, x2 + 3, y2 + 3), (x1 + 2, y1, x2 + 2, y2),  # mostly, wholly outside
+            (x1, y1, x1 + 1 / W * scale, y1 + 1 / H * scale), (x1, y1, x1, y2),  # a pixel, no area
+            [round(v * 8) / 8 for v in (x1, y1, x2, y2)]][i % 8]         # on the grid
+        rows.append([rng.randrange(2), *(v * side / scale for v, side in zip(box, (W, H, W, H)))])
     return torch.tensor(rows, dtype=torch.float64)
 
 
@@ -90,29 +74,24 @@ def test_points_are_the_ones_weighed():
     points, counts = axis_points(start * 8, end * 8, bins=3)  # [R, S, G]; 0.1 + 3/8 is on the edge
     weights = axis_weights(start * 8, end * 8, cells=8, bins=3)
     assert counts[1:3].tolist() == [3, 0] and len(set(counts.tolist())) == 4
-    for own, count, shares in zip(points, counts.tolist(), weights):
-        own = own[own.isfinite()].view(3, -1)  # [S, g]
-        hat = (1 - (own.clamp(0, 7)[..., None] - torch.arange(8)).abs()).clamp(min=0)
-        assert own.shape[1] == count
+    for samples, count, shares in zip(points, counts.tolist(), weights):
+        samples = samples[samples.isfinite()].view(3, -1)  # [S, g]
+        hat = (1 - (samples.clamp(0, 7)[..., None] - torch.arange(8)).abs()).clamp(min=0)
+        assert samples.shape[1] == count
         torch.testing.assert_close(hat.sum(1) / max(1, count), shares, rtol=0, atol=1e-5)
 
 
-def test_empty_and_outside_boxes_are_zero():
-    """Guards: the 0/0 of a slice-and-mean, and edge cells smeared far outside the map."""
-    features = torch.ones(1, 2, 4, 4)
+def test_boxes_without_cells_and_wrong_boxes():
+    """Guards: the 0/0 of a slice-and-mean, edge cells smeared far outside the map; a sample without
+    regions crashing the batch; a batch index of -1 wrapping round."""
+    features = torch.ones(2, 3, 4, 4)
     rois = torch.tensor([[0, 1, 1, 1, 3], [0, 2, 2, 2, 2], [0, 9, 9, 12, 12], [0, -9, 0, -6, 4.]])
     assert roi_align(features, rois, 2).eq(0).all()
     assert roi_align(features, torch.tensor([[0, 0, 0, 4, 4.]]), 3).eq(1).all()  # rows sum to 1
-
-
-def test_no_boxes_and_wrong_boxes():
-    """Guards: a sample without regions crashing the batch; a batch index of -1 wrapping round."""
-    features = torch.ones(2, 3, 4, 4, requires_grad=True)
     assert roi_align(features, torch.zeros(0, 5), 2).shape == (0, 3, 2, 2)
-    for rois in (torch.zeros(1, 4), torch.tensor([[-1, 0, 0, 1, 1.]]),
-                 torch.tensor([[2, 0, 0, 1, 1.]])):
+    for wrong in ([0, 0, 1, 1.], [-1, 0, 0, 1, 1.], [2, 0, 0, 1, 1.]):
         with pytest.raises(ValueError, match="rois"):
-            roi_align(features, rois, 2)
+            roi_align(features, torch.tensor([wrong]), 2)
 
 
 @pytest.mark.parametrize("sampling_ratio", [0, 2])
@@ -140,9 +119,10 @@ def test_half_precision_is_pooled_in_float32():
 def test_pool_regions_finds_its_box():
     """Guards: x and y exchanged, the half-cell slide, states read in the wrong order or image."""
     side, D = 8, 3
-    row, column = torch.meshgrid(torch.arange(side) + .5, torch.arange(side) + .5, indexing="ij")
-    place = torch.stack([column / side, row / side, torch.ones(side, side)], -1)  # [side, side, D]
-    states = torch.stack([place.view(-1, D), -place.view(-1, D)])  # [2, 64, D]: where each patch is
+    centres = (torch.arange(side) + .5) / side
+    row, column = torch.meshgrid(centres, centres, indexing="ij")
+    patches = torch.stack([column, row, torch.ones(side, side)], -1).view(-1, D)  # [64, D]
+    states = torch.stack([patches, -patches])  # [2, 64, D]: where each patch is
     boxes = torch.tensor([[.25, .5, .75, .75], [.1, .2, .9, .5]])
     pooled = pool_regions(states, boxes, torch.tensor([0, 1]), 2)  # [2, 4, D]
     for (x1, y1, x2, y2), tokens, sign in zip(boxes.tolist(), pooled, (1, -1)):
@@ -165,19 +145,16 @@ def test_a_region_token_knows_how_large_its_box_was():
     assert not torch.allclose(project(-pooled, boxes), tokens)
 
 
-@pytest.mark.parametrize("size", [7, 18])
-def test_parity_roi_table(reference, size):
-    """Guards: a drift from torchvision's RoIAlign as PVIT uses it (pvit.md 7)."""
+@pytest.mark.parametrize("features, rois, size, expected", [
+    *(("in/roi_table_features", "in/roi_table_rois", size, f"out/roi_table_{size}")
+      for size in (7, 18)),
+    ("out/res4", "in/rois_batch_xyxy", 4, "out/roi_crops_4x4")])
+def test_parity_roi(reference, features, rois, size, expected):
+    """Guards: a drift from torchvision's RoIAlign as PVIT uses it (pvit.md 7); the batch index or
+    the padded scale 1/16 read wrongly (map not divisible by 16)."""
     values = reference("pvit")
-    ours = roi_align(values["in/roi_table_features"], values["in/roi_table_rois"], size, 1 / 16)
-    torch.testing.assert_close(ours, values[f"out/roi_table_{size}"], rtol=0, atol=1e-6)
-
-
-def test_parity_roi_crops(reference):
-    """Guards: the batch index or the padded scale 1/16 read wrongly (map not divisible by 16)."""
-    values = reference("pvit")
-    ours = roi_align(values["out/res4"], values["in/rois_batch_xyxy"], 4, 1 / 16)
-    torch.testing.assert_close(ours, values["out/roi_crops_4x4"], rtol=0, atol=1e-6)
+    ours = roi_align(values[features], values[rois], size, 1 / 16)
+    torch.testing.assert_close(ours, values[expected], rtol=0, atol=1e-6)
 
 
 def test_the_worked_example_is_true():

@@ -1,8 +1,8 @@
 """Resuming after every kind of end gives the uninterrupted run bit for bit."""
 
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,9 +14,6 @@ from toy_run import CONFIG, log, same_run, train, whole  # noqa: F401 (whole is 
 
 from lion_min import BadInput, checkpoints
 from lion_min.training import NonFinite
-
-ROOT = Path(__file__).resolve().parents[1]
-
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_resume_equals_the_uninterrupted_run(tmp_path, precision):
@@ -40,7 +37,8 @@ def test_log_lines_are_unique_after_a_resume(tmp_path, whole):
 
 
 def test_killed_between_the_two_renames(tmp_path, whole, monkeypatch):
-    """state.safetensors of step 10 met model.safetensors of step 5: a mixed, wrong model."""
+    """state.safetensors of step 10 met model.safetensors of step 5: a mixed, wrong model; resuming
+    a finished state with no model file wrote no model file."""
     save_run, saves = checkpoints.save_run, []
 
     def killed_on_second(*arguments):
@@ -54,30 +52,21 @@ def test_killed_between_the_two_renames(tmp_path, whole, monkeypatch):
     monkeypatch.undo()
     train(tmp_path / "cut", resume=True)
     same_run(whole, tmp_path / "cut")
+    (tmp_path / "cut" / "model.safetensors").unlink()
+    train(tmp_path / "cut", resume=True)
+    same_run(whole, tmp_path / "cut")
 
 
-def test_killed_before_the_last_rename(tmp_path, whole):
-    """Resuming a finished state with no model file wrote no model file."""
-    before = checkpoints.load_run(whole)[0]
-    (whole / "model.safetensors").unlink()
-    train(whole, resume=True)
-    after = checkpoints.load_run(whole)[0]
-    assert all(torch.equal(after[name], before[name]) for name in before)
-
-
-@pytest.mark.parametrize("changed, told", [({"steps": 20}, "plan.steps is 20, was 12"),
-                                           ({"lr": 0.1}, "plan.lr"), ({"seed": 1}, "plan.seed")])
-def test_resume_with_other_settings_is_refused(whole, changed, told):
-    """A resumed run with another schedule or seed passed for the run it was not."""
+def test_resume_with_other_settings_is_refused(whole, monkeypatch):
+    """A resumed run with another schedule or seed passed for the run it was not; stage 3 resumed
+    stage 2's state."""
     before = {path.name: path.read_bytes() for path in whole.iterdir()}
-    with pytest.raises(BadInput, match=told):
-        train(whole, resume=True, **changed)
-    assert {path.name: path.read_bytes() for path in whole.iterdir()} == before
+    for changed, message in (({"steps": 20}, "plan.steps is 20, was 12"), ({"lr": 0.1}, "plan.lr"),
+                             ({"seed": 1}, "plan.seed")):
+        with pytest.raises(BadInput, match=message):
+            train(whole, resume=True, **changed)
+        assert {path.name: path.read_bytes() for path in whole.iterdir()} == before
     train(whole, resume=True, save_every=1)  # how often to save is no setting of the result
-
-
-def test_resume_of_another_stage_is_refused(whole, monkeypatch):
-    """Stage 3 resumed stage 2's state."""
     monkeypatch.setitem(CONFIG, "stage", 3)
     with pytest.raises(BadInput, match="stage is 3, was 2"):
         train(whole, resume=True)
@@ -101,66 +90,57 @@ def test_resume_from_a_bad_state_is_told(whole, damage):
 
 
 def test_a_fresh_run_keeps_the_earlier_log(whole):
-    """Training again in the same folder wiped the only record of the earlier curve."""
+    """Training again in the same folder wiped the only record of the earlier curve; an hour of
+    training, and then the folder could not be written."""
     earlier = (whole / "log.jsonl").read_bytes()
     with pytest.raises(NonFinite):
         train(whole, poison=1)
     assert (whole / "log.previous.jsonl").read_bytes() == earlier
     assert [line["step"] for line in log(whole)] == [0]
-
-
-def test_an_unwritable_folder_is_told_before_training(tmp_path):
-    """An hour of training, and then the folder could not be written."""
-    (tmp_path / "file").write_text("x")
     with pytest.raises(BadInput, match="cannot be written"):
-        train(tmp_path / "file" / "run", poison=0)
+        train(whole / "log.jsonl" / "run", poison=0)
 
 
 # ---- real processes -------------------------------------------------------------------------
-SCRIPT = """
-import sys
-from pathlib import Path
-import torch
-from toy_run import train
-torch.set_num_threads({threads})
-try:
-    train(Path(sys.argv[1]), hold={step})
-except KeyboardInterrupt:
-    sys.exit(130)
-"""
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["torch", "torch._dynamo"])  # imported once for all three
+
+
+def toy_process(out: Path, step: int) -> None:
+    torch.set_num_threads(1)
+    try:
+        train(out, hold=step)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def end_by(number: int, out: Path, step: int) -> int:
     """Starts the toy run in a process and sends it a signal in `step`; its exit code."""
-    script = out.parent / "script.py"
-    script.write_text(SCRIPT.format(threads=torch.get_num_threads(), step=step))
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    process = subprocess.Popen([sys.executable, script, out], env=env)
+    process = PROCESSES.Process(target=toy_process, args=(out, step))
+    process.start()
     try:
         end = time.monotonic() + 60
         while not (out / "log.jsonl").exists() or len(log(out)) < step:
-            assert process.poll() is None and time.monotonic() < end
+            assert process.is_alive() and time.monotonic() < end
             time.sleep(0.01)
-        process.send_signal(number)
+        os.kill(process.pid, number)
         (out.parent / "go").touch()
-        return process.wait(30)
+        process.join(30)
+        return process.exitcode
     finally:
         process.kill()
 
 
-def test_resume_after_kill_9(tmp_path, whole):
-    """After kill -9 the folder held half a file, or the resumed run differed."""
-    assert end_by(signal.SIGKILL, tmp_path / "cut", step=7) == -signal.SIGKILL
-    assert checkpoints.read_state(tmp_path / "cut")[0] == 5
-    train(tmp_path / "cut", resume=True)
-    same_run(whole, tmp_path / "cut")
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_saves_and_exits_130(tmp_path, whole, number):
-    """Ctrl-C, or a scheduler's SIGTERM, threw away every step since the last checkpoint."""
-    assert end_by(number, tmp_path / "cut", step=3) == 130
-    assert len(log(tmp_path / "cut")) == checkpoints.read_state(tmp_path / "cut")[0] == 4
-    checkpoints.load_run(tmp_path / "cut")
+@pytest.mark.parametrize("number, step, code, saved", [
+    (signal.SIGKILL, 7, -signal.SIGKILL, 5), (signal.SIGINT, 3, 130, 4),
+    (signal.SIGTERM, 3, 130, 4)])
+def test_a_killed_run_resumes(tmp_path, whole, number, step, code, saved):
+    """After kill -9 the folder held half a file, or the resumed run differed. Ctrl-C, or a
+    scheduler's SIGTERM, threw away every step since the last checkpoint."""
+    assert end_by(number, tmp_path / "cut", step) == code
+    assert checkpoints.read_state(tmp_path / "cut")[0] == saved
+    if code == 130:
+        assert len(log(tmp_path / "cut")) == saved
+        checkpoints.load_run(tmp_path / "cut")
     train(tmp_path / "cut", resume=True)
     same_run(whole, tmp_path / "cut")

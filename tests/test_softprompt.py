@@ -1,13 +1,16 @@
 """Soft prompt: the sentence of tags and the rows the hint overwrites."""
 
-import pytest
 import torch
 
 from lion_min.lion.softprompt import TAG_PROMPT, SoftPrompt, with_tags
 
 
 def test_sentence_is_the_official_one():
-    """A changed word or space: the published weights were trained on exactly this prefix."""
+    """A changed word or space: the published weights were trained on exactly this prefix. A brace
+    in the question breaks str.format, or swallows the tags."""
+    for text in ("{}", "{0} {name} }{", "{{}}", "100 %s \\1 \n", "\U0001f600"):
+        assert with_tags(text, ["cat"]).endswith("tags: [cat]. " + text)
+        assert with_tags("q", [text]).endswith(f"tags: [{text}]. q")
     assert with_tags("What is it?", ["airport", "beagle"]) == (
         "According to <extra_id_0>, you are allowed to use or partially use the following tags: "
         "[airport, beagle]. What is it?")
@@ -17,15 +20,9 @@ def test_sentence_is_the_official_one():
     assert "[]. q" in with_tags("q", [])
 
 
-@pytest.mark.parametrize("question", ["{}", "{0} {name} }{", "{{}}", "100 %s \\1 \n", "\U0001f600"])
-def test_question_is_only_text(question):
-    """A brace in the question breaks str.format, or swallows the tags."""
-    assert with_tags(question, ["cat"]).endswith("tags: [cat]. " + question)
-    assert with_tags("q", [question]).endswith(f"tags: [{question}]. q")
-
-
 def test_exactly_the_hint_rows_are_overwritten():
-    """Exactly one hint a sample assumed (official fault): none or three shift or crash."""
+    """Exactly one hint a sample assumed (official fault): none or three shift or crash. An in-place
+    write that cuts the graph: the hint never learns, or the bridge stops to."""
     torch.manual_seed(0)
     soft, embeds = SoftPrompt(6), torch.randn(3, 5, 6)
     ids = torch.tensor([[9, 1, 2, 3, 4], [1, 9, 9, 2, 9], [1, 2, 3, 4, 5]])
@@ -35,14 +32,8 @@ def test_exactly_the_hint_rows_are_overwritten():
     assert torch.equal(out[here], soft.hint.expand(4, 6))
     assert torch.equal(out[~here], before[~here])
     assert torch.equal(embeds, before)  # the LLM's embedding output is not edited in place
-
-
-def test_gradient_reaches_hint_and_other_rows():
-    """An in-place write that cuts the graph: the hint never learns, or the bridge stops to."""
-    soft, embeds = SoftPrompt(4), torch.randn(2, 3, 4, requires_grad=True)
-    ids = torch.tensor([[9, 1, 9], [1, 2, 9]])
-    soft(embeds, ids, hint_id=9).sum().backward()
-    assert torch.equal(soft.hint.grad, torch.full((4,), 3.0))
+    soft(embeds.requires_grad_(), ids, hint_id=9).sum().backward()
+    assert torch.equal(soft.hint.grad, torch.full((6,), 4.0))
     assert torch.equal(embeds.grad[..., 0], (ids != 9).float())
 
 

@@ -11,7 +11,6 @@ from lion_min import BadInput, checkpoints, trainable, training
 from lion_min.training import NonFinite, Plan, learning_rate
 
 
-# ---- schedule and parameters ----------------------------------------------------------------
 def test_schedule_values():
     """The warm-up started at zero, or the decay ended before or after the last step."""
     cosine = Plan(steps=110, lr=1.0, min_lr=0.2, warmup=10)
@@ -23,13 +22,19 @@ def test_schedule_values():
     assert learning_rate(0, Plan(steps=1, lr=1.0, warmup=0)) == 1.0
 
 
-@pytest.mark.parametrize("bad", [{"steps": 0}, {"lr": float("nan")}, {"lr": -1.0}, {"seed": -1},
-                                 {"decay": "step"}, {"precision": "fp16"}, {"save_every": 0},
-                                 {"accumulate": 0}])
-def test_a_plan_that_cannot_work_is_refused(bad):
-    """--lr nan or --steps 0 trained for nothing, an unknown decay fell back in silence."""
-    with pytest.raises(BadInput, match=next(iter(bad))):
-        Plan(**{"steps": 5, "lr": 0.1} | bad)
+def test_what_cannot_work_is_refused(monkeypatch):
+    """--lr nan or --steps 0 trained for nothing, an unknown decay fell back in silence; --device
+    cuda without a GPU ended in a CUDA traceback minutes later."""
+    for name, bad in (("steps", 0), ("lr", float("nan")), ("lr", -1.0), ("seed", -1),
+                      ("decay", "step"), ("precision", "fp16"), ("save_every", 0),
+                      ("accumulate", 0)):
+        with pytest.raises(BadInput, match=name):
+            Plan(**{"steps": 5, "lr": 0.1} | {name: bad})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert training.device_of("auto").type == training.device_of("cpu").type == "cpu"
+    for name in ("cuda", "gpu"):
+        with pytest.raises(BadInput, match=name):
+            training.device_of(name)
 
 
 def test_groups_decay_matrices_only_and_scale_by_longest_prefix():
@@ -48,11 +53,10 @@ def test_groups_decay_matrices_only_and_scale_by_longest_prefix():
 
 def test_lr_scale_slows_its_part(tmp_path):
     """The scale was written into the group and then overwritten by the schedule."""
-    slow = train(tmp_path / "run", steps=1, lr_scale={"head": 0.1}, weight_decay=0.0)
-    moved = (slow["head"].weight - toy()["head"].weight).abs().max().item()
-    full = train(tmp_path / "full", steps=1, weight_decay=0.0)
-    assert moved == pytest.approx(0.1 * (full["head"].weight - toy()["head"].weight).abs().max()
-                                  .item(), rel=1e-4)
+    start, (slow, full) = toy(), (train(tmp_path / str(len(scale)), steps=1, lr_scale=scale,
+                                        weight_decay=0.0) for scale in ({"head": 0.1}, {}))
+    slow, full = ((m["head"].weight - start["head"].weight).abs().max() for m in (slow, full))
+    assert slow.item() == pytest.approx(0.1 * full.item(), rel=1e-4)
 
 
 def test_only_trainable_sets_exactly_the_named_parts():
@@ -80,8 +84,11 @@ def test_frozen_stays_in_eval_mode_but_an_adapter_inside_trains():
 
 
 def test_only_parameters_with_requires_grad_move(tmp_path):
-    """Weight decay or a stray gradient moved the frozen encoder."""
+    """Weight decay or a stray gradient moved the frozen encoder; --precision bf16 changed nothing,
+    or stored the weights in bfloat16."""
     model, start = train(tmp_path / "run"), toy()
+    low = train(tmp_path / "low", precision="bf16")["head"].weight
+    assert low.dtype == torch.float32 and not torch.equal(low, model["head"].weight)
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, start.get_parameter(n))}
     assert moved == {n for n, p in start.named_parameters() if not n.startswith("frozen")}
     assert moved == checkpoints.load_run(tmp_path / "run")[0].keys()
@@ -97,16 +104,6 @@ def test_table_of_parameters_counts_shared_ones_once():
                     "all": ["9", "49"]}
 
 
-def test_device_names(monkeypatch):
-    """--device cuda without a GPU ended in a CUDA traceback minutes later."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert training.device_of("auto").type == training.device_of("cpu").type == "cpu"
-    for name in ("cuda", "gpu"):
-        with pytest.raises(BadInput, match=name):
-            training.device_of(name)
-
-
-# ---- the loop -------------------------------------------------------------------------------
 def test_a_run_learns_and_writes_its_folder(tmp_path):
     """The loop returned without training, or a log line lacked what a curve needs."""
     model = train(tmp_path / "run", steps=150, lr=0.03)
@@ -121,22 +118,14 @@ def test_a_run_learns_and_writes_its_folder(tmp_path):
     assert config["stage"] == 2 and config["plan"]["lr"] == 0.03
 
 
-@pytest.mark.parametrize("changed", [{"seed": 1}, {"clip": 1e-9}, {"betas": (0.5, 0.5)},
-                                     {"weight_decay": 0.9}, {"min_lr": 0.01}])
-def test_every_setting_of_the_plan_counts(tmp_path, whole, changed):
+def test_every_setting_of_the_plan_counts(tmp_path, whole):
     """A setting was accepted and ignored; or dropout depended on what ran before."""
+    weight = checkpoints.load_run(whole)[0]["head.weight"]
     torch.rand(5)
-    assert torch.equal(train(tmp_path / "again")["head"].weight,
-                       checkpoints.load_run(whole)[0]["head.weight"])
-    assert not torch.equal(train(tmp_path / "other", **changed)["head"].weight,
-                           checkpoints.load_run(whole)[0]["head.weight"])
-
-
-def test_bf16_autocasts_the_loss_and_keeps_fp32_weights(tmp_path):
-    """--precision bf16 changed nothing, or stored the weights in bfloat16."""
-    low, full = train(tmp_path / "low", precision="bf16"), train(tmp_path / "full")
-    assert low["head"].weight.dtype == torch.float32
-    assert not torch.equal(low["head"].weight, full["head"].weight)
+    assert torch.equal(train(tmp_path / "again")["head"].weight, weight)
+    for name, value in {"seed": 1, "clip": 1e-9, "betas": (0.5, 0.5), "weight_decay": 0.9,
+                        "min_lr": 0.01}.items():
+        assert not torch.equal(train(tmp_path / name, **{name: value})["head"].weight, weight), name
 
 
 def test_progress_goes_to_stderr_unless_quiet(tmp_path, capsys):
@@ -150,16 +139,13 @@ def test_progress_goes_to_stderr_unless_quiet(tmp_path, capsys):
 
 
 def test_a_non_finite_loss_stops_before_it_does_harm(tmp_path):
-    """A NaN loss was trained on: every weight NaN, and saved over the good checkpoint."""
+    """A NaN loss was trained on: every weight NaN, and saved over the good checkpoint; sqrt at
+    zero: the loss is finite, its gradient is not, and the weights became NaN."""
     with pytest.raises(NonFinite, match="step 7: loss nan .fit nan, constant 0.1."):
         train(tmp_path / "run", poison=7)
     step, _ = checkpoints.read_state(tmp_path / "run")
     weights, _ = checkpoints.load_run(tmp_path / "run")
     assert step == 5 and all(torch.isfinite(w).all() for w in weights.values())
-
-
-def test_a_non_finite_gradient_stops_too(tmp_path):
-    """sqrt at zero: the loss is finite, its gradient is not, and the weights became NaN."""
     model = nn.Linear(1, 1, bias=False)
     with pytest.raises(NonFinite, match="gradient norm (nan|inf)"):
         training.run(model, lambda step: ((model.weight * 0).abs().sum().sqrt(), {}),

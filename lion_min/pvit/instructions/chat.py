@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lion_min import BadInput
-from lion_min.pvit.instructions.forms import as_pairs, as_questions, as_single, region_text
+from lion_min.pvit.instructions.forms import SINGLE_BAR, as_pairs, as_questions, region_text
 from lion_min.pvit.instructions.messages import SEEDS, Request
 from lion_min.pvit.instructions.questions import OF_TASK, TEMPLATES, draw_question
 from lion_min.scenes import Scene, Thing
@@ -48,13 +48,13 @@ class SceneChat:
         if request.task == "general":
             return as_pairs(self._fill(request.seeds, things)[:request.turns]) or NOTHING
         turn = self._ask(things, OF_TASK[request.task])
-        return as_single(*turn) if turn else NOTHING
+        return as_pairs([turn], SINGLE_BAR) if turn else NOTHING
 
     def _ask_for_text(self, words: tuple[tuple[str, tuple], ...]) -> str:
         if not words:
             return "There is no text in this image."
         word, box = self.rng.choice(words)
-        return as_single(f"What does it say in {region_text(box)}?", word)
+        return as_pairs([(f"What does it say in {region_text(box)}?", word)], SINGLE_BAR)
 
     def _answer(self, questions: tuple[str, ...]) -> str:
         if not self.answers.keys() >= {*questions}:
@@ -68,8 +68,8 @@ class SceneChat:
             by_answer = {}
             for _ in range(TRIES):     # then evenly among their answers: 'no' must not pay
                 question = draw_question(name, self.scene, things, self.rng, first, reference)
-                if question and (answer := question.answer(self.scene)):
-                    by_answer.setdefault(answer, question)
+                if question and question.answer:
+                    by_answer.setdefault(question.answer, question)
             if by_answer:
                 answer = self.rng.choice(list(by_answer))
                 return by_answer[answer].text(self.rng), answer

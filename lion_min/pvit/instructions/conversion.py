@@ -1,8 +1,8 @@
 """PVIT strategy (a): annotated questions become region instructions (spec 4.2, paper B.1).
 
 GQA names an object and has its box: the region is written right behind the mention. VCR has
-markers such as <person1>: each becomes "the first person in" its region. The same two roads for
-drawn scenes, whose questions come from the templates of tasks.py or are put in VCR's manner.
+markers such as <person1>: each becomes "the first person in" its region. Drawn scenes are
+converted alike, from the questions of tasks.py or questions in VCR's manner.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def convert_gqa(question: str, answer: str, mentions: list[tuple[str, Box]]) -> 
     A mention takes its first place in the question that no longer mention has taken; one that
     does not occur is left out, and the filter then drops a question without any region.
     """
-    places: list[tuple[int, int, Box]] = []
+    spans: list[tuple[int, int, Box]] = []
     for phrase, box in sorted(mentions, key=lambda m: -len(m[0])):
         for match in re.finditer(rf"\b{re.escape(phrase)}\b", question, re.IGNORECASE):
-            if all(match.end() <= start or end <= match.start() for start, end, _ in places):
-                places.append((*match.span(), box))
+            if all(match.end() <= start or end <= match.start() for start, end, _ in spans):
+                spans.append((*match.span(), box))
                 break
-    for _, end, box in sorted(places, reverse=True):  # from the right: the ends stay true
+    for _, end, box in sorted(spans, reverse=True):   # from the right: the ends stay true
         question = f"{question[:end]} in {region_text(box)}{question[end:]}"
     return question, answer
 
@@ -74,6 +74,11 @@ def _names(scene: Scene, thing: Thing, *forms: str) -> list[str]:
     return [name for name in filled if sum(fits(name, o) for o in scene.objects) == 1]
 
 
+def _side(rng: random.Random, a: Thing, b: Thing) -> str | None:
+    """A side of b on which a stands."""
+    return rng.choice([name for name in SIDES if stands(a, name, b)] or [None])
+
+
 def gqa_turn(scene: Scene, rng: random.Random) -> Turn | None:
     """A GQA-style question about objects that words single out; None when the scene has none."""
     makers = [_gqa_attribute, _gqa_relation]
@@ -98,18 +103,17 @@ def _gqa_relation(scene: Scene, rng: random.Random) -> Turn | None:
     if len(named) < 2:
         return None
     (first, a), (second, b) = rng.sample(named, 2)
-    side = rng.choice([name for name in SIDES if stands(a, name, b)] or [None])
-    if side is None:
+    if (side := _side(rng, a, b)) is None:
         return None
-    said = rng.choice((side, OPPOSITE[side]))
-    question = rng.choice(TEMPLATES["relation"]).format(f"the {first}", said, f"the {second}")
-    return convert_gqa(_upper(question), "true" if said == side else "false",
+    claim = rng.choice((side, OPPOSITE[side]))
+    question = rng.choice(TEMPLATES["relation"]).format(f"the {first}", claim, f"the {second}")
+    return convert_gqa(_upper(question), "true" if claim == side else "false",
                        [(first, a.box), (second, b.box)])
 
 
 def vcr_turn(scene: Scene, rng: random.Random) -> Turn | None:
     """A VCR-style question about two objects, told apart by number; None below two objects."""
-    seen: Counter = Counter()
+    seen = Counter()
     marked = []
     for thing in scene.objects:                      # in reading order, as VCR's lists are
         seen[thing.kind] += 1
@@ -119,13 +123,13 @@ def vcr_turn(scene: Scene, rng: random.Random) -> Turn | None:
         return None
     (a, first), (b, second) = rng.sample(marked, 2)
     boxes = {a: first.box, b: second.box}
-    side = rng.choice([name for name in SIDES if stands(first, name, second)] or [None])
+    side = _side(rng, first, second)
     if side is None or rng.random() < 0.5:
         same = first.colour == second.colour
         why = (f"They are both {first.colour}." if same else
                f"<{a}> is {first.colour} and <{b}> is {second.colour}.")
         question = f"Do <{a}> and <{b}> have the same colour?"
         return convert_vcr(question, "Yes." if same else "No.", why, boxes)
-    said = rng.choice((side, OPPOSITE[side]))
-    why = f"<{b}> is {OPPOSITE[side]} <{a}>." if said == side else f"<{a}> is {side} <{b}>."
-    return convert_vcr(f"Is <{a}> {said} <{b}>?", "Yes." if said == side else "No.", why, boxes)
+    claim = rng.choice((side, OPPOSITE[side]))
+    why = f"<{b}> is {OPPOSITE[side]} <{a}>." if claim == side else f"<{a}> is {side} <{b}>."
+    return convert_vcr(f"Is <{a}> {claim} <{b}>?", "Yes." if claim == side else "No.", why, boxes)

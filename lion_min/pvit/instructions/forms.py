@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import cycle
 
 from lion_min.boxes import Box, BoxText
 
 Turns = tuple[tuple[str, str], ...]            # (question, answer)
 REGION = re.compile(r"<Region>\s*(\[[^\[\]<>]*\])\s*</Region>")
+SINGLE_BAR = "======"                          # between the question and answer of one turn
 FEWEST = 3                                     # questions of a dialogue
 FORMAT, IN_ANSWER, NO_REGION = (
     "broken format", "region in an answer", "no region in any question")
@@ -25,48 +27,39 @@ def region_text(box: Box) -> str:
 
 
 def as_pairs(turns: Iterable[tuple[str, str]], bar: str = "===") -> str:
-    """Turns in the form that a request of questions with answers asks for."""
+    """'Question: ..\\n===\\nAnswer: ..', turn after turn."""
     return f"\n{bar}\n".join(f"Question: {q}\n{bar}\nAnswer: {a}" for q, a in turns)
 
 
-def as_single(question: str, answer: str) -> str:
-    """One turn in the form that a request of a single turn asks for."""
-    return as_pairs([(question, answer)], "======")
-
-
 def as_questions(questions: Iterable[str]) -> str:
-    """Questions in the form that the first request of a dialogue asks for."""
     return "\n===\n".join(f"Question: {q}" for q in questions)
 
 
 def parse_single(reply: str) -> Turns | None:
     """'Question: ..\\n======\\nAnswer: ..' -> one turn; None for any other form."""
-    turns = parse_pairs(reply, "={6}")
+    turns = parse_pairs(reply, 6)
     return turns if turns and len(turns) == 1 else None
 
 
-def parse_pairs(reply: str, bar: str = "={3}") -> Turns | None:
+def parse_pairs(reply: str, bar: int = 3) -> Turns | None:
     """Questions and answers in turn, '===' on a line between them; None for any other form."""
-    fields = [_labelled(part, ("Question", "Answer")[i % 2])
-              for i, part in enumerate(_parts(reply, bar))]
-    return tuple(zip(fields[::2], fields[1::2])) if len(fields) % 2 == 0 and all(fields) else None
+    fields = _fields(reply, ("Question", "Answer"), bar)
+    return tuple(zip(fields[::2], fields[1::2])) if fields and len(fields) % 2 == 0 else None
 
 
 def parse_questions(reply: str) -> tuple[str, ...] | None:
     """Questions alone, '===' between them; None for any other form or fewer than three."""
-    fields = tuple(_labelled(part, "Question") for part in _parts(reply))
-    return fields if len(fields) >= FEWEST and all(fields) else None
+    fields = _fields(reply, ("Question",))
+    return fields if len(fields) >= FEWEST else None
 
 
-def _parts(reply: str, bar: str = "={3}") -> list[str]:
-    return re.split(rf"\n\s*{bar}[ \t]*\n", reply)
-
-
-def _labelled(part: str, label: str) -> str:
-    """What stands behind 'Question:', on one line; "" when it does not or more labels follow."""
-    match = re.fullmatch(rf"\s*{label}:(.*)", part, re.DOTALL)
-    text = " ".join(match[1].split()) if match else ""
-    return "" if re.search(r"(Question|Answer):|===", text) else text
+def _fields(reply: str, labels: tuple[str, ...], bar: int = 3) -> tuple[str, ...]:
+    """What stands behind the labels, each on one line; () when a part has another label or two."""
+    parts = re.split(rf"\n\s*={{{bar}}}[ \t]*\n", reply)
+    matches = [re.fullmatch(rf"\s*{label}:(.*)", part, re.DOTALL)
+               for label, part in zip(cycle(labels), parts)]
+    fields = tuple(" ".join(match[1].split()) if match else "" for match in matches)
+    return fields if all(f and not re.search(r"(Question|Answer):|===", f) for f in fields) else ()
 
 
 def filtered(turns: Turns | None, must_point: bool = True) -> Turns | str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from lion_min.boxes import Box
-from lion_min.pvit.instructions.forms import as_pairs, as_questions, as_single, region_text
+from lion_min.pvit.instructions.forms import SINGLE_BAR, as_pairs, as_questions, region_text
 from lion_min.scenes import Scene
 from lion_min.tasks import SIDES, stands
 
@@ -44,8 +44,8 @@ def scene_notes(scene: Scene, words: tuple[tuple[str, Box], ...] = ()) -> Notes:
 # ---- the texts -----------------------------------------------------------------------------------
 
 AIMS = {
-    "small":
-        "The objects listed are the smaller ones. Ask what one of them is, or what can be seen there.",
+    "small": "The objects listed are the smaller ones. Ask what one of them is, or what can be "
+             "seen there.",
     "attribute":
         "Ask for one property of one object: its colour, shape, size, material or pattern.",
     "relation": "Ask how two objects are related: where one is seen from the other, what they do "
@@ -68,22 +68,12 @@ gives its answer away. An answer is short, contains no region, and is certain fr
 ASKING = ("Write as many questions as 'Turns' says, at least 3. No two ask for the same thing; mix "
           "what, which, where, how many and yes-or-no; each has fewer than 25 words.\n")
 ANSWERING = "Answer the questions listed, in their order, each as a continuation of the talk.\n"
-SINGLE = """Reply in exactly this form:
-Question: the question
-======
-Answer: the answer"""
-QUESTIONS = """Reply with questions alone, in exactly this form:
-Question: the first question
-===
-Question: the second question"""
-PAIRS = """Reply in exactly this form, the questions with their answers in turn:
-Question: the first question
-===
-Answer: its answer
-===
-Question: the second question
-===
-Answer: its answer"""
+SINGLE = "Reply in exactly this form:\n" + as_pairs(
+    [("the question", "the answer")], SINGLE_BAR)
+QUESTIONS = "Reply with questions alone, in exactly this form:\n" + as_questions(
+    ("the first question", "the second question"))
+PAIRS = "Reply in exactly this form, the questions with their answers in turn:\n" + as_pairs(
+    (("the first question", "its answer"), ("the second question", "its answer")))
 
 # Twenty seeds for the general strategy, ten for short answers, ten for descriptions: with the name
 # of the question template that knows the answer, and its word.
@@ -97,7 +87,8 @@ SEEDS = {
     "How many objects have the shape of the one in <Region>?": ("count shape", "shape"),
     "Is there something left of the object in <Region>?": ("something", "left of"),
     "Is there something above the object in <Region>?": ("something", "above"),
-    "Does the object in <Region> have the colour of the one in <Region>?": ("same colour", "colour"),
+    "Does the object in <Region> have the colour of the one in <Region>?":
+        ("same colour", "colour"),
 } | dict.fromkeys((
     "Describe the object in <Region>.", "Please describe the thing in <Region>.",
     "What is in <Region>?", "What is the object in <Region>?", "What does <Region> show?",
@@ -118,13 +109,15 @@ EXAMPLE = Notes(
     "them, and a white cup stands on the bench.")
 DOG, BENCH, BALL, CUP = (region_text(box) for _, box in EXAMPLE.objects)
 TALK = (f"What animal is in {DOG}?", "What colour is it?", f"Where is it, seen from {BENCH}?")
-REPLIES = {
+_SINGLE_REPLIES = {
+    "small": (f"What is the thing in {CUP}?", "a white cup"),
+    "attribute": (f"What is the bench in {BENCH} made of?", "wood"),
+    "relation": (f"On which side of {BENCH} is the dog in {DOG}?", "on its left"),
+    "ocr": (f"What is written in {region_text(EXAMPLE.words[0][1])}?", "PLEASE SIT"),
+    "several": (f"How many of {DOG}, {BALL} and {CUP} are toys?", "one, the red ball"),
+}
+REPLIES = {task: as_pairs([turn], SINGLE_BAR) for task, turn in _SINGLE_REPLIES.items()} | {
     "dialogue": as_questions(TALK),
-    "small": as_single(f"What is the thing in {CUP}?", "a white cup"),
-    "attribute": as_single(f"What is the bench in {BENCH} made of?", "wood"),
-    "relation": as_single(f"On which side of {BENCH} is the dog in {DOG}?", "on its left"),
-    "ocr": as_single(f"What is written in {region_text(EXAMPLE.words[0][1])}?", "PLEASE SIT"),
-    "several": as_single(f"How many of {DOG}, {BALL} and {CUP} are toys?", "one, the red ball"),
     "general": as_pairs([(f"What lies in {BALL}?", "a red ball"),
                          (f"Describe the animal in {DOG}.", "a brown dog that sits on the grass")]),
 }

@@ -61,11 +61,6 @@ def _which_side(scene: Scene, things: list[Thing], words: str) -> str | None:
                  and stands(things[0], names[name], things[1])), None)
 
 
-def _which(scene: Scene, things: list[Thing], word: str) -> str:
-    has = tuple(_has(t, word) for t in things)
-    return {(1, 0): "the first", (0, 1): "the second", (1, 1): "both", (0, 0): "none"}[has]
-
-
 def _count_on_side(scene: Scene, things: list[Thing], side: str) -> str | None:
     """How many objects stand on that side; None when one of them nearly does."""
     answers = [_on_side(scene, [o, things[0]], side) for o in scene.objects if o != things[0]]
@@ -79,10 +74,10 @@ def _any_on_side(scene: Scene, things: list[Thing], side: str) -> str | None:
 
 def _count_same(scene: Scene, things: list[Thing], attribute: str) -> str:
     """How many objects share an attribute with the first, itself counted."""
-    values = [_value(o, attribute) for o in scene.objects]
-    return str(values.count(_value(things[0], attribute)))
+    return str(sum(_value(o, attribute) == _value(things[0], attribute) for o in scene.objects))
 
 
+WHICH = {(1, 0): "the first", (0, 1): "the second", (1, 1): "both", (0, 0): "none"}
 _VALUE = ("What {w} is {0}?", "Which {w} does {0} have?", "What is the {w} of {0}?")
 _SAME = ("Does {0} have the {w} of {1}?", "Do {r0} and {r1} show objects of the same {w}?",
          "Do the objects in {r0} and {r1} have the same {w}?")
@@ -105,8 +100,8 @@ TEMPLATES = {name: QuestionTemplate(*template) for name, template in {
     "which side": (_which_side, ("Is {0} {w} {1}?",), ("left or right of", "above or below")),
     "same colour": (lambda s, t, w: _yes(_value(t[0], w) == _value(t[1], w)), _SAME, ("colour",)),
     "same shape": (lambda s, t, w: _yes(_value(t[0], w) == _value(t[1], w)), _SAME, ("shape",)),
-    "which": (_which, ("Which one is {w}, {0} or {1}?", "Which is {w}: {0} or {1}?"),
-              ("small", "large", "striped")),
+    "which": (lambda s, t, w: WHICH[_has(t[0], w), _has(t[1], w)], (
+        "Which one is {w}, {0} or {1}?", "Which is {w}: {0} or {1}?"), AMONG[-3:]),
     "something": (_any_on_side, ("Is there something {w} {0}?", "Is anything {w} {0}?"),
                   tuple(SIDES)),
     "count side": (_count_on_side, ("How many objects are {w} {0}?", "Count the objects {w} {0}."),
@@ -128,17 +123,13 @@ OF_TASK = {  # which of them a task asks
 # ---- from a template to a question ---------------------------------------------------------------
 
 class Question(NamedTuple):
-    """A template with its blanks filled; `reference` stands for the first object, "" for its
-    region."""
+    """A wording and what fills it; `reference` stands for the first object, "" for its region."""
 
-    template: QuestionTemplate
     wording: str
     things: list[Thing]
     word: str
-    reference: str = ""
-
-    def answer(self, scene: Scene) -> str | None:
-        return self.template.truth(scene, self.things, self.word)
+    answer: str | None
+    reference: str
 
     def text(self, rng: random.Random) -> str:
         regions = [region_text(t.box) for t in self.things]
@@ -162,8 +153,8 @@ def draw_question(name: str, scene: Scene, things: list[Thing], rng: random.Rand
     more = wording.count("{") - wording.count("{w}") - (first is not None)
     if more > len(others):
         return None
-    chosen = ([first] if first else []) + rng.sample(others, more)
-    return Question(TEMPLATES[name], wording, chosen, rng.choice(words), reference)
+    chosen, word = ([first] if first else []) + rng.sample(others, more), rng.choice(words)
+    return Question(wording, chosen, word, TEMPLATES[name].truth(scene, chosen, word), reference)
 
 
 @lru_cache(maxsize=None)
