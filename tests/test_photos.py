@@ -93,7 +93,8 @@ def test_the_datas_own_splits_come_first(coco, tmp_path):
 
 def photo_of(*objects: tuple[str, tuple]) -> photos.Photo:
     things = tuple(Thing(name, None, None, None, box) for name, box in objects)
-    return photos.Photo(Path("x.jpg"), (), things, ("bird", "cat", "dog", "hot dog", "traffic light"))
+    names = ("bird", "cat", "dog", "hot dog", "traffic light")
+    return photos.Photo(Path("x.jpg"), (), things, names)
 
 
 CROWD = photo_of(*[("traffic light", (i / 9, 0.1, i / 9 + 0.05, 0.3)) for i in range(4)],

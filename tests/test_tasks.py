@@ -69,8 +69,8 @@ def test_attributes(world, task):
 def test_grammar(world):
     """Guards: a wrong plural or article; a caption that leaves an object out."""
     for _, example in asked(world, "count"):
-        plural = slots(example)[0]
-        assert plural != singular(plural) and singular(plural).split()[-1] in (*world.kinds, "object")
+        plural, single = slots(example)[0], singular(slots(example)[0])
+        assert plural != single and single.split()[-1] in (*world.kinds, "object")
     assert {slots(e)[0].split()[0] for _, e in asked(world, "existence")} <= {"a", "an"}
     for scene, example in asked(world, "caption", 60):
         named = re.split(r", | and ", example.answer.rstrip("."))
