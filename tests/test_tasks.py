@@ -38,6 +38,7 @@ def test_every_answer_and_every_route(world, task):
     """Guards: a wrong answer, of another object or with left and right exchanged; boxes other than
     the texts name; a question that trains one route and is asked on the other."""
     for scene, example in asked(world, task):
+        assert understand(example.prompt)[0] == task.removesuffix("_relational"), example
         assert example.answer == solve(scene, example.prompt), example
         boxes = BoxText().parse(example.prompt) + BoxText().parse(example.answer)
         assert list(example.boxes) == boxes and len(boxes) == (task in REGION_LEVEL)
