@@ -83,15 +83,14 @@ class Echo(Knowing):
 
     def __init__(self):
         super().__init__()
-        self.seen, self.sizes, self.turns = 0, [], []
+        self.sizes, self.turns = {"pictures": [], "prompts": []}, []
 
     def encode(self, images):
-        self.seen += len(images)
-        self.sizes.append(len(images))
+        self.sizes["pictures"].append(len(images))
         return super().encode(images)
 
     def answer(self, features, prompts):
-        self.sizes.append(len(prompts))
+        self.sizes["prompts"].append(len(prompts))
         return [f"{scene.seed} {prompt}" for scene, prompt in zip(features, prompts)]
 
 
@@ -109,26 +108,26 @@ def test_each_question_beside_its_picture_and_the_next(drawn, batch):
     order = list(dict.fromkeys(q[0].image for q in asked))
     system = Echo()
     right, floor = benchmarks.ask_all(system, asked, batch, (0, 1))
-    for (sample, *_), here, beside in zip(asked, right, floor, strict=True):
-        place = order.index(sample.image)
-        shown = [SCENES[int(order[p % 6].stem)].seed for p in (place, place + 1)]
-        assert [here, beside] == [f"{seed} {sample.prompt}" for seed in shown]
-    assert system.seen == 6 and max(system.sizes) <= batch
+    for (sample, *_), *answers in zip(asked, right, floor, strict=True):
+        row = order.index(sample.image)
+        shown = [SCENES[int(order[r % 6].stem)].seed for r in (row, row + 1)]
+        assert answers == [f"{seed} {sample.prompt}" for seed in shown]
+    assert sum(system.sizes["pictures"]) == 6 and max(sum(system.sizes.values(), [])) <= batch
 
 
-def test_turns_go_to_systems_that_take_them(drawn):
+@pytest.mark.parametrize("kind", [Chatty, Echo])
+def test_turns_go_to_systems_that_take_them(drawn, kind):
     """Guards: a follow-up question without what it follows; a keyword that a system lacks."""
-    said = (("What is this?", "A star."),)
+    said, system = (("What is this?", "A star."),), kind()
     samples = [Sample(drawn / f"{i}.png", "chat", "Which colour?", "red", turns=said * i)
                for i in range(2)]
-    chatty, echo = Chatty(), Echo()
-    assert benchmarks.score_samples(chatty, samples, shuffled=False)["n"] == {"chat": 2}
-    assert chatty.turns == [[], list(said)]
-    assert benchmarks.score_samples(echo, samples, shuffled=False)["n"] == {"chat": 2}
+    assert benchmarks.score_samples(system, samples, shuffled=False)["n"] == {"chat": 2}
+    assert system.turns == ([[], list(said)] if kind is Chatty else [])
 
 
-def test_humans_and_captions_are_one_question(drawn):
-    """Guards: ten humans as ten questions; captions of other pictures as references."""
+def test_humans_and_captions_are_one_question(drawn, monkeypatch):
+    """Guards: ten humans as ten questions; captions of other pictures as references; hours of
+    comparing every answer with every phrase of Visual Genome."""
     a, b = drawn / "0.png", drawn / "1.png"
     samples = [Sample(a, "caption", "Describe it.", "x"), Sample(b, "caption", "What?", "y"),
                Sample(a, "vqa", "Why?", "so"), Sample(a, "caption", "What?", "z"),
@@ -140,6 +139,9 @@ def test_humans_and_captions_are_one_question(drawn):
         ["x", "z"], ["y"], ["so", "thus"], ["thus"], ["dog"], ["dog"], ["no"]]
     result = benchmarks.scores(asked, ["q", "q", "thus", "so", "dog", "cat", "No."])
     assert result["vqa_acc"] == pytest.approx(2 / 3, abs=1e-4) and result["reg_exact"] == 0.5
+    assert result["reg_nearest"] == 0.5
+    monkeypatch.setattr(benchmarks, "MAX_CLASSES", 0)      # more names are phrases, no classes
+    assert benchmarks.scores(asked, ["q"] * 7)["reg_nearest"] is None
 
 
 def test_drawing_some(drawn):
@@ -162,18 +164,10 @@ def test_bad_data_is_told_before_asking(drawn):
         benchmarks.score_samples(system, samples, shuffled=False)
     with pytest.raises(BadInput, match="--no-shuffled"):
         benchmarks.score_samples(system, samples)
-    assert system.seen == 0
+    assert not system.sizes["pictures"]
     two = Sample(drawn / "0.png", "rec", "Where beside [0.100,0.100,0.200,0.200]?",
                  "[0.500,0.500,0.600,0.600]", ((0.1, 0.1, 0.2, 0.2), (0.5004, 0.5, 0.6, 0.6)))
     assert benchmarks.true_box(two) == (0.5004, 0.5, 0.6, 0.6)
-
-
-def test_many_names_are_phrases(monkeypatch, drawn):
-    """Guards: hours of comparing every answer with every phrase of Visual Genome."""
-    asked = benchmarks.questions(read_samples(drawn / "coco.json", "coco"))
-    monkeypatch.setattr(benchmarks, "MAX_CLASSES", 3)
-    result = benchmarks.scores(asked, [q[0].answer for q in asked])
-    assert result["reg_exact"] == 1 and result["reg_nearest"] is None
 
 
 # ---- the command ---------------------------------------------------------------------------------
@@ -199,8 +193,9 @@ def test_the_table_and_its_options(drawn, capsys, knowing):
     refused(call(evaluate.main, capsys, *words, "--split", "test"), "'test'", "'train', 'val'")
 
 
-def test_bad_records_stop_or_are_told(drawn, tmp_path, capsys, knowing):
-    """Guards: a record left out in silence; --skip-bad that hides why nothing is left."""
+def test_bad_data_stops_or_is_told(drawn, tmp_path, capsys, knowing):
+    """Guards: a record left out in silence; --skip-bad that hides why nothing is left; a traceback
+    from the middle of the pictures."""
     good = (drawn / "samples.jsonl").read_text().splitlines()
     file = tmp_path / "own.jsonl"
     file.write_text("\n".join([good[0], "{", *good[1:], *["7"] * 6]))
@@ -213,23 +208,19 @@ def test_bad_records_stop_or_are_told(drawn, tmp_path, capsys, knowing):
     file.write_text("{")
     code, out, err = call(evaluate.main, capsys, *words, "--skip-bad")
     assert code == 2 and out == "" and "line 1" in err and "no good record" in err
-
-
-def test_options_that_do_not_fit(drawn, capsys):
-    """Guards: an option that is read and ignored; a list of formats that fell behind."""
-    assert evaluate.FORMATS == tuple(FORMATS)
-    refused(call(evaluate.main, capsys, "--format", "coco"), "--data")
-    refused(call(evaluate.main, capsys, "--format", "voc"), "voc")
-    refused(call(evaluate.main, capsys, "--data", drawn, "--format", "coco"), "is a folder")
-    refused(call(evaluate.main, capsys, "--data", drawn / "coco.json"), "--format")
-    refused(call(evaluate.main, capsys, "--data", drawn / "no.json", "--format", "vg"), "no.json")
-    for option in (("--split", "val"), ("--images", "x"), ("--skip-bad",)):
-        refused(call(evaluate.main, capsys, "--data", drawn, *option), "annotation file")
-
-
-def test_a_broken_picture_is_named(drawn, tmp_path, capsys, knowing):
-    """Guards: a traceback from the middle of the pictures."""
     shutil.copytree(drawn, tmp_path / "copy")
     (tmp_path / "copy" / "3.png").write_bytes(b"\x89PNG no more")
     refused(call(evaluate.main, capsys, "--data", tmp_path / "copy" / "samples.jsonl",
                  "--format", "samples"), "3.png")
+
+
+@pytest.mark.parametrize("words, told", [
+    ("--format coco", "--data"), ("--format voc", "voc"), ("--data . --format coco", "is a folder"),
+    ("--data coco.json", "--format"), ("--data no.json --format vg", "no.json"),
+    ("--data . --split val", "annotation file"), ("--data . --images x", "annotation file"),
+    ("--data . --skip-bad", "annotation file"), ("--held-out", "--held-out")])
+def test_options_that_do_not_fit(drawn, capsys, monkeypatch, words, told):
+    """Guards: an option that is read and ignored; a list of formats that fell behind."""
+    assert evaluate.FORMATS == tuple(FORMATS)
+    monkeypatch.chdir(drawn)
+    refused(call(evaluate.main, capsys, *words.split()), told)
