@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 from commands import call, refused
+from field_files import write_coco
 from oracle import SEED, WORLD, Knowing
 
 from lion_min import BadInput, evaluate, launch
 from lion_min.datasets import FORMATS, benchmarks, read_samples
 from lion_min.datasets.records import Sample
-from lion_min.scenes import make_scene
+from lion_min.scenes import Thing, make_scene
 from lion_min.tasks import BOX
 
 SCENES = [make_scene(WORLD, "heldout", SEED, i) for i in range(6)]
@@ -19,31 +20,20 @@ SCENES = [make_scene(WORLD, "heldout", SEED, i) for i in range(6)]
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """A folder of six drawn pictures, coco.json (REG) and samples.jsonl (the other tasks)."""
+    """A folder of six drawn pictures, instances.json (REG), samples.jsonl (the other tasks)."""
     folder = tmp_path_factory.mktemp("field")
-    names = sorted({t.words() for s in SCENES for t in s.objects})
-    data = {"images": [], "annotations": [],
-            "categories": [{"id": i, "name": name} for i, name in enumerate(names)]}
+    write_coco(folder, SCENES, (WORLD.image,) * 2, Thing.words, "{}.png")
     lines = []
     for i, scene in enumerate(SCENES):
-        size = scene.world.image
-        scene.draw().save(folder / f"{i}.png")
-        data["images"].append({"id": i, "file_name": f"{i}.png", "width": size, "height": size})
-        for thing in scene.objects:
-            x1, y1, x2, y2 = (v * size for v in thing.box)
-            data["annotations"].append({
-                "image_id": i, "category_id": names.index(thing.words()), "iscrowd": 0,
-                "bbox": [x1, y1, x2 - x1, y2 - y1]})
         first = scene.objects[0]
-        asked = [("rec", f"Where is the {first.words()}?", BOX.format(first.box)),
-                 ("existence", f"Is there a {first.words()}?", "yes"),
-                 ("vqa", "How many objects are there?", str(len(scene.objects))),
-                 ("caption", "Describe the image.", scene.caption()),
-                 ("caption", "What is in the image?", "some things of several colours")]
-        lines += [json.dumps({"image": f"{i}.png", "task": t, "prompt": p, "answer": a,
-                              "split": "val" if i else "train"}) for t, p, a in asked]
-    (folder / "coco.json").write_text(json.dumps(data))
-    (folder / "samples.jsonl").write_text("\n".join(lines))
+        lines += [{"image": f"{i}.png", "task": task, "prompt": prompt, "answer": answer,
+                   "split": "val" if i else "train"} for task, prompt, answer in (
+            ("rec", f"Where is the {first.words()}?", BOX.format(first.box)),
+            ("existence", f"Is there a {first.words()}?", "yes"),
+            ("vqa", "How many objects are there?", str(len(scene.objects))),
+            ("caption", "Describe the image.", scene.caption()),
+            ("caption", "What is in the image?", "some things of several colours"))]
+    (folder / "samples.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return folder
 
 
@@ -51,7 +41,7 @@ def drawn(tmp_path_factory):
 
 def test_the_bundled_lion_on_coco(drawn, capsys):
     """Guards: boxes, pictures or names that are lost between COCO's file and the score."""
-    code, out, err = call(evaluate.main, capsys, "--data", drawn / "coco.json", "--format",
+    code, out, err = call(evaluate.main, capsys, "--data", drawn / "instances.json", "--format",
                           "coco", "--json", "--device", "cpu")
     result = json.loads(out)
     assert code == 0 and err == "" and out.count("\n") == 1
@@ -63,7 +53,7 @@ def test_the_bundled_lion_on_coco(drawn, capsys):
 
 def test_an_oracle_on_every_task(drawn):
     """Guards: answers at others' questions; the floor with the right pictures."""
-    samples = [*read_samples(drawn / "coco.json", "coco"), *read_samples(drawn / "samples.jsonl")]
+    samples = [*read_samples(drawn / "instances.json", "coco"), *read_samples(drawn / "samples.jsonl")]
     samples = [replace(s, answer="a " + s.answer) if s.task == "reg" else s for s in samples
                if s.task != "vqa"]
     for batch in (1, 4, 100):
@@ -103,7 +93,7 @@ class Chatty(Echo):
 @pytest.mark.parametrize("batch", [1, 2, 4, 50])
 def test_each_question_beside_its_picture_and_the_next(drawn, batch):
     """Guards: chunks whose edges lose a question or its next picture; pictures seen twice."""
-    asked = benchmarks.questions(read_samples(drawn / "coco.json", "coco"))[::-1]
+    asked = benchmarks.questions(read_samples(drawn / "instances.json", "coco"))[::-1]
     asked = asked[1::2] + asked[::2]
     order = list(dict.fromkeys(q[0].image for q in asked))
     system = Echo()
@@ -216,7 +206,7 @@ def test_bad_data_stops_or_is_told(drawn, tmp_path, capsys, knowing):
 
 @pytest.mark.parametrize("words, told", [
     ("--format coco", "--data"), ("--format voc", "voc"), ("--data . --format coco", "is a folder"),
-    ("--data coco.json", "--format"), ("--data no.json --format vg", "no.json"),
+    ("--data instances.json", "--format"), ("--data no.json --format vg", "no.json"),
     ("--data . --split val", "annotation file"), ("--data . --images x", "annotation file"),
     ("--data . --skip-bad", "annotation file"), ("--held-out", "--held-out")])
 def test_options_that_do_not_fit(drawn, capsys, monkeypatch, words, told):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from commands import call, refused
+from field_files import write_coco
 from random_backbones import write_clip, write_llama, write_qwen2, write_siglip, write_t5
 
 import infer
@@ -31,18 +32,7 @@ def coco(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("coco")
     (folder / "images").mkdir()
     scenes = [make_scene(WORLDS["medium"], "train", 9, i) for i in range(COUNT)]
-    kinds = sorted({t.kind for s in scenes for t in s.objects})
-    data = {"images": [], "annotations": [],
-            "categories": [{"id": i, "name": kind} for i, kind in enumerate(kinds, 1)]}
-    for i, scene in enumerate(scenes):
-        scene.draw().resize((120, 80)).save(folder / "images" / f"{i}.jpg")
-        data["images"].append({"id": i, "file_name": f"{i}.jpg", "width": 120, "height": 80})
-        for thing in scene.objects:
-            x1, y1, x2, y2 = thing.box
-            data["annotations"].append({
-                "image_id": i, "category_id": 1 + kinds.index(thing.kind), "iscrowd": 0,
-                "bbox": [x1 * 120, y1 * 80, (x2 - x1) * 120, (y2 - y1) * 80]})
-    (folder / "instances.json").write_text(json.dumps(data))
+    write_coco(folder, scenes, (120, 80), lambda thing: thing.kind, "images/{}.jpg")
     return folder
 
 
