@@ -85,8 +85,8 @@ def test_pope_by_hand():
     said = ["yes", "Yes", "no", "yes", "no", "no", "no", "no"]
     true = ["yes", "no", "yes", "yes", "yes", "no", "no", "no"]
     assert pope(said, true) == pytest.approx({
-        "acc": 5 / 8, "precision": 2 / 3, "recall": 1 / 2, "f1": 4 / 7, "yes_rate": 3 / 8})
-    assert pope(["no"], ["no"]) == {"acc": 1, "precision": 0, "recall": 0, "f1": 0,
+        "accuracy": 5 / 8, "precision": 2 / 3, "recall": 1 / 2, "f1": 4 / 7, "yes_rate": 3 / 8})
+    assert pope(["no"], ["no"]) == {"accuracy": 1, "precision": 0, "recall": 0, "f1": 0,
                                     "yes_rate": 0}
 
 
