@@ -68,11 +68,12 @@ def run(args: argparse.Namespace) -> None:
     if args.held_out and (not from_file or args.images or args.split or args.skip_bad):
         raise BadInput("--held-out: goes with --data PATH --format NAME alone, as train.py reads "
                        "them")
-    from lion_min import launch
-    result, text = (score_file if from_file else score_scenes)(args)
+    from lion_min import launch, scores
+    result, below = (score_file if from_file else score_scenes)(args)
     weights = args.weights or launch.bundled(args.system)
     result |= {"system": args.system, "weights": str(weights)}
-    print(json.dumps(result) if args.json else f"{text}\nweights {result['weights']}")
+    table = scores.columns({"right image": result} | scores.floor(result))
+    print(json.dumps(result) if args.json else "\n".join([table, *below, f"weights {weights}"]))
 
 
 def opened(args: argparse.Namespace):
@@ -83,8 +84,8 @@ def opened(args: argparse.Namespace):
 
 # ---- drawn scenes --------------------------------------------------------------------------------
 
-def score_scenes(args: argparse.Namespace) -> tuple[dict, str]:
-    """(scores, their table) on made scenes, or on those of a folder."""
+def score_scenes(args: argparse.Namespace) -> tuple[dict, list[str]]:
+    """(scores, lines below their table) on made scenes, or on those of a folder."""
     from lion_min import datasets, launch, scores
     world = WORLDS[args.world or launch.read_config(args.system, args.weights)["world"]]
     scenes = args.data and datasets.read_scenes(args.data, world)[:args.count]
@@ -92,10 +93,10 @@ def score_scenes(args: argparse.Namespace) -> tuple[dict, str]:
     result = scores.evaluate(system, world, args.count, args.seed, shuffled=args.shuffled,
                              scenes=scenes)
     report = system.report(world, args.count, args.seed) if scenes is None else {}
-    return result | report, "\n".join([
-        scores.columns({"right image": result} | scores.floor(result)), *outline(report),
+    return result | report, [
+        *outline(report),
         f"{result['count']} scenes of the world {result['world']}, seed {result['seed']}, "
-        f"{sum(result['n'].values())} questions, {result['seconds']} s"])
+        f"{sum(result['n'].values())} questions, {result['seconds']} s"]
 
 
 def outline(report: dict, indent: str = "") -> list[str]:
@@ -112,19 +113,17 @@ def outline(report: dict, indent: str = "") -> list[str]:
 
 # ---- the field's data ----------------------------------------------------------------------------
 
-def score_file(args: argparse.Namespace) -> tuple[dict, str]:
-    """(scores, their table) on the samples of an annotation file."""
-    from lion_min import scores
+def score_file(args: argparse.Namespace) -> tuple[dict, list[str]]:
+    """(scores, a line below their table) on the samples of an annotation file."""
     from lion_min.datasets import benchmarks
     samples = held_out(args) if args.held_out else read(args)
     samples = benchmarks.some(samples, args.count, args.seed)
     result = benchmarks.score_samples(opened(args), samples, shuffled=args.shuffled)
     result |= {"data": str(args.data), "format": args.format, "split": args.split,
                "count": args.count, "seed": args.seed}
-    return result, "\n".join([
-        scores.columns({"right image": result} | scores.floor(result)),
+    return result, [
         f"{sum(result['n'].values())} questions on {result['pictures']} pictures of {args.data} "
-        f"({args.format}), seed {args.seed}, {result['seconds']} s"])
+        f"({args.format}), seed {args.seed}, {result['seconds']} s"]
 
 
 def held_out(args: argparse.Namespace) -> list:

@@ -57,10 +57,7 @@ WORLDS = {world.name: world for world in (
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: what it is and where, the box as xyxy fractions of the image.
-
-    An object of a photograph has a kind and a box; its other attributes are None.
-    """
+    """An object and its box, xyxy fractions of the image; a photograph's has a kind alone."""
 
     kind: str
     colour: str | None
@@ -225,7 +222,7 @@ def _background(rng: random.Random, size: int) -> Image.Image:
 
 def main(argv: list[str] | None = None) -> int:
     """Write COUNT held-out scenes as PNG files and their truth as scenes.jsonl."""
-    from lion_min.cli import guarded          # one door for every command's bad input
+    from lion_min.cli import guarded
     parser = argparse.ArgumentParser(prog="python -m lion_min.scenes", description=main.__doc__)
     parser.add_argument("out", type=Path, metavar="OUT_DIR")
     parser.add_argument("--count", type=int, default=8)
@@ -241,14 +238,13 @@ def write_scenes(out: Path, count: int, seed: int, world: str = "medium",
                  pairs: str = "train") -> None:
     """PNG files scene_SEED_INDEX.png and scenes.jsonl, one JSON object a line."""
     out.mkdir(parents=True, exist_ok=True)
-    lines = []
+    lines, side = [], WORLDS[world].image
     for index in range(count):
         scene = make_scene(WORLDS[world], "heldout", seed, index, pairs)
         file = f"scene_{seed}_{index:04d}.png"
         scene.draw().save(out / file)
-        lines.append(json.dumps({
-            "file": file, "width": scene.world.image, "height": scene.world.image,
-            "objects": [asdict(thing) for thing in scene.objects], "caption": scene.caption()}))
+        lines.append(json.dumps({"file": file, "width": side, "height": side, "objects": [
+            asdict(thing) for thing in scene.objects], "caption": scene.caption()}))
     (out / "scenes.jsonl").write_text("\n".join(lines) + "\n")
     print(f"wrote {count} scenes and scenes.jsonl to {out}")
 

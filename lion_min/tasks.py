@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import partial
 
 from lion_min.boxes import Box, BoxText
 from lion_min.scenes import Scene, Thing, World
@@ -70,7 +71,7 @@ OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "bel
 def stands(a: Thing, side: str, b: Thing, margin: float = MARGIN) -> bool:
     """True when a's centre lies on that side of b's by more than `margin` of the image."""
     axis, sign = SIDES[side]
-    return sign * _offset(a, b, axis) > margin
+    return sign * (a.centre[axis] - b.centre[axis]) > margin
 
 
 def _ask(rng: random.Random, task: str, answer: str, *slots: str,
@@ -147,14 +148,6 @@ def _changed(rng: random.Random, phrase: str, world: World) -> str:
     return " ".join(words)
 
 
-def colour(scene: Scene, rng: random.Random) -> Example | None:
-    return _attribute(scene, rng, "colour")
-
-
-def kind(scene: Scene, rng: random.Random) -> Example | None:
-    return _attribute(scene, rng, "kind")
-
-
 def _attribute(scene: Scene, rng: random.Random, name: str) -> Example | None:
     """Ask for the colour (kind) of an object that other words single out."""
     chances = []
@@ -228,10 +221,6 @@ def side(scene: Scene, rng: random.Random) -> Example | None:
     return _ask(rng, "side", name.split()[0], first, second, *words)
 
 
-def _offset(a: Thing, b: Thing, axis: int) -> float:
-    return a.centre[axis] - b.centre[axis]
-
-
 def reg(scene: Scene, rng: random.Random) -> Example:
     """What is in a box; of a photograph the bare name of the class, as data sets have it."""
     thing = rng.choice(scene.objects)
@@ -244,11 +233,11 @@ def rec(scene: Scene, rng: random.Random) -> Example | None:
     """REC by attributes alone."""
     for thing in rng.sample(scene.objects, len(scene.objects)):
         if name := _naming(rng, scene, thing):
-            return _locate(rng, "rec", thing, name)
+            return _located(rng, "rec", thing, name)
     return None
 
 
-def _locate(rng: random.Random, task: str, thing: Thing, name: str) -> Example:
+def _located(rng: random.Random, task: str, thing: Thing, name: str) -> Example:
     text, box = printed(thing.box)
     return _ask(rng, task, text, f"the {name}", boxes=(box,))
 
@@ -267,11 +256,14 @@ def rec_relational(scene: Scene, rng: random.Random) -> Example | None:
     rng.shuffle(chances)
     for thing, phrase, name, other in chances:
         if anchor := _naming(rng, scene, other):
-            return _locate(rng, "rec_relational", thing, f"{phrase} {name} the {anchor}")
+            return _located(rng, "rec_relational", thing, f"{phrase} {name} the {anchor}")
     return None
 
 
-MAKERS = {name: globals()[name] for name in TASKS + AUXILIARY}
+MAKERS = {"existence": existence, "colour": partial(_attribute, name="colour"),
+          "kind": partial(_attribute, name="kind"), "count": count, "relation": relation,
+          "side": side, "caption": caption, "reg": reg, "rec": rec,
+          "rec_relational": rec_relational}
 
 
 def examples(scene: Scene, rng: random.Random, tasks: tuple[str, ...]) -> list[Example]:

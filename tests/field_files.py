@@ -61,6 +61,22 @@ def pictures(folder: Path) -> Path:
     return folder
 
 
+def write_coco(folder: Path, scenes: list, size: tuple[int, int], name_of, file: str) -> None:
+    """instances.json of drawn scenes whose pictures are of that size; their files as `file` says."""
+    names = sorted({name_of(t) for s in scenes for t in s.objects})
+    data = {"images": [], "annotations": [],
+            "categories": [{"id": i, "name": name} for i, name in enumerate(names, 1)]}
+    for i, scene in enumerate(scenes):
+        scene.draw().resize(size).save(folder / file.format(i))
+        data["images"].append({"id": i, "file_name": Path(file.format(i)).name,
+                               "width": size[0], "height": size[1]})
+        for x1, y1, x2, y2, name in ((*t.box, name_of(t)) for t in scene.objects):
+            data["annotations"].append({
+                "image_id": i, "category_id": 1 + names.index(name), "iscrowd": 0, "bbox": [
+                    x1 * size[0], y1 * size[1], (x2 - x1) * size[0], (y2 - y1) * size[1]]})
+    (folder / "instances.json").write_text(json.dumps(data))
+
+
 def written(folder, form, data=None):
     name, exact = FILES[form]
     data = exact if data is None else data

@@ -1,15 +1,16 @@
-"""A system that knows each picture's scene and reads each question by itself."""
+"""A system that knows each picture's scene and works every answer out from the words and boxes."""
 
 import re
 
 import torch
 
 from lion_min.boxes import BoxText, iou
-from lion_min.scenes import WORLDS, Scene, make_scene
-from lion_min.tasks import TEMPLATES, fits, stands
+from lion_min.scenes import WORLDS, Scene, Thing, make_scene
+from lion_min.tasks import TEMPLATES
 
 WORLD, COUNT, SEED = WORLDS["medium"], 60, 3
 RELATION = re.compile(r"the (.+?)(?: (left of|right of|above|below) the (.+))?")
+AXIS = {"left of": (0, 1), "right of": (0, -1), "above": (1, 1), "below": (1, -1)}
 
 
 def understand(prompt: str) -> tuple[str, tuple[str, ...]]:
@@ -25,31 +26,53 @@ def understand(prompt: str) -> tuple[str, tuple[str, ...]]:
     return min(found, key=lambda f: sum(map(len, f[1])))
 
 
-def solve(scene: Scene, prompt: str) -> str:
-    """The answer from the scene and the words alone."""
-    task, words = understand(prompt)
-    text = BoxText()
+def matching(scene: Scene, phrase: str) -> list[Thing]:
+    """Objects of which every word is true; 'a', 'the' and 'object' say nothing."""
+    words = set(phrase.split()) - {"a", "an", "the", "object"}
+    return [t for t in scene.objects if words <= set(t.words().split())]
 
-    def named(phrase: str) -> list:
-        return [t for t in scene.objects if fits(phrase, t)] or list(scene.objects)
+
+def gap(a: Thing, b: Thing, relation: str) -> float:
+    """How far a stands on the named side of b, centre to centre; negative on the other side."""
+    axis, sign = AXIS[relation]
+    a, b = ((t.box[axis] + t.box[axis + 2]) / 2 for t in (a, b))
+    return sign * (b - a)
+
+
+def singular(plural: str) -> str:
+    return plural.removesuffix("es" if plural.endswith("crosses") else "s")
+
+
+def located(scene: Scene, phrase: str) -> list[Thing]:
+    """Objects that a referring expression fits, its relation included."""
+    what, side, other = RELATION.fullmatch(phrase).groups()
+    anchors = matching(scene, other) if side else []
+    return [t for t in matching(scene, what)
+            if not side or anchors and gap(t, anchors[0], side) > 0]
+
+
+def solve(scene: Scene, prompt: str) -> str:
+    """The answer from the scene and the words alone; any, where they are of another picture."""
+    task, words = understand(prompt)
     if task == "caption":
         return scene.caption()
     if task == "existence":
-        return "yes" if any(fits(words[0].split(" ", 1)[1], t) for t in scene.objects) else "no"
+        return "yes" if matching(scene, words[0]) else "no"
     if task == "count":
-        one = words[0].removesuffix("es" if words[0].endswith("crosses") else "s")
-        return str(sum(fits(one, t) for t in scene.objects))
-    if task in ("colour", "kind"):
-        return getattr(named(words[0])[0], task)
-    if task == "relation":
-        a, b = (named(phrase.removeprefix("the "))[0] for phrase in words[::2])
-        return "true" if stands(a, words[1], b, 0) else "false"
+        return str(len(matching(scene, singular(words[0]))))
     if task == "reg":
-        best = max(scene.objects, key=lambda t: overlap(text.parse(words[0])[0], t.box))
+        box, = BoxText().parse(words[0])
+        best = max(scene.objects, key=lambda t: overlap(box, t.box))
         return "a " + best.words()
-    what, side, other = RELATION.fullmatch(words[0]).groups()
-    right = [t for t in named(what) if side is None or stands(t, side, named(other)[0], 0)]
-    return text.format((right or named(what))[0].box)
+    if task in ("rec", "rec_relational"):
+        return BoxText().format((located(scene, words[0]) or scene.objects)[0].box)
+    first, last = ((matching(scene, words[i]) or scene.objects)[0] for i in (0, -1))
+    if task in ("colour", "kind"):
+        return getattr(first, task)
+    if task == "side":
+        names = {"left": "left of", "right": "right of"}
+        return max(words[1:3], key=lambda word: gap(first, last, names.get(word, word)))
+    return "true" if gap(first, last, words[1]) > 0 else "false"
 
 
 def overlap(a, b) -> float:

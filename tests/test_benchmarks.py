@@ -6,14 +6,13 @@ from dataclasses import replace
 
 import pytest
 from commands import call, refused
+from field_files import write_coco
 from oracle import SEED, WORLD, Knowing
 
-from lion_min import BadInput, evaluate
-
-from lion_min.datasets import benchmarks
-from lion_min.datasets import FORMATS, read_samples
+from lion_min import BadInput, evaluate, launch
+from lion_min.datasets import FORMATS, benchmarks, read_samples
 from lion_min.datasets.records import Sample
-from lion_min.scenes import make_scene
+from lion_min.scenes import Thing, make_scene
 from lion_min.tasks import BOX
 
 SCENES = [make_scene(WORLD, "heldout", SEED, i) for i in range(6)]
@@ -21,31 +20,20 @@ SCENES = [make_scene(WORLD, "heldout", SEED, i) for i in range(6)]
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """A folder of six drawn pictures, coco.json (REG) and samples.jsonl (the other tasks)."""
+    """A folder of six drawn pictures, instances.json (REG), samples.jsonl (the other tasks)."""
     folder = tmp_path_factory.mktemp("field")
-    names = sorted({t.words() for s in SCENES for t in s.objects})
-    data = {"images": [], "annotations": [],
-            "categories": [{"id": i, "name": name} for i, name in enumerate(names)]}
+    write_coco(folder, SCENES, (WORLD.image,) * 2, Thing.words, "{}.png")
     lines = []
     for i, scene in enumerate(SCENES):
-        size = scene.world.image
-        scene.draw().save(folder / f"{i}.png")
-        data["images"].append({"id": i, "file_name": f"{i}.png", "width": size, "height": size})
-        for thing in scene.objects:
-            x1, y1, x2, y2 = (v * size for v in thing.box)
-            data["annotations"].append({
-                "image_id": i, "category_id": names.index(thing.words()), "iscrowd": 0,
-                "bbox": [x1, y1, x2 - x1, y2 - y1]})
         first = scene.objects[0]
-        asked = [("rec", f"Where is the {first.words()}?", BOX.format(first.box)),
-                 ("existence", f"Is there a {first.words()}?", "yes"),
-                 ("vqa", "How many objects are there?", str(len(scene.objects))),
-                 ("caption", "Describe the image.", scene.caption()),
-                 ("caption", "What is in the image?", "some things of several colours")]
-        lines += [json.dumps({"image": f"{i}.png", "task": t, "prompt": p, "answer": a,
-                              "split": "val" if i else "train"}) for t, p, a in asked]
-    (folder / "coco.json").write_text(json.dumps(data))
-    (folder / "samples.jsonl").write_text("\n".join(lines))
+        lines += [{"image": f"{i}.png", "task": task, "prompt": prompt, "answer": answer,
+                   "split": "val" if i else "train"} for task, prompt, answer in (
+            ("rec", f"Where is the {first.words()}?", BOX.format(first.box)),
+            ("existence", f"Is there a {first.words()}?", "yes"),
+            ("vqa", "How many objects are there?", str(len(scene.objects))),
+            ("caption", "Describe the image.", scene.caption()),
+            ("caption", "What is in the image?", "some things of several colours"))]
+    (folder / "samples.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return folder
 
 
@@ -53,7 +41,7 @@ def drawn(tmp_path_factory):
 
 def test_the_bundled_lion_on_coco(drawn, capsys):
     """Guards: boxes, pictures or names that are lost between COCO's file and the score."""
-    code, out, err = call(evaluate.main, capsys, "--data", drawn / "coco.json", "--format",
+    code, out, err = call(evaluate.main, capsys, "--data", drawn / "instances.json", "--format",
                           "coco", "--json", "--device", "cpu")
     result = json.loads(out)
     assert code == 0 and err == "" and out.count("\n") == 1
@@ -65,7 +53,7 @@ def test_the_bundled_lion_on_coco(drawn, capsys):
 
 def test_an_oracle_on_every_task(drawn):
     """Guards: answers at others' questions; the floor with the right pictures."""
-    samples = [*read_samples(drawn / "coco.json", "coco"), *read_samples(drawn / "samples.jsonl")]
+    samples = [*read_samples(drawn / "instances.json", "coco"), *read_samples(drawn / "samples.jsonl")]
     samples = [replace(s, answer="a " + s.answer) if s.task == "reg" else s for s in samples
                if s.task != "vqa"]
     for batch in (1, 4, 100):
@@ -85,15 +73,14 @@ class Echo(Knowing):
 
     def __init__(self):
         super().__init__()
-        self.seen, self.sizes, self.turns = 0, [], []
+        self.sizes, self.turns = {"pictures": [], "prompts": []}, []
 
     def encode(self, images):
-        self.seen += len(images)
-        self.sizes.append(len(images))
+        self.sizes["pictures"].append(len(images))
         return super().encode(images)
 
     def answer(self, features, prompts):
-        self.sizes.append(len(prompts))
+        self.sizes["prompts"].append(len(prompts))
         return [f"{scene.seed} {prompt}" for scene, prompt in zip(features, prompts)]
 
 
@@ -106,31 +93,31 @@ class Chatty(Echo):
 @pytest.mark.parametrize("batch", [1, 2, 4, 50])
 def test_each_question_beside_its_picture_and_the_next(drawn, batch):
     """Guards: chunks whose edges lose a question or its next picture; pictures seen twice."""
-    asked = benchmarks.questions(read_samples(drawn / "coco.json", "coco"))[::-1]
+    asked = benchmarks.questions(read_samples(drawn / "instances.json", "coco"))[::-1]
     asked = asked[1::2] + asked[::2]
     order = list(dict.fromkeys(q[0].image for q in asked))
     system = Echo()
     right, floor = benchmarks.ask_all(system, asked, batch, (0, 1))
-    for (sample, *_), here, beside in zip(asked, right, floor, strict=True):
-        place = order.index(sample.image)
-        shown = [SCENES[int(order[p % 6].stem)].seed for p in (place, place + 1)]
-        assert [here, beside] == [f"{seed} {sample.prompt}" for seed in shown]
-    assert system.seen == 6 and max(system.sizes) <= batch
+    for (sample, *_), *answers in zip(asked, right, floor, strict=True):
+        row = order.index(sample.image)
+        shown = [SCENES[int(order[r % 6].stem)].seed for r in (row, row + 1)]
+        assert answers == [f"{seed} {sample.prompt}" for seed in shown]
+    assert sum(system.sizes["pictures"]) == 6 and max(sum(system.sizes.values(), [])) <= batch
 
 
-def test_turns_go_to_systems_that_take_them(drawn):
+@pytest.mark.parametrize("kind", [Chatty, Echo])
+def test_turns_go_to_systems_that_take_them(drawn, kind):
     """Guards: a follow-up question without what it follows; a keyword that a system lacks."""
-    said = (("What is this?", "A star."),)
+    said, system = (("What is this?", "A star."),), kind()
     samples = [Sample(drawn / f"{i}.png", "chat", "Which colour?", "red", turns=said * i)
                for i in range(2)]
-    chatty, echo = Chatty(), Echo()
-    assert benchmarks.score_samples(chatty, samples, shuffled=False)["n"] == {"chat": 2}
-    assert chatty.turns == [[], list(said)]
-    assert benchmarks.score_samples(echo, samples, shuffled=False)["n"] == {"chat": 2}
+    assert benchmarks.score_samples(system, samples, shuffled=False)["n"] == {"chat": 2}
+    assert system.turns == ([[], list(said)] if kind is Chatty else [])
 
 
-def test_humans_and_captions_are_one_question(drawn):
-    """Guards: ten humans as ten questions; captions of other pictures as references."""
+def test_humans_and_captions_are_one_question(drawn, monkeypatch):
+    """Guards: ten humans as ten questions; captions of other pictures as references; hours of
+    comparing every answer with every phrase of Visual Genome."""
     a, b = drawn / "0.png", drawn / "1.png"
     samples = [Sample(a, "caption", "Describe it.", "x"), Sample(b, "caption", "What?", "y"),
                Sample(a, "vqa", "Why?", "so"), Sample(a, "caption", "What?", "z"),
@@ -142,6 +129,9 @@ def test_humans_and_captions_are_one_question(drawn):
         ["x", "z"], ["y"], ["so", "thus"], ["thus"], ["dog"], ["dog"], ["no"]]
     result = benchmarks.scores(asked, ["q", "q", "thus", "so", "dog", "cat", "No."])
     assert result["vqa_acc"] == pytest.approx(2 / 3, abs=1e-4) and result["reg_exact"] == 0.5
+    assert result["reg_nearest"] == 0.5
+    monkeypatch.setattr(benchmarks, "MAX_CLASSES", 0)      # more names are phrases, no classes
+    assert benchmarks.scores(asked, ["q"] * 7)["reg_nearest"] is None
 
 
 def test_drawing_some(drawn):
@@ -164,26 +154,17 @@ def test_bad_data_is_told_before_asking(drawn):
         benchmarks.score_samples(system, samples, shuffled=False)
     with pytest.raises(BadInput, match="--no-shuffled"):
         benchmarks.score_samples(system, samples)
-    assert system.seen == 0
+    assert not system.sizes["pictures"]
     two = Sample(drawn / "0.png", "rec", "Where beside [0.100,0.100,0.200,0.200]?",
                  "[0.500,0.500,0.600,0.600]", ((0.1, 0.1, 0.2, 0.2), (0.5004, 0.5, 0.6, 0.6)))
     assert benchmarks.true_box(two) == (0.5004, 0.5, 0.6, 0.6)
-
-
-def test_many_names_are_phrases(monkeypatch, drawn):
-    """Guards: hours of comparing every answer with every phrase of Visual Genome."""
-    asked = benchmarks.questions(read_samples(drawn / "coco.json", "coco"))
-    monkeypatch.setattr(benchmarks, "MAX_CLASSES", 3)
-    result = benchmarks.scores(asked, [q[0].answer for q in asked])
-    assert result["reg_exact"] == 1 and result["reg_nearest"] is None
 
 
 # ---- the command ---------------------------------------------------------------------------------
 
 @pytest.fixture
 def knowing(monkeypatch):
-    from lion_min.lion import loading
-    monkeypatch.setattr(loading, "load_system", lambda weights, device: Knowing())
+    monkeypatch.setattr(launch, "load", lambda *_: Knowing())
 
 
 def test_the_table_and_its_options(drawn, capsys, knowing):
@@ -202,8 +183,9 @@ def test_the_table_and_its_options(drawn, capsys, knowing):
     refused(call(evaluate.main, capsys, *words, "--split", "test"), "'test'", "'train', 'val'")
 
 
-def test_bad_records_stop_or_are_told(drawn, tmp_path, capsys, knowing):
-    """Guards: a record left out in silence; --skip-bad that hides why nothing is left."""
+def test_bad_data_stops_or_is_told(drawn, tmp_path, capsys, knowing):
+    """Guards: a record left out in silence; --skip-bad that hides why nothing is left; a traceback
+    from the middle of the pictures."""
     good = (drawn / "samples.jsonl").read_text().splitlines()
     file = tmp_path / "own.jsonl"
     file.write_text("\n".join([good[0], "{", *good[1:], *["7"] * 6]))
@@ -216,23 +198,19 @@ def test_bad_records_stop_or_are_told(drawn, tmp_path, capsys, knowing):
     file.write_text("{")
     code, out, err = call(evaluate.main, capsys, *words, "--skip-bad")
     assert code == 2 and out == "" and "line 1" in err and "no good record" in err
-
-
-def test_options_that_do_not_fit(drawn, capsys):
-    """Guards: an option that is read and ignored; a list of formats that fell behind."""
-    assert evaluate.FORMATS == tuple(FORMATS)
-    refused(call(evaluate.main, capsys, "--format", "coco"), "--data")
-    refused(call(evaluate.main, capsys, "--format", "voc"), "voc")
-    refused(call(evaluate.main, capsys, "--data", drawn, "--format", "coco"), "is a folder")
-    refused(call(evaluate.main, capsys, "--data", drawn / "coco.json"), "--format")
-    refused(call(evaluate.main, capsys, "--data", drawn / "no.json", "--format", "vg"), "no.json")
-    for option in (("--split", "val"), ("--images", "x"), ("--skip-bad",)):
-        refused(call(evaluate.main, capsys, "--data", drawn, *option), "annotation file")
-
-
-def test_a_broken_picture_is_named(drawn, tmp_path, capsys, knowing):
-    """Guards: a traceback from the middle of the pictures."""
     shutil.copytree(drawn, tmp_path / "copy")
     (tmp_path / "copy" / "3.png").write_bytes(b"\x89PNG no more")
     refused(call(evaluate.main, capsys, "--data", tmp_path / "copy" / "samples.jsonl",
                  "--format", "samples"), "3.png")
+
+
+@pytest.mark.parametrize("words, told", [
+    ("--format coco", "--data"), ("--format voc", "voc"), ("--data . --format coco", "is a folder"),
+    ("--data instances.json", "--format"), ("--data no.json --format vg", "no.json"),
+    ("--data . --split val", "annotation file"), ("--data . --images x", "annotation file"),
+    ("--data . --skip-bad", "annotation file"), ("--held-out", "--held-out")])
+def test_options_that_do_not_fit(drawn, capsys, monkeypatch, words, told):
+    """Guards: an option that is read and ignored; a list of formats that fell behind."""
+    assert evaluate.FORMATS == tuple(FORMATS)
+    monkeypatch.chdir(drawn)
+    refused(call(evaluate.main, capsys, *words.split()), told)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 from lion_min import BadInput
 from lion_min.datasets import SCENES, read_scenes
@@ -27,17 +28,12 @@ def rewrite(folder, change, line=1):
 
 
 def test_what_was_written_is_read(folder):
-    """Guards: objects reordered, boxes or words lost between the disk and the tasks."""
+    """Guards: objects reordered, boxes or words lost between the disk and the tasks; a drawing of
+    the annotation in the place of the user's own picture."""
     stored = read_scenes(folder, SMALL)
     made = [make_scene(SMALL, "heldout", 11, i) for i in range(5)]
-    assert [s.objects for s in stored] == [s.objects for s in made]
-    assert [s.caption() for s in stored] == [s.caption() for s in made]
-    assert [s.draw().tobytes() for s in stored] == [s.draw().tobytes() for s in made]
-
-
-def test_the_picture_is_the_file(folder):
-    """Guards: a drawing of the annotation in the place of the user's own picture."""
-    from PIL import Image
+    for give in (lambda s: s.objects, lambda s: s.caption(), lambda s: s.draw().tobytes()):
+        assert list(map(give, stored)) == list(map(give, made))
     Image.new("RGB", (30, 20), "red").save(folder / "scene_11_0002.png")
     assert read_scenes(folder, SMALL)[2].draw().getpixel((5, 5)) == (255, 0, 0)
 
@@ -66,13 +62,11 @@ def test_bad_records_name_file_and_line(folder, change, told):
     assert len(str(caught.value)) < 400
 
 
-def test_bad_folders(tmp_path):
+@pytest.mark.parametrize("content, told", [
+    (None, "holds no scenes.jsonl"), (b"\n\n", "holds no scene;"), (b"\xff\xfe", "UTF-8")])
+def test_bad_folders(tmp_path, content, told):
     """Guards: an empty list of scenes that fails much later."""
-    with pytest.raises(BadInput, match="holds no scenes.jsonl"):
-        read_scenes(tmp_path / "none", SMALL)
-    (tmp_path / SCENES).write_text("\n\n")
-    with pytest.raises(BadInput, match="holds no scene;"):
-        read_scenes(tmp_path, SMALL)
-    (tmp_path / SCENES).write_bytes(b"\xff\xfe")
-    with pytest.raises(BadInput, match="UTF-8"):
+    if content is not None:
+        (tmp_path / SCENES).write_bytes(content)
+    with pytest.raises(BadInput, match=told):
         read_scenes(tmp_path, SMALL)

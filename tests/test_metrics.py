@@ -5,25 +5,20 @@ import math
 import pytest
 import torch
 
-from lion_min.datasets.metrics import (cider, nearest_name, normal, pope, rec_acc, recognition, said_yes,
-                              token_f1, true_false, vqa_accuracy)
+from lion_min.datasets.metrics import (cider, nearest_name, normal, pope, rec_acc, recognition,
+                                       said_yes, token_f1, true_false, vqa_accuracy)
 
 BOX = (0.1, 0.1, 0.5, 0.5)
 
 
-# ---- boxes ---------------------------------------------------------------------------------------
-
 def test_boxes_of_answers():
-    """Guards: an answer without a box that is left out; a second box that rescues the first."""
+    """Guards: an answer without a box that is left out; a second box that rescues the first; a
+    thin object's box that is rounded to thousandths before it is compared."""
     said = ["[0.100,0.100,0.500,0.500]", "at [0.100,0.100,0.500,0.350].", "the dog", "",
             "[0.600,0.600,0.900,0.900] or [0.100,0.100,0.500,0.500]",
             "[0.100,0.100,0.500,0.260]"]
     assert rec_acc(said, [BOX] * 6) == pytest.approx(
         {"acc50": 2 / 6, "miou": (1 + 0.625 + 0.4) / 6}, abs=1e-6)
-
-
-def test_the_true_box_is_not_rounded():
-    """Guards: a thin object's box that is rounded to thousandths before it is compared."""
     thin = (0.1, 0.1, 0.1004, 0.5)
     assert rec_acc(["[0.100,0.100,0.101,0.500]"], [thin])["miou"] == pytest.approx(0.4, abs=1e-3)
 
@@ -59,17 +54,19 @@ def test_vqa_accuracy_of_ten(agreeing, score):
     assert vqa_accuracy("2", humans) == pytest.approx(score)
 
 
-def test_vqa_accuracy_of_one():
-    """Guards: a data set of single answers on which nobody can score."""
-    assert vqa_accuracy("A dog", ["dog"]) == 1 and vqa_accuracy("cat", ["dog"]) == 0
-    assert vqa_accuracy("cat", ["dog", "cat"]) == 1 and vqa_accuracy("", ["dog"]) == 0
-
-
-def test_token_f1():
-    """Guards: a word said twice that is found twice; silence that scores."""
-    assert token_f1("a dog on the grass", "dog grass") == pytest.approx(2 * 2 / (3 + 2))
-    assert token_f1("dog dog dog", "dog") == pytest.approx(0.5)
-    assert token_f1("", "dog") == token_f1("cat", "dog") == 0 and token_f1("the", "a") == 1
+@pytest.mark.parametrize("score, answer, truth, value", [
+    (vqa_accuracy, "A dog", ["dog"], 1), (vqa_accuracy, "cat", ["dog"], 0),
+    (vqa_accuracy, "cat", ["dog", "cat"], 1), (vqa_accuracy, "", ["dog"], 0),
+    (token_f1, "a dog on the grass", "dog grass", 2 * 2 / (3 + 2)),
+    (token_f1, "dog dog dog", "dog", 0.5), (token_f1, "", "dog", 0), (token_f1, "cat", "dog", 0),
+    (token_f1, "the", "a", 1),
+    (true_false, ["True.", "false", "It is true", "true or false", "yes", "untrue"], ["true"] * 6,
+     2 / 6), (true_false, ["False"], ["false"], 1),
+    (recognition, ["a dog", "dog", "the cat"], ["Dog", "dog", "bird"], 2 / 3)])
+def test_by_hand(score, answer, truth, value):
+    """Guards: data of single answers on which nobody can score; a word said twice that is found
+    twice; silence that scores; both "true" and "false" said; classes that differ by case."""
+    assert score(answer, truth) == pytest.approx(value)
 
 
 # ---- yes and no ----------------------------------------------------------------------------------
@@ -88,16 +85,9 @@ def test_pope_by_hand():
     said = ["yes", "Yes", "no", "yes", "no", "no", "no", "no"]
     true = ["yes", "no", "yes", "yes", "yes", "no", "no", "no"]
     assert pope(said, true) == pytest.approx({
-        "acc": 5 / 8, "precision": 2 / 3, "recall": 1 / 2, "f1": 4 / 7, "yes_rate": 3 / 8})
-    assert pope(["no"], ["no"]) == {"acc": 1, "precision": 0, "recall": 0, "f1": 0,
+        "accuracy": 5 / 8, "precision": 2 / 3, "recall": 1 / 2, "f1": 4 / 7, "yes_rate": 3 / 8})
+    assert pope(["no"], ["no"]) == {"accuracy": 1, "precision": 0, "recall": 0, "f1": 0,
                                     "yes_rate": 0}
-
-
-def test_true_false():
-    """Guards: an answer that names both and is right either way."""
-    said = ["True.", "false", "It is true", "true or false", "yes", "untrue"]
-    assert true_false(said, ["true"] * 6) == pytest.approx(2 / 6)
-    assert true_false(["False"], ["false"]) == 1
 
 
 # ---- region recognition --------------------------------------------------------------------------
@@ -127,11 +117,6 @@ def test_nearest_name_by_vectors():
         nearest_name("dog", [])
 
 
-def test_recognition():
-    """Guards: names of another case as other classes; a wrong name that is counted."""
-    assert recognition(["a dog", "dog", "the cat"], ["Dog", "dog", "bird"]) == pytest.approx(2 / 3)
-
-
 # ---- CIDEr ---------------------------------------------------------------------------------------
 
 RED, BLUE = "one red bus waits outside", "seven blue birds sit together quietly"
@@ -145,25 +130,20 @@ def test_a_perfect_rare_caption_scores_ten():
     assert cider([RED], [[RED]]) == 0, "nothing is rare in one picture"
 
 
-def test_cider_by_hand():
-    """Guards: document frequencies counted by sentence, other logs, another sigma, no mean.
+@pytest.mark.parametrize("said, references, score", [
+    ("a red cat", [["a red dog", "a red dog"], ["a blue cat"]], 10 * (1 / 4) / 2),
+    ("red red red red", [["red"], ["blue"]], 10 * (1 / 4) / 4 * math.exp(-9 / 72) / 2)])
+def test_cider_by_hand(said, references, score):
+    """Guards: document frequencies counted by sentence, other logs, another sigma, no mean; CIDEr
+    without its D: a rare word said again and again that scores more.
 
     Pictures 1, 2: "a red dog", "a blue cat". "a" is in both and weighs 0, all else log 2 =: w.
     Said of picture 1: "a red cat". Of one word: (0, w, w) . (0, w, w at dog) = w2, both norms
     w sqrt 2: 1/2. Of two: "a red" of ("a red", "red cat"): 1/2. Of three: 0. Of four: none.
-    """
-    references = [["a red dog", "a red dog"], ["a blue cat"]]
-    assert cider(["a red cat", "zzz"], references) == pytest.approx(10 * (1 / 4) / 2)
-
-
-def test_cider_clips_and_punishes_length():
-    """Guards: CIDEr without its D: a rare word said again and again that scores more.
-
     One word, "red", said 4 times for the reference "red": of its n-grams only the one word is
     there: min(4w, w) w / (4w w) = 1/4 (unclipped: 1), and three words too many.
     """
-    assert cider(["red red red red", "zzz"], [["red"], ["blue"]]) == pytest.approx(
-        10 * (1 / 4) / 4 * math.exp(-9 / 72) / 2)
+    assert cider([said, "zzz"], references) == pytest.approx(score)
 
 
 def test_cider_does_not_depend_on_order():

@@ -4,14 +4,14 @@ import json
 import random
 
 import pytest
-from oracle import COUNT, SEED, WORLD, Knowing, understand
+from oracle import COUNT, SEED, WORLD, Knowing, solve
 
 from lion_min import scores
 from lion_min.boxes import BoxText
 from lion_min.scores import answer_all, caption_matches, evaluate, questions
 from lion_min.scores import scores as score_answers
 from lion_min.scenes import make_scene
-from lion_min.tasks import MAKERS, TASKS, Example
+from lion_min.tasks import TASKS, Example
 
 METRICS = {"rec_acc50", "rec_acc50_relational", "rec_miou", "reg_exact", "reg_kind", "reg_colour",
            "vqa_acc", "vqa_by_type", "relation_acc", "exist_acc", "exist_yes_rate",
@@ -35,12 +35,11 @@ def test_an_oracle_scores_one(oracle):
 
 def test_an_oracle_of_other_pictures_is_at_the_floor(oracle):
     """Guards: a shuffled column that is taken with the right pictures, or with none."""
-    floor = oracle["shuffled"]
-    for name, most in (("rec_acc50", 0.25), ("rec_miou", 0.35), ("reg_exact", 0.15),
-                       ("caption_object_f1", 0.25), ("reg_colour", 0.4), ("reg_kind", 0.4)):
-        assert 0 < floor["rec_miou"] and floor[name] < most, (name, floor[name])
-    assert 0.25 < floor["exist_acc"] < 0.75 and 0.25 < floor["relation_acc"] < 0.75
-    assert floor["vqa_acc"] < 0.7
+    limits = {"rec_acc50": (0, 0.25), "rec_miou": (0.001, 0.35), "reg_exact": (0, 0.15),
+              "caption_object_f1": (0, 0.25), "reg_colour": (0, 0.4), "reg_kind": (0, 0.4),
+              "exist_acc": (0.25, 0.75), "relation_acc": (0.25, 0.75), "vqa_acc": (0, 0.7)}
+    for name, (low, high) in limits.items():
+        assert low <= oracle["shuffled"][name] < high, (name, oracle["shuffled"][name])
 
 
 def test_the_keys_are_those_of_the_contract(oracle):
@@ -56,21 +55,17 @@ def test_the_keys_are_those_of_the_contract(oracle):
     assert again["n"] == told | {"reg_heldout_pairs": COUNT // 2} and min(told.values()) > 0
 
 
-def test_without_the_shuffled_floor():
-    """Guards: --no-shuffled that asks every question twice all the same."""
-    asked = []
-    result = evaluate(Knowing(lambda scene, prompt: asked.append(prompt) or "yes"), WORLD, 4, SEED,
-                      shuffled=False)
-    assert "shuffled" not in result and len(asked) == sum(result["n"].values())
-
-
-def test_given_scenes_take_the_place_of_made_ones():
-    """Guards: --data whose composed score is of made scenes, or of familiar pairs."""
-    familiar = [make_scene(WORLD, "heldout", SEED, i) for i in range(5)]
-    strange = [make_scene(WORLD, "heldout", SEED, i, "heldout") for i in range(3)]
-    result = evaluate(Knowing(), WORLD, 99, SEED, scenes=familiar + strange)
+def test_given_scenes_and_no_floor():
+    """Guards: --data whose composed score is of made scenes, or of familiar pairs;
+    --no-shuffled that asks every question twice all the same."""
+    scenes = [make_scene(WORLD, "heldout", SEED, i, pairs) for pairs, count in
+              (("train", 5), ("heldout", 3)) for i in range(count)]
+    prompts = []
+    system = Knowing(lambda scene, prompt: prompts.append(prompt) or solve(scene, prompt))
+    result = evaluate(system, WORLD, 99, SEED, scenes=scenes, shuffled=False)
     assert result["count"] == 8 and result["n"]["reg"] == 8
     assert result["n"]["reg_heldout_pairs"] == 3 and result["reg_exact_heldout_pairs"] == 1.0
+    assert "shuffled" not in result and len(prompts) == sum(result["n"].values())
 
 
 def test_a_system_that_always_says_yes():
@@ -180,14 +175,3 @@ def test_answers_go_back_where_they_were_asked(batch):
     answers = answer_all(system, seen, asked, batch)
     assert answers == [f"{scenes[row].seed} {example.prompt}" for row, example in asked]
     assert max(sizes) <= batch and sum(sizes) == len(asked)
-
-
-def test_the_oracle_itself_reads_every_template():
-    """Guards: the tests above, whose oracle would be right for the wrong question."""
-    for task in TASKS:
-        for i in range(40):
-            scene = make_scene(WORLD, "heldout", SEED, i)
-            example = MAKERS[task](scene, random.Random(f"{task}/{i}"))
-            if example is not None:
-                read = understand(example.prompt)[0]
-                assert read == task.removesuffix("_relational"), example.prompt

@@ -147,7 +147,8 @@ def _scores_of(task: str, said: tuple[str, ...], posed: tuple[Question, ...], em
         return {"reg_exact": metrics.mean(map(metrics.same, said, truths)),
                 "reg_nearest": metrics.recognition(said, truths, embed) if few else None}
     if task == "existence":
-        return {f"exist_{name}": value for name, value in metrics.pope(said, truths).items()}
+        pope = metrics.pope(said, truths)
+        return {"exist_acc": pope.pop("accuracy")} | {f"exist_{k}": v for k, v in pope.items()}
     if task == "relation":
         return {"relation_acc": metrics.true_false(said, truths)}
     if task == "caption":

@@ -108,13 +108,13 @@ def said_yes(answer: str) -> bool:
 
 
 def pope(answers: Sequence[str], truths: Sequence[str]) -> dict[str, float]:
-    """{"acc", "precision", "recall", "f1", "yes_rate"}; truths: "yes" or "no".
+    """{"accuracy", "precision", "recall", "f1", "yes_rate"}; truths: "yes" or "no".
 
     Precision and recall of the yes; each is 0 where nothing was there to find.
     """
     pairs = [(said_yes(a), normal(t) == "yes") for a, t in zip(answers, truths, strict=True)]
     hits, said, there = (sum(v) for v in zip(*((a and t, a, t) for a, t in pairs)))
-    return {"acc": mean(a == t for a, t in pairs), "precision": hits / max(1, said),
+    return {"accuracy": mean(a == t for a, t in pairs), "precision": hits / max(1, said),
             "recall": hits / max(1, there), "f1": 2 * hits / max(1, said + there),
             "yes_rate": mean(a for a, _ in pairs)}
 
