@@ -91,7 +91,6 @@ def test_a_layer_adds_the_adapter_of_its_raw_input():
 
 
 @LLMS
-@torch.no_grad()
 def test_cached_generation_equals_uncached(build, sites):
     """Hooks that break under the KV cache: one-token steps that miss or repeat an adapter."""
     llm = build()
@@ -143,7 +142,6 @@ def test_router_rows_learn_only_from_their_task(build, sites):
 
 
 @LLMS
-@torch.no_grad()
 def test_merge_is_the_identity_at_step_0(build, sites):
     """Adapters swapped in the merge: stage 3 would answer regions with the image adapter."""
     singles = {}
@@ -198,7 +196,6 @@ def test_misuse_is_told():
 
 
 @LLMS
-@torch.no_grad()
 def test_fp32_adapters_beside_a_bf16_llm(build, sites):
     """A dtype clash inside the hook, or an LLM whose residual stream silently turns fp32."""
     llm = build().bfloat16()
