@@ -16,7 +16,7 @@ def tiny(family: str) -> tuple[LanguageModel, torch.nn.ModuleList]:
     beside = torch.nn.ModuleList([
         adapters.attach_adapters(llm.model, 16, 4, 2),
         lora.attach_lora(llm.model, ("q", "v") if family == "t5" else ("q_proj", "v_proj"),
-                             rank=2, dropout=0.5)])
+                         rank=2, dropout=0.5)])
     adapters.set_task(beside, adapters.IMAGE)
     for parameter in beside.parameters():
         torch.nn.init.normal_(parameter, std=0.2)

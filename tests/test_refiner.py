@@ -13,7 +13,7 @@ from lion_min.lyrics.refiner import RefinerSettings, TinyRefiner, choose, corner
 from lion_min.scenes import Scene
 from lion_min.vision import TagHead
 
-SCENES = MANY[:16]
+SCENES = MANY[:8]
 SETTINGS = RefinerSettings(vision_width=32, width=32, heads=4)
 
 
