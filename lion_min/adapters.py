@@ -126,11 +126,9 @@ def _llama_hook(layer: nn.Module, mixture: MixtureOfAdapters) -> None:
     def keep(_, inputs: tuple) -> None:
         held[:] = inputs
 
-    def add(_, inputs: tuple, output: Tensor) -> Tensor:
-        return _added(output, mixture, held.pop())  # popped: no graph outlives its step
-
     layer.post_attention_layernorm.register_forward_pre_hook(keep)
-    layer.mlp.register_forward_hook(add)
+    # popped: no graph outlives its step
+    layer.mlp.register_forward_hook(lambda _, inputs, out: _added(out, mixture, held.pop()))
 
 
 @torch.no_grad()

@@ -1,8 +1,9 @@
-"""Vision Aggregator: against transformers' BertLayer, and the order of its inputs."""
+"""Vision Aggregator beside test_parity_lion_modules.py: its maps, its start, its gradients."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+from test_qformer import close, randomise
 
 from lion_min.lion.aggregator import VisionAggregator
 
@@ -17,54 +18,24 @@ def states(count: int = 3) -> list[torch.Tensor]:
 @pytest.fixture
 def aggregator() -> VisionAggregator:
     torch.manual_seed(0)
-    aggregator = VisionAggregator(D, HEADS, FFN).eval()
-    with torch.no_grad():
-        for p in aggregator.parameters():
-            p.normal_(0, 0.3)
-    return aggregator
+    return randomise(VisionAggregator(D, HEADS, FFN))
 
 
-def bert_layer(block: torch.nn.Module):
-    """A stock eager BertLayer with a block's weights, as the official code builds it."""
-    from transformers import BertConfig
-    from transformers.models.bert.modeling_bert import BertLayer
-    config = BertConfig(hidden_size=D, num_attention_heads=HEADS, intermediate_size=FFN,
-                        is_decoder=True, add_cross_attention=True)
-    config._attn_implementation = "eager"  # sdpa would make it causal
-    names = {"query": "self.query", "key": "self.key", "value": "self.value",
-             "up": "intermediate.dense", "out": "output.dense", "norm": "output.LayerNorm"}
-    state = {}
-    for key, value in block.state_dict().items():
-        part, name, kind = key.split(".")
-        prefix = {"attention": "attention.", "cross": "crossattention.", "ffn": ""}[part]
-        state[f"{prefix}{names[name]}.{kind}"] = value
-    layer = BertLayer(config)
-    layer.load_state_dict(state, strict=True)
-    return layer.eval()
-
-
-@torch.no_grad()
-def test_equals_two_bert_layers(aggregator):
-    """Causal self-attention (the first token would not notice a change of the last one), pre-norm,
-    key states in the wrong order, a mask that is not there, a third ViT state forgotten in silence,
-    or one given too many and never read."""
+def test_maps_and_key_states(aggregator):
+    """Another answer where one asks for maps, maps before the softmax, key states in the wrong
+    order, a third ViT state forgotten in silence, or one given too many and never read."""
     last, middle, early = states()
-    x = last
-    for block, y in zip(aggregator.blocks, (middle, early)):
-        x = bert_layer(block)(x, encoder_hidden_states=y)
-        x = x[0] if isinstance(x, tuple) else x
     ours = aggregator(last, [middle, early])
-    torch.testing.assert_close(ours, x, atol=1e-5, rtol=1e-5)
     shown, maps = aggregator(last, [middle, early], return_attention=True)
-    torch.testing.assert_close(shown, x, atol=1e-5, rtol=1e-5)
+    close(shown, ours)
     assert [m.shape for m in maps] == [(B, HEADS, N, N)] * 2
     torch.testing.assert_close(maps[1].sum(-1), torch.ones(B, HEADS, N))
+    assert not torch.allclose(aggregator(last, [early, middle]), ours, atol=1e-3)
     for keys in ([middle], [middle, early, last]):
         with pytest.raises(ValueError):
             aggregator(last, keys)
 
 
-@torch.no_grad()
 def test_starts_as_the_standardised_last_state():
     """An output projection that is not zeroed: the new branch starts as noise."""
     last, middle, early = states()

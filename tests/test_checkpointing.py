@@ -4,7 +4,7 @@ import pytest
 import torch
 from toy_run import train
 
-from lion_min import BadInput, adapters, checkpoints, trainable, training
+from lion_min import BadInput, adapters, checkpoints, lora, trainable, training
 from lion_min.language import LanguageModel, LanguageSettings
 
 
@@ -15,8 +15,8 @@ def tiny(family: str) -> tuple[LanguageModel, torch.nn.ModuleList]:
                                                           heads=2, ffn=24)))
     beside = torch.nn.ModuleList([
         adapters.attach_adapters(llm.model, 16, 4, 2),
-        adapters.attach_lora(llm.model, ("q", "v") if family == "t5" else ("q_proj", "v_proj"),
-                             rank=2, dropout=0.5)])
+        lora.attach_lora(llm.model, ("q", "v") if family == "t5" else ("q_proj", "v_proj"),
+                         rank=2, dropout=0.5)])
     adapters.set_task(beside, adapters.IMAGE)
     for parameter in beside.parameters():
         torch.nn.init.normal_(parameter, std=0.2)

@@ -23,13 +23,6 @@ def reply(system, prompt):
     return system.ask(IMAGE, prompt)
 
 
-def test_patches_inside_a_box():
-    """Guards: rows and columns exchanged, CLS counted as a patch."""
-    assert _inside([(0, 0, 0.25, 0.125)], 64) == [1, 2]
-    assert _inside([(0.875, 0.75, 1, 1)], 64) == [56, 64]
-    assert _inside([(0.26, 0.26, 0.27, 0.27)], 64) == [1 + 2 * 8 + 2]
-
-
 def test_the_map_stands_upright(system, monkeypatch):
     """Guards: a heat map turned or mirrored against the picture, or led by the CLS token."""
     weights = torch.zeros(1, 4, 12, 65)
@@ -42,7 +35,11 @@ def test_the_map_stands_upright(system, monkeypatch):
 
 
 def test_a_box_asks_what_its_own_patches_read(system, monkeypatch):
-    """Guards: the attention of all patches averaged into a flat map when a box was asked about."""
+    """Guards: the attention of all patches averaged into a flat map when a box was asked about;
+    rows and columns exchanged, CLS counted as a patch."""
+    assert _inside([(0, 0, 0.25, 0.125)], 64) == [1, 2]
+    assert _inside([(0.875, 0.75, 1, 1)], 64) == [56, 64]
+    assert _inside([(0.26, 0.26, 0.27, 0.27)], 64) == [1 + 2 * 8 + 2]
     weights = torch.zeros(1, 4, 65, 65)
     weights[:, :, :, 7] = 0.5                                     # all patches look at one,
     weights[:, :, 1, 7], weights[:, :, 1, 40] = 0.0, 1.0          # the box's patch at another

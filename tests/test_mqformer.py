@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_qformer import randomise
+from test_qformer import close, randomise
 
 from lion_min.lyrics.masks import mask_matrix
 from lion_min.lyrics.mqformer import MQFormer, MQFormerSettings, Sources
@@ -53,41 +53,26 @@ def one_pass(mqformer, sources, ids, mask, objective, positions=None):
 
 # ---- the seven of the spec -------------------------------------------------------------------
 
-@torch.no_grad()
 @pytest.mark.parametrize("objective", ["itc", "itm", "icg", "msp"])
 def test_passes_equal_one_masked_pass(mqformer, objective):
-    """1. A causal mask that misses the cached prefix, a cache of the wrong layer, queries that
-    read the caption they are to generate, cached keys behind the text's."""
+    """1, 2. A causal mask that misses the cached prefix, a cache of the wrong layer, queries that
+    read the caption they are to generate, cached keys behind the text's, a cache that the text
+    before has changed."""
     sources, (ids, mask) = pictures(), texts()
     positions = torch.tensor([0, 1, 2, 1, 2, 3, 4]).expand(3, -1)
     Z, cache = mqformer.look(sources)
     if objective == "itm":
         Z, text = mqformer(sources, ids, mask, positions=positions), None
     else:
+        mqformer.read(ids.flip(1), mask, cache=cache)
         text = mqformer.read(ids, mask, positions, None if objective == "itc" else cache,
                              causal=objective == "icg")
     expected, words = one_pass(mqformer, sources, ids, mask, objective, positions)
-    torch.testing.assert_close(Z, expected, atol=1e-5, rtol=1e-5)
+    close(Z, expected)
     if text is not None:
-        torch.testing.assert_close(text[mask], words[mask], atol=1e-5, rtol=1e-5)
+        close(text[mask], words[mask])
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("objective", ["icg", "msp"])
-def test_text_never_changes_the_queries(mqformer, objective):
-    """2. A leak of the answer: queries that have read the text carry it back to the text."""
-    sources, (ids, mask) = pictures(), texts()
-    cache = mqformer.look(sources)[1]
-    before = [kept.clone() for layer in cache for kept in layer]
-    mqformer.read(ids, mask, cache=cache, causal=objective == "icg")
-    assert all(torch.equal(a, b) for a, b in zip(before, (k for layer in cache for k in layer)))
-    Z = [one_pass(mqformer, sources, ids, mask, objective)[0],
-         one_pass(mqformer, sources, ids.flip(1), mask, objective)[0]]
-    torch.testing.assert_close(*Z, atol=1e-6, rtol=0)
-    assert (mqformer(sources, ids, mask) - mqformer(sources, ids.flip(1), mask)).abs().max() > .01
-
-
-@torch.no_grad()
 def test_object_queries_meet_the_image_only_in_self_attention(mqformer):
     """3. Object queries with the image's keys, image queries with the objects', or halves that
     never meet. Layer 1 has no cross-attention: there the news can only come from the others."""
@@ -106,7 +91,6 @@ def test_object_queries_meet_the_image_only_in_self_attention(mqformer):
         assert (second[:, deaf] - then[:, deaf]).abs().max() > 1e-3
 
 
-@torch.no_grad()
 def test_without_object_queries_it_is_the_qformer():
     """4. A multi-scale form that renames, reorders or adds a parameter of the plain one, which
     test_qformer.py compares with transformers."""
@@ -121,33 +105,17 @@ def test_without_object_queries_it_is_the_qformer():
     assert torch.equal(multi.look(Sources(V))[0], plain(V))
 
 
-@torch.no_grad()
 def test_the_order_of_objects_is_nothing(mqformer):
     """5. A position on objects, a mask that stays behind when they move, padding that is read."""
     sources = pictures()
     order = torch.tensor([4, 0, 5, 2, 1, 3])
     moved = Sources(sources.image, sources.objects[:, order], sources.mask[:, order])
-    torch.testing.assert_close(mqformer.look(moved)[0], mqformer.look(sources)[0],
-                               atol=1e-5, rtol=1e-5)
+    close(mqformer.look(moved)[0], mqformer.look(sources)[0])
     noisy = sources.objects.masked_fill(~sources.mask[..., None], float("nan"))
     torch.testing.assert_close(
         mqformer.look(Sources(sources.image, noisy, sources.mask))[0], mqformer.look(sources)[0])
     unmasked = mqformer.look(Sources(sources.image, sources.objects))[0]
     assert (unmasked - mqformer.look(sources)[0])[1:].abs().max() > 1e-2
-
-
-@torch.no_grad()
-def test_positions_restart(mqformer):
-    """6. Caption tokens numbered on behind the objects: another embedding for each number of
-    them, and positions beyond the table."""
-    caption = torch.tensor([[11, 12, 13]])
-    embedded = []
-    for objects in (0, 4, 11):
-        ids = torch.cat([torch.tensor([[1, *range(20, 20 + objects)]]), caption], 1)
-        positions = torch.tensor([[*range(1 + objects), 1, 2, 3]])
-        embedded.append(mqformer.embed(1, ids, None, positions)[0][:, -3:])
-    assert torch.equal(embedded[0], embedded[1]) and torch.equal(embedded[0], embedded[2])
-    assert torch.equal(embedded[0], mqformer.embed(1, ids[:, [0, -3, -2, -1]], None)[0][:, -3:])
 
 
 def test_no_object_is_finite(mqformer):
@@ -163,22 +131,19 @@ def test_no_object_is_finite(mqformer):
     assert Z.isfinite().all() and all(p.grad is None or p.grad.isfinite().all()
                                       for p in mqformer.parameters())
     none = Sources(sources.image[1:2], sources.objects[:1, :0], sources.mask[:1, :0])
-    torch.testing.assert_close(mqformer(none, *(t[1:2] for t in texts())), Z[1:2],
-                               atol=1e-5, rtol=1e-5)
+    close(mqformer(none, *(t[1:2] for t in texts())), Z[1:2])
 
 
 # ---- the rest --------------------------------------------------------------------------------
 
-@torch.no_grad()
 def test_several_texts_a_picture_and_maps_of_both_kinds(mqformer):
     """An object mask that goes to the wrong sample where questions share a picture; maps of one
     source under both names, a blank row left in, other states where one asks."""
     sources, (ids, mask) = pictures(), texts()
     twice, each = torch.arange(3).repeat_interleave(2), (ids.repeat(2, 1), mask.repeat(2, 1))
-    torch.testing.assert_close(mqformer(sources, *each), mqformer(sources.pick(twice), *each),
-                               atol=1e-5, rtol=1e-5)
+    close(mqformer(sources, *each), mqformer(sources.pick(twice), *each))
     Z, maps = mqformer(sources, ids, mask, return_attention=True)
-    torch.testing.assert_close(Z, mqformer(sources, ids, mask), atol=1e-5, rtol=1e-5)
+    close(Z, mqformer(sources, ids, mask))
     assert len(maps) == 2  # layers 0 and 2
     for image, objects in maps:
         assert image.shape == (3, 4, QI, 9) and objects.shape == (3, 4, QO, 6)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from test_qformer import close
 
 from lion_min.lyrics.objectives import (Heads, ObjectiveSettings, hard_negatives, icg, itc, itm,
                                         match, msp, objectives)
@@ -90,7 +91,6 @@ def test_hard_negatives():
         hard_negatives(torch.zeros(1, 1))
 
 
-@torch.no_grad()
 def test_itm_pairs(model, monkeypatch):
     """The objects of the true picture beside the image of the wrong one, positions that stay
     behind when texts move, labels in another order than the rows, scores read the wrong way."""
@@ -107,10 +107,9 @@ def test_itm_pairs(model, monkeypatch):
             logits = match(mqformer, heads, Sources(
                 sources.image[i], sources.objects[i], sources.mask[i]), text.pick(j))
             total -= logits.log_softmax(1)[0, label]
-    torch.testing.assert_close(loss, total / 12, atol=1e-5, rtol=1e-5)
+    close(loss, total / 12)
 
 
-@torch.no_grad()
 def test_icg_value(model):
     """Loss on objects or padding, no shift (each token predicts itself), [CLS] for [DEC], an end
     that is never learned; the answer visible: a later token, or its own, changes a prediction."""
@@ -123,15 +122,13 @@ def test_icg_value(model):
     each = [-0.9 * logp[b, i - 1, text.ids[b, i]] - 0.1 * logp[b, i - 1].mean()
             for b in range(4) for i in range(text.ids.shape[1]) if text.caption[b, i]]
     assert len(each) == sum(len(TOKENIZER.encode(c)) + 1 for c in CAPTIONS)
-    torch.testing.assert_close(icg(mqformer, heads, cache, text, SPECIAL),
-                               torch.stack(each).mean(), atol=1e-5, rtol=1e-5)
+    close(icg(mqformer, heads, cache, text, SPECIAL), torch.stack(each).mean())
     read = [mqformer.read(ids, text.mask, text.positions, cache, causal=True)
             for ids in (text.ids, text.ids.clone().index_fill_(1, torch.arange(6, 12), 9))]
     torch.testing.assert_close(read[0][:, :6], read[1][:, :6], atol=1e-6, rtol=0)
     assert (read[0][:, 6] - read[1][:, 6]).abs().max() > 1e-3
 
 
-@torch.no_grad()
 def test_msp_value(model):
     """Loss on what was not hidden, a shift, hidden words that stay readable."""
     mqformer, heads = model
@@ -145,7 +142,7 @@ def test_msp_value(model):
                        mqformer.words).log_softmax(-1)
     each = [-0.9 * logp[b, i, text.ids[b, i]] - 0.1 * logp[b, i].mean()
             for b, i in hidden.nonzero().tolist()]
-    torch.testing.assert_close(loss, torch.stack(each).mean(), atol=1e-5, rtol=1e-5)
+    close(loss, torch.stack(each).mean())
 
 
 def test_total_and_gradients(model):

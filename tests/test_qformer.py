@@ -10,6 +10,10 @@ SETTINGS = QFormerSettings(width=24, layers=4, heads=4, ffn=40, queries=5, visio
                            vocab=50, max_text=12)
 
 
+def close(a: torch.Tensor, b: torch.Tensor) -> None:
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
 def randomise(module: torch.nn.Module, std: float = 0.3) -> torch.nn.Module:
     """Every parameter away from its start: zero biases and unit norms hide mistakes."""
     with torch.no_grad():
@@ -63,7 +67,6 @@ def to_transformers(ours: QFormer):
     return theirs.eval()
 
 
-@torch.no_grad()
 @pytest.mark.parametrize("asked", [True, False])
 def test_equals_transformers(qformer, asked):
     """Pre-norm for post-norm, text reading the image, positions on queries, one shared FFN, a
@@ -77,14 +80,13 @@ def test_equals_transformers(qformer, asked):
         query_embeds=qformer.query_tokens.expand(2, -1, -1))
     ours, maps = qformer(image, ids, mask, return_attention=True)
     expected = theirs.last_hidden_state[:, :SETTINGS.queries]
-    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(qformer(image, ids, mask), expected, atol=1e-5, rtol=1e-5)
+    close(ours, expected)
+    close(qformer(image, ids, mask), expected)
     assert len(maps) == len(theirs.cross_attentions) == 2
     for mine, other in zip(maps, theirs.cross_attentions):
-        torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5)
+        close(mine, other)
 
 
-@torch.no_grad()
 def test_shared_images_equal_expanded_images(qformer):
     """Sample s looking at image s % B, or at a mixture of the images of its fold; an image copied
     for each of its questions before the projection: n times the work."""
@@ -94,16 +96,15 @@ def test_shared_images_equal_expanded_images(qformer):
     hook.remove()
     theirs, their_maps = qformer(image.repeat_interleave(3, 0), ids, mask, return_attention=True)
     assert rows == [2]
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    close(ours, theirs)
     for mine, other in zip(maps, their_maps):
         assert mine.shape == (6, SETTINGS.heads, SETTINGS.queries, 9)
-        torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5)
+        close(mine, other)
     alone = torch.cat([qformer(image[s // 3: s // 3 + 1], ids[s: s + 1], mask[s: s + 1])
                        for s in range(6)])
-    torch.testing.assert_close(ours, alone, atol=1e-5, rtol=1e-5)
+    close(ours, alone)
 
 
-@torch.no_grad()
 def test_padding_is_not_read(qformer):
     """A mask dropped or inverted: what stands under padding, or how much, changes the answer."""
     image, ids, mask = batch()
@@ -112,7 +113,7 @@ def test_padding_is_not_read(qformer):
     other[-1, -3:] = (other[-1, -3:] + 1) % SETTINGS.vocab
     torch.testing.assert_close(qformer(image, other, mask), base, atol=1e-6, rtol=1e-6)
     short = qformer(image[-1:], ids[-1:, :-3])
-    torch.testing.assert_close(short[0], base[-1], atol=1e-5, rtol=1e-5)
+    close(short[0], base[-1])
     assert not torch.allclose(qformer(image, other), base, atol=1e-3)           # no mask: differs
     torch.testing.assert_close(qformer(image, ids, mask.bool()), base)
 

@@ -3,22 +3,18 @@
 from dataclasses import replace
 
 import torch
+from test_detection_loss import SCENES as MANY
+from test_detection_loss import TAGS, WORLD, tensor
 from torch import Tensor, nn
 
 from lion_min.lyrics.detection_loss import refiner_loss
 from lion_min.lyrics.detection_scores import refiner_scores
 from lion_min.lyrics.refiner import RefinerSettings, TinyRefiner, choose, corners, suppress
-from lion_min.scenes import WORLDS, Scene, make_scene
+from lion_min.scenes import Scene
 from lion_min.vision import TagHead
 
-WORLD = WORLDS["small"]
-TAGS = (*WORLD.colours, *WORLD.kinds)
-SCENES = [make_scene(WORLD, "train", 7, i) for i in range(16)]
+SCENES = MANY[:8]
 SETTINGS = RefinerSettings(vision_width=32, width=32, heads=4)
-
-
-def tensor(*rows) -> Tensor:
-    return torch.tensor(rows, dtype=torch.float32)
 
 
 class Oracle(nn.Module):
@@ -49,18 +45,15 @@ def make(**changes) -> TinyRefiner:
     return TinyRefiner(replace(SETTINGS, **changes), Oracle())
 
 
-def test_suppression_by_hand():
-    """Bug: the worse box stays, a suppressed box suppresses in turn, or labels count."""
+def test_what_is_kept_by_hand():
+    """Bug: the worse box stays, a suppressed box suppresses in turn, or labels count; a score of
+    exactly the threshold kept, an empty box kept, rows lost or doubled; corners outside of the
+    picture, which no box text can hold."""
     boxes = tensor([0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 6], [20, 20, 30, 30])
     # IoU of neighbours .8 and .75; first with third .6, which is not above .6.
     assert suppress(boxes, tensor(0.5, 0.9, 0.4, 0.6), 0.6) == [1, 3]
     assert suppress(boxes, tensor(0.9, 0.8, 0.7, 0.95), 0.6) == [3, 0, 2]
     assert suppress(boxes[:0], torch.zeros(0), 0.6) == []
-
-
-def test_kept_rows_come_first_by_falling_score_inside_the_picture():
-    """Bug: a score of exactly the threshold kept, an empty box kept, rows lost or doubled;
-    corners outside of the picture, which no box text can hold."""
     boxes = tensor([0, 0, 1, 1], [0, 0, 1, 0.99], [0.5, 0.5, 0.5, 0.9], [0, 0, 0.1, 0.1])[None]
     scores = tensor([0.6, 0.7, 0.9, 0.25])
     order, mask = choose(boxes, scores, 0.25, 0.6)
@@ -93,10 +86,11 @@ def test_only_prompted_words_are_found():
     assert silent.features.isfinite().all() and not silent.mask.any()
 
 
-def test_attributes_are_prompted_whatever_the_tags():
+def test_attributes_are_prompted_and_told_before_the_tags():
     """Bug: sizes asked for only when the tagger says them, which it never does; an attribute's
-    column that is a tag's; a prompt of one row a word."""
-    refiner = make(attributes=("small", "striped"))
+    column that is a tag's; a prompt of one row a word; 'red circle small', which no other text
+    says; an attribute that is never told, or told of another object."""
+    refiner = make(attributes=("small", "striped"), threshold=0.0, overlap=1.0).eval()
     assert refiner.words == ("small", "striped", *TAGS)
     prompted = refiner.prompted([[], ["circle", "red"], ["unheard of"]])
     assert prompted.shape == (3, len(refiner.words)) and prompted.dtype == torch.bool
@@ -104,12 +98,6 @@ def test_attributes_are_prompted_whatever_the_tags():
     assert asked == [{"small", "striped"}, {"small", "striped", "red", "circle"},
                      {"small", "striped"}]
     assert refiner.detector.words.shape == (1 + len(refiner.words), 32)
-
-
-def test_a_label_tells_attributes_before_tags():
-    """Bug: 'red circle small', which no other text of the house says; an attribute that is never
-    told, or told of another object."""
-    refiner = make(attributes=("small", "striped"), threshold=0.0, overlap=1.0).eval()
     states, told = told_states(SCENES[:2]), refiner.detector.guess
 
     def guess(*arguments):                           # the first query says this, the others nothing

@@ -64,6 +64,10 @@ class Heads(nn.Module):
         """Text states [B,L,D] -> the point of each [CLS], [B,E]."""
         return F.normalize(self.text_proj(text[:, 0]), dim=-1)
 
+    def match(self, Z: Tensor) -> Tensor:
+        """Query states that have read a text, [B,Q,D] -> logits [B,2], 1 = they belong together."""
+        return self.itm_head(Z).mean(1)
+
     def words(self, states: Tensor, embedding: nn.Embedding) -> Tensor:
         """[*,D] -> logits [*,V]; the decoder is the word embedding itself."""
         x = self.lm_norm(F.gelu(self.lm_dense(states)))
@@ -119,8 +123,7 @@ def hard_negatives(scores: Tensor) -> Tensor:
 
 def match(mqformer: MQFormer, heads: Heads, sources: Sources, text: PairText) -> Tensor:
     """Does picture r belong to text r? Logits [R, 2], 1 = yes."""
-    Z = mqformer(sources, text.ids, text.mask, positions=text.positions)    # [R, Q, D]
-    return heads.itm_head(Z).mean(1)
+    return heads.match(mqformer(sources, text.ids, text.mask, positions=text.positions))
 
 
 def icg(mqformer: MQFormer, heads: Heads, cache: Cache, text: PairText,
