@@ -3,7 +3,7 @@ question and one region a sample. For test_plan.py and bench_memory.py."""
 
 import torch
 
-from lion_min.cli import room as module_of
+from lion_min.launch import module_of
 from lion_min.lyrics.pairtext import PairText
 from lion_min.pretrained.meta_models import ANSWER, DETECTIONS, PROMPT
 
