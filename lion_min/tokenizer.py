@@ -82,7 +82,7 @@ class TinyTokenizer:
         return ids + self._plain.encode(text[end:]).ids
 
     @staticmethod
-    def ask(ids: list[int]) -> list[int]:
+    def chat_prompt(ids: list[int]) -> list[int]:
         """A prompt as the LLM reads it; a pretrained one has a template for it (words.py)."""
         return ids
 

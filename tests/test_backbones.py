@@ -76,7 +76,7 @@ def test_packed_logits_are_transformers_own(llm, name):
     first, answer, other = row[0, :5].tolist(), row[0, 5:].tolist(), [7, 8, 9]
     expected = model.model(input_ids=row).logits[0]
     for prompts in ([first], [other, first]):
-        text = model.pack(prompts, [answer] * len(prompts), images=1)
+        text = model.pack(prompts, [answer] * len(prompts))
         found = model.logits(model.embed(text.ids), text)[0]
         torch.testing.assert_close(found[text.sample[0] == len(prompts) - 1][:9], expected,
                                    atol=1e-5, rtol=1e-4)
@@ -111,7 +111,7 @@ def test_t5_is_the_files_own(llm, folder):
         == torch.nn.functional.gelu(torch.tensor(1.)).item()
     assert (s.family, s.decoder_layers, s.head_width, s.ffn, s.pad_id, s.eos_id) \
         == ("t5", 2, 8, 64, 0, 1)
-    text = model.pack([words.ask(words.encode("what is this ?"))])
+    text = model.pack([words.chat_prompt(words.encode("what is this ?"))])
     assert isinstance(words.decode(model.generate(model.embed(text.ids), text)[0].tolist()), str)
 
 
@@ -138,7 +138,7 @@ def test_adapters_and_lora_train_alone(llm, name):
     layers = 4 if name == "t5" else 2
     assert len(adapters) == layers and len(loras) == 3 * (6 if name == "t5" else 2)
     set_task(adapters, REGION)
-    text = model.pack([[5, 6, 7]], [[8, 9]], images=1)
+    text = model.pack([[5, 6, 7]], [[8, 9]])
     trained = [*adapters.parameters(), *loras.parameters()]
     steps = torch.optim.SGD(trained, 1e-3)
     losses = []

@@ -56,17 +56,17 @@ def test_ask_is_the_chat_template(ours, theirs, name):
     hf = theirs(name)
     whole = hf.apply_chat_template([{"role": "user", "content": "what is this ?"}],
                                        add_generation_prompt=True, return_dict=False)
-    assert words.ask(words.encode("what is this ?")) == list(whole)
+    assert words.chat_prompt(words.encode("what is this ?")) == list(whole)
     assert words.eos_id == hf.convert_tokens_to_ids("<|im_end|>")
 
 
 def test_ask_without_template(ours, theirs):
     """T5 wants its </s> behind a prompt, a plain Llama its <s> before it."""
     from tokenizers import processors
-    assert ours("t5").ask([5, 6]) == [5, 6, 1]
+    assert ours("t5").chat_prompt([5, 6]) == [5, 6, 1]
     plain = theirs("llama")
     plain.chat_template, plain.pad_token = None, None
     plain.backend_tokenizer.post_processor = processors.TemplateProcessing(
         "<|im_start|> $A", special_tokens=[("<|im_start|>", 1)])
     words = PretrainedTokenizer(plain, 300)
-    assert words.ask([5, 6]) == [1, 5, 6] and words.pad_id == words.eos_id == 2
+    assert words.chat_prompt([5, 6]) == [1, 5, 6] and words.pad_id == words.eos_id == 2

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from few_steps import untrained
 from plan_inputs import inputs, loss
 from test_published_sizes import lion_file, published
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -25,13 +26,8 @@ BATCH = 4
 
 def real(system: str, number: int):
     """The model that the stage's script builds around the bundled parts, ready to train."""
-    out = Path("no runs here")
-    stage, stages = module_of(system, f"stage{number}").STAGE, module_of(system, "stages")
-    if system == "lyrics":
-        model = (stages.build_alignment if number == 1 else stages.build)(out)[0]
-    else:
-        choice = {"lion": "mode", "pvit": "representation", "lmeye": "control"}[system]
-        model = stages.build(getattr(stage, choice), out)[0]
+    stage = module_of(system, f"stage{number}").STAGE
+    model = untrained(system, stage, Path("no runs here")).model
     only_trainable(model, stage.trains)
     return model.train()
 

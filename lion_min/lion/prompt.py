@@ -55,7 +55,7 @@ def make_inputs(model: Lion, tokenizer: TinyTokenizer, states: list[Tensor], pro
     rows = [tokenizer.encode(p, r) for p, r in zip(prompts, region)]
     if tags is not None:
         rows = [tag_ids(tokenizer, t) + row for t, row in zip(tags, rows)]
-    rows = [tokenizer.ask(row) for row in rows]
+    rows = [tokenizer.chat_prompt(row) for row in rows]
     boxes = [(i // n, box) for i, p in enumerate(prompts) if region[i]
              for box in BoxText().parse(p)]
     ids, mask = question_batch(questions or tokenizer, prompts, s.qformer.max_text, device)

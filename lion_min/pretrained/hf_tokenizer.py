@@ -59,7 +59,7 @@ class PretrainedTokenizer:
         words = [i for i in ids if 0 <= i < self.vocab and i not in self._special]
         return self._hf.decode(words, clean_up_tokenization_spaces=False).strip()
 
-    def ask(self, ids: list[int]) -> list[int]:
+    def chat_prompt(self, ids: list[int]) -> list[int]:
         """A prompt's ids -> the same inside the chat template, up to where the answer begins.
 
         Without a template: as the LLM's texts begin (Llama: <s>) and end (T5: </s>).

@@ -12,17 +12,20 @@ import torch
 from torch import nn
 
 from lion_min import BadInput
+from lion_min.cli import LION, LMEYE, LYRICS, PVIT
 from lion_min.launch import module_of
 from lion_min.launch import published as published_of
 from lion_min.language import LanguageModel, LanguageSettings
 from lion_min.pretrained.presets import PRESETS
+from lion_min.published.regionclip import RegionCLIP
+from lion_min.pvit.region_encoder import TinyRegions, TinyRegionSettings
 from lion_min.scenes import WORLDS
 from lion_min.tokenizer import TinyTokenizer
 from lion_min.trainable import matches, only_trainable
 from lion_min.vision import TagHead, VisionEncoder, VisionSettings
 
 PROMPT, ANSWER, DETECTIONS = 64, 32, 900   # tokens of a sample's text; Grounding-DINO's objects
-STAGES = {"lion": (1, 2, 3, 4), "pvit": (1, 2), "lmeye": (1, 2), "lyrics": (1, 2)}
+STAGES = {LION: (1, 2, 3, 4), PVIT: (1, 2), LMEYE: (1, 2), LYRICS: (1, 2)}
 CLIP_B = VisionSettings(image=224, patch=16, width=768, blocks=12, heads=12, mlp=3072, stem=())
 SMOLLM2 = LanguageSettings(vocab=49152, width=576, layers=30, heads=9, ffn=1536, positions=8192)
 # LMEye's published forms: CLIP's text tower inside the interaction stays frozen.
@@ -43,7 +46,7 @@ def settings_of(system: str, preset: str, stage):
         settings = module_of(system, "model").around(CLIP_B, SMOLLM2, SMOLLM2.vocab)
     else:
         settings = published_of(system).settings_by_name(preset)
-    return replace(settings, mode=stage.mode) if system == "lion" else settings
+    return replace(settings, mode=stage.mode) if system == LION else settings
 
 
 def build(system: str, preset: str, number: int) -> nn.Module:
@@ -56,7 +59,7 @@ def build(system: str, preset: str, number: int) -> nn.Module:
     with torch.device("meta"):
         model = _model(system, s, number)
     names = [name for name, _ in model.named_parameters()]
-    published = system == "lmeye" and s.interaction.encoder == "clip_text"
+    published = system == LMEYE and s.interaction.encoder == "clip_text"
     only_trainable(model, tuple(p for p in (LMEYE_TRAINS[number] if published else stage.trains)
                                 if any(matches(name, p) for name in names)))
     return model
@@ -64,12 +67,12 @@ def build(system: str, preset: str, number: int) -> nn.Module:
 
 def _model(system: str, s, number: int) -> nn.Module:
     m, vision, world = module_of(system, "model"), VisionEncoder(s.vision), WORLDS["medium"]
-    if system == "lion":
+    if system == LION:
         return m.Lion(s, vision, _llm(s.language))
-    if system == "pvit":
-        regions = m.TinyRegions if isinstance(s.regions, m.TinyRegionSettings) else m.RegionCLIP
+    if system == PVIT:
+        regions = TinyRegions if isinstance(s.regions, TinyRegionSettings) else RegionCLIP
         return m.Pvit(s, vision, _llm(s.language), regions(s.regions))
-    if system == "lmeye":                  # the paper's era reads CLIP's pooled feature from a file
+    if system == LMEYE:                  # the paper's era reads CLIP's pooled feature from a file
         return m.Lmeye(s, nn.Identity() if s.reads == "pooled" else vision, _llm(s.language))
     tags = TagHead(s.vision.width, (*world.colours, *world.kinds))
     tiny = m.TinyRefiner(s.refiner, tags) if isinstance(s.refiner, m.RefinerSettings) else None
@@ -94,17 +97,17 @@ def tokens(system: str, s, number: int) -> dict[str, int]:
     the tokens it reads, 'passes' that share a module's tokens, 'logits'."""
     V = 1 + s.vision.side ** 2                                            # patches and CLS
     rules = {"vision": V, "passes": 1, "LLM": 0, "logits": ANSWER * s.language.vocab}
-    if system == "lion":
+    if system == LION:
         Q, Z = s.qformer.queries * (s.mode != "aggregator"), V * (s.mode != "qformer")
         return rules | {"aggregator|ln_adapter|mlp": V, "region_proj": 1} | _qformer(
             s.qformer, V, PROMPT) | _language(s, Q + Z)
-    if system == "pvit":                   # RegionCLIP's convolutions on a 4:3 picture and a crop
+    if system == PVIT:                   # RegionCLIP's convolutions on a 4:3 picture and a crop
         side, crop = getattr(s.regions, "shortest", 0), getattr(s.regions, "roi", 0)
         pixels = {f"regions.layer{i}": side ** 2 * 4 // 3 // 4 ** (i + 1) for i in (1, 2, 3)}
         return rules | pixels | {"regions.stem": side ** 2 // 3, "regions": crop ** 2 // 4,
                                  "prompt_projector|bbox_fc": 1} | _language(s, V - 1) | {
                                      "mm_projector": V - 1}
-    if system == "lmeye":
+    if system == LMEYE:
         Q, i, asks = s.qformer.queries if s.qformer else 0, s.interaction, number == 2
         features = V - 1 if s.reads == "patches" else Q or 1
         if s.qformer:

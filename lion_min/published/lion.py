@@ -140,7 +140,7 @@ class Questions:
         self.words, self.pad_id, self.unk_id = words, words.pad_id, words.unk_id
 
     def encode(self, text: str) -> list[int]:
-        return self.words.ask(self.words.encode(text))
+        return self.words.chat_prompt(self.words.encode(text))
 
 
 def settings_of(weights: dict[str, Tensor], vit_heads: int = 16, qformer_heads: int = 12,

@@ -80,7 +80,7 @@ def conversation(tokenizer: TinyTokenizer, turns: list[Turn], question: str,
     ids, boxes = [], []
     for question, answer in [*turns, (question, None)]:
         question_ids, question_boxes = encode(tokenizer, question, representation, move)
-        ids, boxes = ids + tokenizer.ask(question_ids), boxes + question_boxes
+        ids, boxes = ids + tokenizer.chat_prompt(question_ids), boxes + question_boxes
         if answer is not None:
             ids += [*tokenizer.encode(answer), tokenizer.eos_id]
     return ids, boxes
