@@ -123,12 +123,14 @@ def test_memory_is_what_a_gpu_held(preset, system, stage, measured):
 
 
 def test_attention_scores_are_kept_unless_fused():
-    """A table of scores [H, T, T] where PyTorch fuses attention, or none where it does not."""
+    """A table of scores [H, pairs] where PyTorch fuses attention, or none where it does not."""
     model = build("lion", "tiny", 2)
     rules = plan.tokens("lion", model.settings, 2)
     eager, fused = (plan.work(model, rules, 4, f, False)[2] for f in (False, True))
-    s, T = model.settings.language, rules["LLM"]
-    assert eager - fused == s.layers * T * 4 * (s.heads * T - s.width)
+    s, T, P = model.settings.language, rules["LLM"], rules["shared"]
+    assert P == 65, "the image's tokens, which are read once"
+    pairs = P * P + (T - P) * T
+    assert eager - fused == s.layers * 4 * (s.heads * pairs - s.width * T)
 
 
 # ---- published sizes ----------------------------------------------------------------------------

@@ -100,12 +100,12 @@ def tokens(system: str, s, number: int) -> dict[str, int]:
     if system == LION:
         Q, Z = s.qformer.queries * (s.mode != "aggregator"), V * (s.mode != "qformer")
         return rules | {"aggregator|ln_adapter|mlp": V, "region_proj": 1} | _qformer(
-            s.qformer, V, PROMPT) | _language(s, Q + Z)
+            s.qformer, V, PROMPT) | _language(s, Q + Z, Z)
     if system == PVIT:                   # RegionCLIP's convolutions on a 4:3 picture and a crop
         side, crop = getattr(s.regions, "shortest", 0), getattr(s.regions, "roi", 0)
         pixels = {f"regions.layer{i}": side ** 2 * 4 // 3 // 4 ** (i + 1) for i in (1, 2, 3)}
         return rules | pixels | {"regions.stem": side ** 2 // 3, "regions": crop ** 2 // 4,
-                                 "prompt_projector|bbox_fc": 1} | _language(s, V - 1) | {
+                                 "prompt_projector|bbox_fc": 1} | _language(s, V - 1, V - 1) | {
                                      "mm_projector": V - 1}
     if system == LMEYE:
         Q, i, asks = s.qformer.queries if s.qformer else 0, s.interaction, number == 2
@@ -117,11 +117,11 @@ def tokens(system: str, s, number: int) -> dict[str, int]:
             r".*look\.(key|value)|.*norm_image": features * i.soft,
             "interaction.encoder.blocks": i.requests,
             "interaction": 2 + features * i.soft + i.requests}.items()} | {
-                "img_proj": 1} | _language(s, Q, i.returned * asks)
+                "img_proj": 1} | _language(s, Q, Q, i.returned * asks)
     q, M = s.mqformer, getattr(s.refiner, "queries", DETECTIONS)
     if number == 2:
         return rules | _qformer(q, V - 1, PROMPT, objects=M) | _language(
-            s, M * s.object_lines + q.queries)
+            s, M * s.object_lines + q.queries, M * s.object_lines)
     return rules | _qformer(q, V - 1, PROMPT + ANSWER, 4, 6, M) | {
         "heads": q.queries, "passes": 5, "logits": ANSWER * q.vocab}
 
@@ -135,10 +135,12 @@ def _qformer(s, N: int, L: int, looks: int = 1, reads: int = 1, objects: int = 0
             ".*query_ffn": looks * Q, ".*text_ffn": reads * L, "m?qformer": looks * Q + reads * L}
 
 
-def _language(s, before: int, slots: int = 0) -> dict[str, int]:
-    """The LLM behind `before` visual tokens; slots: LMEye's encoder-decoder encodes twice."""
+def _language(s, before: int, shared: int, slots: int = 0) -> dict[str, int]:
+    """The LLM behind `before` visual tokens, of which `shared` ones are read once, apart from the
+    others; slots: LMEye's encoder-decoder encodes twice."""
     inside, twice = before + PROMPT, slots > 0
-    rules = {"llm.*lm_head": ANSWER, "LLM": inside + ANSWER}
+    rules = {"llm.*lm_head": ANSWER, "LLM": inside + ANSWER,
+             "shared": shared * (s.language.family != "t5")}
     if s.language.family != "t5":
         return rules | {"llm|adapters|loras": inside + ANSWER}
     decoder = "|".join(rf"adapters\.{i}\b" for i in range(s.language.layers, 99))

@@ -140,8 +140,11 @@ def _module(name: str, module: nn.Module, rules: dict[str, int], size: int, fuse
     width = getattr(module, query).out_features // (3 if key == "qkv" else 1)
     heads = next((getattr(module, n) for n in ("heads", "num_heads", "n_heads")
                   if hasattr(module, n)), 0) or module.config.num_attention_heads
-    scores = T * K * heads * (4 if size == 4 else 6)        # the softmax is fp32, its copy bf16
-    return 4 * T * K * width, T * size * width if fused else scores
+    # Behind a KV cache, the shared tokens attend to each other, the others to all.
+    P = rules.get("shared", 0) if name.startswith("llm") else 0
+    pairs = P * P + (T - P) * K
+    scores = pairs * heads * (4 if size == 4 else 6)        # the softmax is fp32, its copy bf16
+    return 4 * pairs * width, T * size * width if fused else scores
 
 
 def _tokens(rules: dict[str, int], name: str) -> int:
