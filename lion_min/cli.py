@@ -96,16 +96,18 @@ class Lines:
 
 
 def progress(iterable: Iterable, desc: str, total: int | None = None) -> Iterator:
-    """Pass the elements on and tell on stderr how many are done, once that takes over 3 seconds.
+    """Pass the elements on and say on stderr how many are done, once that takes over 3 seconds."""
+    return progress_bar(iterable=iterable, desc=desc, total=total, leave=False, delay=3,
+                        disable=os.environ.get("RANK", "0") != "0")
 
-    A bar on a terminal, which goes when it is full; elsewhere a line about every ten seconds.
-    """
+
+def progress_bar(**options):
+    """tqdm's bar on a terminal; elsewhere, as in a log file, a line about every ten seconds."""
     from tqdm import tqdm                          # here, because --help is instant
-    style = {"file": sys.stderr} if sys.stderr.isatty() else {
-        "file": Lines(), "mininterval": 10, "miniters": 1,
-        "bar_format": "{desc}: {n_fmt} of {total_fmt}, {elapsed} so far, {remaining} to go"}
-    return tqdm(iterable, desc, total, leave=False, delay=3,
-                disable=os.environ.get("RANK", "0") != "0", **style)
+    style = {"file": sys.stderr, "dynamic_ncols": True} if sys.stderr.isatty() else {
+        "file": Lines(), "mininterval": 10, "miniters": 1, "bar_format":
+            "{desc}: {n_fmt} of {total_fmt}{postfix}, {elapsed} so far, {remaining} to go"}
+    return tqdm(**options | style)
 
 
 def guarded(action: Callable[[], object]) -> int:

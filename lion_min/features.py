@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lion_min.cli import progress
 from lion_min.images import to_pixels
 from lion_min.vision import VisionEncoder
 
@@ -61,7 +62,7 @@ class FeatureCache:
 
     def __init__(self, system, scenes: list):
         chunks = []
-        for start in range(0, len(scenes), CHUNK):
+        for start in progress(range(0, len(scenes), CHUNK), f"encoding {len(scenes)} pictures"):
             with torch.no_grad():
                 chunk = system.encode([s.draw() for s in scenes[start:start + CHUNK]])
             chunk["states"] = [s.half() if d in system.depths else s[:, :0].half()

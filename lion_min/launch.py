@@ -224,6 +224,12 @@ class Options:
                   "accumulate": self.accumulate, "checkpointing": self.checkpointing or None}
         return replace(plan, seed=self.seed, **{k: v for k, v in wanted.items() if v is not None})
 
+    def check_paths(self) -> None:
+        """BadInput before any work where --out cannot be written or --init holds no run."""
+        checkpoints.check_writable(self.out)
+        if self.init is not None:
+            checkpoints.load_json(Path(self.init) / checkpoints.CONFIG)
+
     def scenes(self, stage: Stage) -> dict:
         """--data as `scenes` (and `score`) of RunOptions; {} without it."""
         if self.data is None:
@@ -255,6 +261,7 @@ def train_stage(system: str, number: int | str, o: Options, stage: Stage | None 
                 **run) -> dict:
     """One stage of a system (or `stage`, a variant of it); its scores 'before' and 'after'."""
     stage = stage or stage_of(system, number)
+    o.check_paths()
     data = o.scenes(stage) if number else {}       # a stage 0 learns from scenes it makes
     torch.manual_seed(o.seed)
     parts = parts_for(o.out, o.preset, o.vision, o.llm)

@@ -23,9 +23,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
-from tqdm import tqdm
 
 from lion_min import BadInput, checkpoints, parallel
+from lion_min.cli import progress_bar
 from lion_min.trainable import checkpoint_layers, parameter_groups
 
 LOG = "log.jsonl"
@@ -123,8 +123,8 @@ def run(model: nn.Module, step_loss: StepLoss, plan: Plan, out: Path | str, conf
     record = _open_log(out, done) if first else {}
     if done and first:  # a kill may have come after state.safetensors, before model.safetensors
         checkpoints.save_run(out, checkpoints.trainable_state(model), config)
-    with _stop_requests() as stop, tqdm(total=plan.steps, initial=done, desc=out.name,
-                                        disable=quiet or not first, dynamic_ncols=True) as bar:
+    with _stop_requests() as stop, progress_bar(total=plan.steps, initial=done, desc=out.name,
+                                                disable=quiet or not first) as bar:
         for step in range(done, plan.steps):
             record = _train_step(optimizer, compute, step, plan, device)
             if first:

@@ -190,6 +190,16 @@ def _flat(settings: dict, prefix: str = "") -> dict:
     return flat
 
 
+def check_writable(folder: Path | str) -> None:
+    """BadInput where a folder can neither be written nor made; nothing is created."""
+    folder = Path(folder).absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise BadInput(f"{folder}: {there} is not a folder; give another --out")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise BadInput(f"{folder}: {there} cannot be written; give another --out")
+
+
 # ---- a run: what resuming needs ------------------------------------------------------------
 def save_state(folder: Path | str, optimizer: torch.optim.Optimizer, step: int,
                extra: dict) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lion_min import BadInput
+from lion_min.checkpoints import check_writable
 from lion_min.cli import LMEYE, PVIT, SYSTEMS, Parser, guarded
 from lion_min.launch import published
 from lion_min.published.importing import import_checkpoint, read
@@ -32,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
 
     def run() -> None:
+        check_writable(args.out)
         for line in import_checkpoint(args.system, args.files, args.out, **options_of(args)):
             print(line)
     return guarded(run)
