@@ -135,7 +135,7 @@ def test_progress_goes_to_stderr_unless_quiet(tmp_path, capsys):
         training.run(model, lambda step: (model(torch.ones(1, 2)).sum(), {}), Plan(steps=3, lr=0.1),
                      tmp_path / "run", CONFIG, quiet=quiet)
         out, err = capsys.readouterr()
-        assert out == "" and ("3/3" in err and "loss=" in err) != quiet
+        assert out == "" and ("3 of 3" in err and "loss=" in err) != quiet
 
 
 def test_a_non_finite_loss_stops_before_it_does_harm(tmp_path):
