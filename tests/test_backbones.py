@@ -85,17 +85,21 @@ def ids_of(model, count: int = 9) -> torch.Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", CHAT)
-def test_packed_logits_are_transformers_own(llm, name):
+def test_logits_are_transformers_own(llm, name):
     """Our additive mask read otherwise by a family: a sample sees ahead, or its neighbour."""
     model, _ = llm(name)
     row = ids_of(model)
     first, answer, other = row[0, :5].tolist(), row[0, 5:].tolist(), [7, 8, 9]
     expected = model.model(input_ids=row).logits[0]
     for prompts in ([first], [other, first]):
-        text = model.pack(prompts, [answer] * len(prompts), images=1)
-        found = model.logits(model.embed(text.ids), text)[0]
-        torch.testing.assert_close(found[text.sample[0] == len(prompts) - 1][:9], expected,
-                                   atol=1e-5, rtol=1e-4)
+        text = model.pack(prompts, [answer] * len(prompts))
+        embeds = model.embed(text.ids)
+        found = [model.logits(embeds, text)[-1, :9]]
+        shared = embeds[-1:, :2].expand(len(prompts), -1, -1)         # its first words as an image
+        behind = TextBatch(text.ids[:, 2:], text.mask[:, 2:])
+        found.append(model.logits(embeds[:, 2:], behind, shared)[-1, :7])
+        for logits in found:
+            torch.testing.assert_close(logits, expected[-len(logits):], atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -154,7 +158,7 @@ def test_adapters_and_lora_train_alone(llm, name):
     layers = 4 if name == "t5" else 2
     assert len(adapters) == layers and len(loras) == 3 * (6 if name == "t5" else 2)
     set_task(adapters, REGION)
-    text = model.pack([[5, 6, 7]], [[8, 9]], images=1)
+    text = model.pack([[5, 6, 7]], [[8, 9]])
     trained = [*adapters.parameters(), *loras.parameters()]
     steps = torch.optim.SGD(trained, 1e-3)
     losses = []
