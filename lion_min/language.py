@@ -179,6 +179,11 @@ class LanguageModel(nn.Module):
         """States [S, L, D] of the text behind the visual tokens."""
         return self.states(*self._behind(embeds, text.mask, shared, own))[:, -embeds.shape[1]:]
 
+    def logits(self, embeds: Tensor, text: TextBatch, shared: Tensor | Prefix | None = None,
+               own: Tensor | None = None) -> Tensor:
+        """What the LLM foretells at every token of the text, [S, L, V]."""
+        return self.model.lm_head(self.text_states(embeds, text, shared, own))
+
     # ---- encoder-decoder: a row holds all ------------------------------------------------------
 
     def _joined(self, embeds: Tensor, mask: Tensor, shared: Tensor | None,

@@ -69,7 +69,7 @@ def ids_of(model, count: int = 9) -> torch.Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", CHAT)
-def test_packed_logits_are_transformers_own(llm, name):
+def test_logits_are_transformers_own(llm, name):
     """Our additive mask read otherwise by a family: a sample sees ahead, or its neighbour."""
     model, _ = llm(name)
     row = ids_of(model)
@@ -77,9 +77,13 @@ def test_packed_logits_are_transformers_own(llm, name):
     expected = model.model(input_ids=row).logits[0]
     for prompts in ([first], [other, first]):
         text = model.pack(prompts, [answer] * len(prompts))
-        found = model.logits(model.embed(text.ids), text)[0]
-        torch.testing.assert_close(found[text.sample[0] == len(prompts) - 1][:9], expected,
-                                   atol=1e-5, rtol=1e-4)
+        embeds = model.embed(text.ids)
+        found = [model.logits(embeds, text)[-1, :9]]
+        shared = embeds[-1:, :2].expand(len(prompts), -1, -1)         # its first words as an image
+        behind = TextBatch(text.ids[:, 2:], text.mask[:, 2:])
+        found.append(model.logits(embeds[:, 2:], behind, shared)[-1, :7])
+        for logits in found:
+            torch.testing.assert_close(logits, expected[-len(logits):], atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ def backward(llm: LanguageModel, beside: torch.nn.ModuleList) -> tuple[float, di
     """(loss, gradients, bytes kept for backward) of one batch with a trained visual token."""
     torch.manual_seed(1)
     visual, kept = torch.randn(2, 3, 16, requires_grad=True), []
-    text = llm.pack([[5, 6, 7, 8, 9], [10, 11]], [[12, 13], [14]], images=2)
+    text = llm.pack([[5, 6, 7, 8, 9], [10, 11]], [[12, 13], [14]])
 
     def keep(tensor):
         kept.append(tensor.nbytes)
@@ -96,7 +96,7 @@ def test_checkpointing_is_a_setting_of_the_plan(tmp_path, monkeypatch):
     beside.eval()
 
     def step_loss(step: int):
-        text = llm.pack([[5, 6]], [[7]], images=1)
+        text = llm.pack([[5, 6]], [[7]])
         return llm.loss(llm.embed(text.ids), text), {}
 
     model = torch.nn.ModuleDict({"llm": llm, "beside": beside})
@@ -116,7 +116,7 @@ def test_nothing_frozen_is_kept_for_training(tmp_path):
     model = torch.nn.ModuleDict({"llm": llm, "beside": beside})
 
     def step_loss(step: int):
-        text = llm.pack([[5, 6]], [[7]], images=1)
+        text = llm.pack([[5, 6]], [[7]])
         return llm.loss(llm.embed(text.ids), text), {}
 
     training.run(model, step_loss, training.Plan(steps=2, lr=0.1), tmp_path, {}, quiet=True)

@@ -76,11 +76,9 @@ def test_parity_lmeye_imports_logits_and_loss(folders, values):
     model, v = published("lmeye").load(folders["lmeye"]), values["lmeye"]
     ids = v["in/ids_q5"]
     x = LmeyeInputs([v["in/pooled_image_feature"][:, None]], ids.tolist())
-    text = lmeye.TextBatch(ids, torch.ones_like(ids).bool(), ids, torch.ones(ids.shape),
-                           torch.zeros_like(ids), torch.arange(ids.shape[1]).expand_as(ids),
-                           torch.zeros_like(ids).bool())
-    embeds = two_passes.told(model.llm, model.words(x, text), text, None, model.marks(x, text),
-                             lambda hidden: model.ask(x, hidden))
+    text = lmeye.TextBatch(ids, torch.ones_like(ids).bool(), ids)
+    embeds = two_passes.add_at(model.words(x, text), ids == model.settings.slot_id,
+                               model.ask(x, model.requests(x)).flatten(0, 1))
     lmeye.close(model.llm.logits(embeds, text), v["out/logits_q5"])
     lmeye.close(model.llm.loss(embeds, text)[None], v["out/loss_q5"])
 

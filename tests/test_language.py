@@ -1,4 +1,4 @@
-"""One language model interface over T5 and Llama: splicing, packing, losses, decoding."""
+"""One language model interface over T5 and Llama: splicing, reading behind images, decoding."""
 
 import pytest
 import torch
@@ -32,9 +32,9 @@ def visual(images: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(images, SHARED, WIDTH), torch.randn(len(PROMPTS), OWN, WIDTH)
 
 
-def loss_of(llm, prompts, answers, shared, own) -> torch.Tensor:
-    text = llm.pack(prompts, answers, images=len(shared), own=OWN)
-    return llm.loss(llm.embed(text.ids), text, shared, own)
+def loss_of(llm, prompts, answers, shared, own, balanced=False) -> torch.Tensor:
+    text = llm.pack(prompts, answers)
+    return llm.loss(llm.embed(text.ids), text, shared, own, balanced)
 
 
 def generated(llm, which: list[int], **options):
@@ -65,51 +65,47 @@ def test_splice_fills_in_reading_order_and_passes_gradients():
     assert embeds.grad[..., 0].tolist() == [[0, 2, 0], [4, 0, 6]]
 
 
-def test_batch_loss_is_that_of_rows_and_of_single_samples(llm):
-    """Packed samples that see each other, positions that run on, padding that is seen or scored,
-    own tokens given to another sample, shared tokens given to another image."""
-    shared, own = visual()
-    together = loss_of(llm, PROMPTS, ANSWERS, shared, own)            # Llama: 2 rows of 3 samples
-    rows = loss_of(llm, PROMPTS, ANSWERS, shared.repeat_interleave(3, 0), own)
+@pytest.mark.parametrize("balanced", [False, True])
+def test_batch_loss_is_that_of_rows_and_of_single_samples(llm, balanced):
+    """Samples of an image that see each other, padding that is seen or scored, own tokens given to
+    another sample, shared tokens to another image; a cache that is cut from the graph, or a loss
+    that teaches a neighbour's tokens."""
+    visuals = [v.requires_grad_() for v in visual()]
+    shared, own = visuals
+    together = loss_of(llm, PROMPTS, ANSWERS, shared, own, balanced)  # Llama: 2 caches
+    rows = loss_of(llm, PROMPTS, ANSWERS, shared.repeat_interleave(3, 0), own, balanced)
     alone = torch.stack([loss_of(llm, [q], [a], shared[s // 3:s // 3 + 1], own[s:s + 1])
                          for s, (q, a) in enumerate(zip(PROMPTS, ANSWERS))])
-    tokens = torch.tensor([len(a) + 1. for a in ANSWERS])             # the EOS is learned too
-    torch.testing.assert_close(rows, together, atol=1e-5, rtol=0)
-    torch.testing.assert_close((alone * tokens).sum() / tokens.sum(), together, atol=1e-5, rtol=0)
+    tokens = torch.tensor([1. if balanced else len(a) + 1. for a in ANSWERS])    # and the EOS
+    apart = (alone * tokens).sum() / tokens.sum()
     assert alone.std() > 0.1                                          # no two alike by chance
+    gradients = torch.autograd.grad(together, visuals)
+    assert all(g.abs().amax(-1).min() > 1e-6 for g in gradients)
+    for other in (rows, apart):
+        torch.testing.assert_close(other, together, atol=1e-5, rtol=0)
+        torch.testing.assert_close(torch.autograd.grad(other, visuals), gradients, atol=1e-5,
+                                   rtol=0)
 
 
-def test_packed_gradients_are_those_of_rows():
-    """Packing that is right forward but lets a sample's loss teach its neighbour's tokens."""
-    llm, (shared, own) = tiny("llama"), visual()
-    own.requires_grad_()
-    shared.requires_grad_()
-    packed = torch.autograd.grad(loss_of(llm, PROMPTS, ANSWERS, shared, own), [shared, own])
-    rows = torch.autograd.grad(
-        loss_of(llm, PROMPTS, ANSWERS, shared.repeat_interleave(3, 0), own), [shared, own])
-    torch.testing.assert_close(packed, rows, atol=1e-5, rtol=0)
-
-
-def test_longer_rows_learn_the_same():
-    """Rows filled up to a multiple with tokens that are read, or that are learnt from."""
-    llm, (shared, own) = tiny("llama"), visual()
-    losses = []
-    for multiple in (1, 32):
-        text = llm.pack(PROMPTS, ANSWERS, images=2, own=OWN, multiple=multiple)
-        assert text.ids.shape[1] % multiple == 0
-        losses.append(llm.loss(llm.embed(text.ids), text, shared, own, balanced=True))
-    assert llm.pack(PROMPTS, ANSWERS, images=2, own=OWN).ids.shape[1] % 32
-    torch.testing.assert_close(*losses, atol=1e-6, rtol=0)
+def test_an_image_is_read_once():
+    """Shared tokens read again for each of an image's questions, in training or to answer."""
+    llm, (shared, own), read = tiny("llama"), visual(), []
+    llm.model.model.register_forward_pre_hook(
+        lambda _, args, named: read.append((*named["inputs_embeds"].shape[:2],)), with_kwargs=True)
+    loss_of(llm, PROMPTS, ANSWERS, shared, own)
+    text = llm.pack(PROMPTS)
+    llm.generate(llm.embed(text.ids), text, shared, own, max_new_tokens=1)
+    assert read == [(2, SHARED), (6, OWN + 7), (2, SHARED), (6, OWN + 5)]
 
 
 def test_forward_logits_are_generate_logits():
-    """Training and answering that differ in token order, positions or mask (Llama, packed rows
-    in training, left-padded rows in generation)."""
+    """Training and answering that differ in token order, positions or mask: rows are padded right
+    in the one and left in the other; a step of generation that the cache leads astray."""
     llm, (shared, own) = tiny("llama"), visual()
     out = generated(llm, list(range(6)), output_logits=True, return_dict_in_generate=True)
-    text = llm.pack(PROMPTS, out.sequences.tolist(), images=2, own=OWN)
+    text = llm.pack(PROMPTS, out.sequences.tolist())
     with torch.no_grad():
-        forward = llm.logits(llm.embed(text.ids), text, shared, own)  # [B, L, V]
+        forward = llm.logits(llm.embed(text.ids), text, shared, own)  # [S, L, V]
     learned = (text.labels != -100).roll(-1, 1)                       # the token before foretells
     forward = forward[learned].view(6, 7, -1)                         # six tokens and the EOS
     torch.testing.assert_close(forward[:, :6], torch.stack(out.logits, 1), atol=1e-4, rtol=0)
@@ -143,7 +139,7 @@ def test_visual_tokens_change_the_answer(llm):
 def test_no_label_left_raises(llm):
     """All labels -100: a NaN mean that poisons the optimiser's state."""
     shared, own = visual()
-    text = llm.pack(PROMPTS, ANSWERS, images=2, own=OWN)
+    text = llm.pack(PROMPTS, ANSWERS)
     text.labels.fill_(-100)
     with pytest.raises(ValueError, match="-100"):
         llm.loss(llm.embed(text.ids), text, shared, own)
@@ -152,7 +148,7 @@ def test_no_label_left_raises(llm):
 def test_loss_ignores_padding(llm):
     """A padded prompt that is attended to, or pads among the answers that are learned."""
     shared, own = visual()
-    text = llm.pack(PROMPTS, ANSWERS, images=2, own=OWN)
+    text = llm.pack(PROMPTS, ANSWERS)
     assert int((text.labels != -100).sum()) == sum(len(a) + 1 for a in ANSWERS)
     assert not bool(text.mask.all())                                  # there is padding
     embeds = llm.embed(text.ids)

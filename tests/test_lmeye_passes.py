@@ -1,10 +1,10 @@
 """Lmeye's two passes at the price of one: the cached second pass is the full one."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from random_lmeye import ANSWERS, FORMS, TAILS, build, gradients, inputs, trained
-
-from lion_min.lmeye import two_passes
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -55,17 +55,16 @@ def test_the_second_pass_reads_only_what_changed(form):
     model.llm.model.model.register_forward_pre_hook(
         lambda _, args, kwargs: read.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True)
     model(inputs(model))
-    suffixes = [sum(3 + len(TAILS[i]) + len(ANSWERS[i]) + 1 for i in row)
-                for row in ((0, 1, 2), (3, 4, 5))]
-    assert len(read) == 2 and read[1] == max(suffixes)
-    read.clear()
+    assert read[-1] == max(3 + len(tail) + len(answer) + 1 for tail, answer in zip(TAILS, ANSWERS))
+    assert len(read) == 2 + (form != "paper")                         # first of all, the image
     model.generate(inputs(model, tails=[[7]] * 6, answers=False), max_new_tokens=1)
-    assert read[1] == 3 + 1                                           # the slots and the tail
+    assert read[-1] == 3 + 1                                          # the slots and the tail
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_packed_is_single(form):
-    """A neighbour's request returned to this sample, or seen through the image's row."""
+def test_batch_loss_is_that_of_single_samples(form):
+    """A neighbour's request returned to this sample, or seen; padding of the first pass seen in the
+    second."""
     model = build(form)
     with torch.no_grad():
         together = model(inputs(model))[0]
@@ -92,11 +91,9 @@ def test_forward_logits_are_generate_logits(form):
     x = inputs(model, answers=False)
     out = model.generate(x, max_new_tokens=5, min_new_tokens=5, output_logits=True,
                          return_dict_in_generate=True)
-    text = model.llm.pack(x.prompts, out.sequences.tolist(), images=2)
-    logits, suffix = two_passes.cached_logits(
-        model.llm, model.words(x, text), text, model.static_tokens(x), model.marks(x, text),
-        lambda hidden: model.ask(x, hidden))
-    learned = (suffix.labels != -100).roll(-1, 1)                     # the token before foretells
+    embeds, text, prefix = model.rows(replace(x, answers=out.sequences.tolist()))
+    logits = model.llm.logits(embeds, text, prefix)
+    learned = (text.labels != -100).roll(-1, 1)                       # the token before foretells
     forward = logits[learned].view(6, 6, -1)                          # five tokens and the EOS
     torch.testing.assert_close(forward[:, :5], torch.stack(out.logits, 1), atol=1e-4, rtol=1e-4)
 

@@ -103,7 +103,7 @@ def test_order_of_objects_and_what_was_not_kept_change_no_query():
 
 @torch.no_grad()
 @pytest.mark.parametrize("refiner", [True, False])
-def test_packed_equals_one_by_one(refiner):
+def test_batch_equals_one_by_one(refiner):
     """Samples of an image that see each other's tokens or lines, own tokens at another sample's
     place."""
     model = build(refiner)
@@ -123,11 +123,11 @@ def test_generation_continues_what_is_learned():
     first = model.generate(x, max_new_tokens=1, min_new_tokens=1)[:, 0].tolist()
     for i, prompt in enumerate((PROMPTS[0], PROMPTS[3])):
         one = inputs(model, [prompt], ["yes"], [i])
-        text = model.llm.pack(one.prompts, one.answers, 1, 20)
+        text = model.llm.pack(one.prompts, one.answers)
         logits = model.llm.logits(model.llm.embed(text.ids), text, model.lines(one),
                                   model.query_tokens(one))[0]
         logits[:, 1] = -torch.inf                       # no end as the first token
-        assert first[i] == int(logits[20 + len(one.prompts[0]) - 1].argmax())
+        assert first[i] == int(logits[len(one.prompts[0]) - 1].argmax())
 
 
 def test_refiner_off_has_no_object_part():

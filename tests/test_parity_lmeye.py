@@ -50,22 +50,14 @@ def build(values, sizes, form: str, **options) -> Lmeye:
 
 @pytest.fixture(scope="module", params=FORMS)
 def case(request, values, sizes):
-    """(form, model, inputs, the whole text as one packed sample a row, labels = ids)."""
+    """(form, model, inputs, the whole text as rows of ids, labels = ids)."""
     form, ids = request.param, values[f"in/ids_{request.param}"]
     x = LmeyeInputs([values["in/pooled_image_feature"][:, None]], ids.tolist())
-    text = TextBatch(ids, torch.ones_like(ids).bool(), ids, torch.ones(ids.shape),
-                     torch.zeros_like(ids), torch.arange(ids.shape[1]).expand_as(ids),
-                     torch.zeros_like(ids).bool())
-    return form, build(values, sizes, form), x, text
+    return form, build(values, sizes, form), x, TextBatch(ids, torch.ones_like(ids).bool(), ids)
 
 
 def close(ours, official):
     torch.testing.assert_close(ours, official, atol=1e-5, rtol=0)
-
-
-def first_pass(model, x, text) -> torch.Tensor:
-    hidden = two_passes.read(model.llm, model.words(x, text), text, None)
-    return hidden[model.marks(x, text).request]                       # [S, D]
 
 
 def test_parity_settings_are_the_references(case, sizes):
@@ -84,7 +76,7 @@ def test_parity_settings_are_the_references(case, sizes):
 def test_parity_request(case, values):
     """The state before the final norm, of another place, or of a prompt without its image."""
     form, model, x, text = case
-    requests = model.interaction.requests(first_pass(model, x, text))
+    requests = model.interaction.requests(model.requests(x))
     close(requests[:, 0], values[f"out/request_{form}"])
 
 
@@ -93,9 +85,10 @@ def test_parity_first_pass_needs_one_slot_alone(case, values):
     """The official training reads one <img-d> in pass 1: a causal LLM cannot tell."""
     form, model, x, _ = case
     ids = values[f"in/pass1_ids_{form}"]
-    text = TextBatch(ids, torch.ones_like(ids).bool(), sample=torch.zeros_like(ids),
-                     position=torch.arange(ids.shape[1]).expand_as(ids))
-    hidden = two_passes.read(model.llm, model.words(x, text), text, None)
+    assert model.halves(x).heads == [row[:row.index(model.settings.slot_id) + 1]
+                                     for row in ids.tolist()]
+    text = TextBatch(ids, torch.ones_like(ids).bool())
+    hidden = model.llm.text_states(model.words(x, text), text)        # the official row, all of it
     requests = model.interaction.requests(hidden[ids == model.settings.slot_id])
     close(requests[:, 0], values[f"out/request_{form}"])
 
@@ -115,16 +108,15 @@ def test_parity_interaction(case, values):
 def test_parity_returned(case, values):
     """Pooling of another place than EOS, or the slots' vectors in another order."""
     form, model, x, text = case
-    close(model.ask(x, first_pass(model, x, text)), values[f"out/returned_{form}"])
+    close(model.ask(x, model.requests(x)), values[f"out/returned_{form}"])
 
 
 @torch.no_grad()
 def test_parity_logits_and_loss(case, values):
     """e_imgd lost in the second pass, slots replaced instead of added to, e_img forgotten."""
     form, model, x, text = case
-    marks = model.marks(x, text)
-    embeds = two_passes.told(model.llm, model.words(x, text), text, None, marks,
-                             lambda hidden: model.ask(x, hidden))
+    embeds = two_passes.add_at(model.words(x, text), text.ids == model.settings.slot_id,
+                               model.ask(x, model.requests(x)).flatten(0, 1))
     close(model.llm.logits(embeds, text), values[f"out/logits_{form}"])
     close(model.llm.loss(embeds, text)[None], values[f"out/loss_{form}"])
 
@@ -133,11 +125,10 @@ def test_parity_logits_and_loss(case, values):
 def test_parity_cached_logits(case, values):
     """The second pass behind the first one's cache: the old key of the first <img-d> seen."""
     form, model, x, text = case
-    logits, suffix = two_passes.cached_logits(model.llm, model.words(x, text), text, None,
-                                              model.marks(x, text), lambda h: model.ask(x, h))
-    start = int(suffix.position.min())
+    embeds, suffix, prefix = model.rows(x)
+    start = prefix.mask.shape[1]
     assert start == 4 and suffix.ids.tolist() == text.ids[:, start:].tolist()
-    close(logits, values[f"out/logits_{form}"][:, start:])
+    close(model.llm.logits(embeds, suffix, prefix), values[f"out/logits_{form}"][:, start:])
 
 
 @pytest.mark.parametrize("second_pass", ["cached", "full"])
@@ -193,4 +184,4 @@ def test_parity_legacy_overwrite_changes_the_model(values, sizes, case):
     """A flag that is read by nobody."""
     form, model, x, text = case
     legacy = build(values, sizes, form, legacy_overwrite=True)
-    assert (first_pass(legacy, x, text) - first_pass(model, x, text)).abs().max() > 1e-3
+    assert (legacy.requests(x) - model.requests(x)).abs().max() > 1e-3

@@ -91,7 +91,7 @@ def test_places_in_the_text_are_a_prefix(model, states):
 @ABOUT
 @torch.no_grad()
 def test_a_batch_is_its_samples(representation, positions, states):
-    """Guards: samples of a packed row that see each other; regions or images shifted by a sample
+    """Guards: samples of an image that see each other; regions or images shifted by a sample
     without a region; padding read as text."""
     model = build(representation)
     for prompts in (PROMPTS, [PROMPTS[1]] * 4, [PROMPTS[1], *PROMPTS[1:]]):
@@ -121,7 +121,7 @@ def test_forward_is_generate_is_cached(representation, positions, states):
                "return_dict_in_generate": True}
     cached, uncached = (model.generate(x, use_cache=c, **options) for c in (True, False))
     assert cached.sequences.tolist() == uncached.sequences.tolist()
-    text = model.llm.pack(x.prompts, cached.sequences.tolist(), len(states[0]))
+    text = model.llm.pack(x.prompts, cached.sequences.tolist())
     logits = model.llm.logits(model.words(x, text), text, model.shared(x))
     predicts = text.labels.roll(-1, 1) != -100                            # also that of <eos>
     ours = logits[predicts].view(len(x.prompts), steps + 1, -1)[:, :steps]

@@ -1,4 +1,4 @@
-"""How the tiny LLM is taught to read: slots, packing, the grounding teacher, start, lessons."""
+"""How the tiny LLM is taught to read: slots, the grounding teacher, start, lessons."""
 
 from dataclasses import replace
 
@@ -35,29 +35,28 @@ def test_slots_are_sums_of_words():
         torch.testing.assert_close(shared[b, k], sum((weight[i] for i in slot), torch.zeros(32)))
 
 
-def hand_made(x, model: LanguageModel, shift: int, cell=None) -> torch.Tensor:
-    """A state [rows, P+L, D] whose phrases resemble the slots that they name, `shift` words on;
+def hand_made(x, model: LanguageModel, shift: int, cell=None) -> list[torch.Tensor]:
+    """States of slots and text whose phrases resemble the slots that they name, `shift` words on;
     with `cell`, they carry their one object's column and row instead."""
-    text = model.pack(x.prompts, x.answers, len(x.listed))
-    state = torch.zeros(len(text.ids), LISTED + text.ids.shape[1] + 1, model.width)
-    state[:, range(LISTED), range(LISTED)] = 1.0
-    n = len(x.prompts) // len(text.ids)
+    text = model.pack(x.prompts, x.answers)
+    slots = torch.zeros(len(x.listed), LISTED, model.width)
+    slots[:, range(LISTED), range(LISTED)] = 1.0
+    state = torch.zeros(len(text.ids), text.ids.shape[1] + 1, model.width)
     for i, named in enumerate(x.named):
-        row, first = i // n, 0
-        if text.sample is not None:                       # packed: where this sample begins
-            first = (text.sample[row] == i % n).nonzero()[0].item()
         for place, hits in named:
             at = hits
             if cell is not None:
                 column, line = cell(x, i, hits)
                 at = [column, GRID + line] if column >= 0 else []
-            state[row, LISTED + first + place + shift, at] = 1.0
-    return state
+            state[i, place + shift, at] = 1.0
+    if not model.encoder_decoder:
+        return [slots, state]
+    return [torch.cat([slots.repeat_interleave(len(state) // len(slots), 0), state], 1)]
 
 
 @FAMILIES
 def test_grounding_is_nought_where_every_phrase_points_right(family):
-    """Guards: places counted wrongly in a packed row, so that another word is taught."""
+    """Guards: places counted wrongly in a row, so that another word is taught."""
     x, model = told("list", batch=4)[0], llm(family)
     teacher = Grounding(model, TOKENIZER, width=32)
     for part in (teacher.asks, teacher.offers):
@@ -66,15 +65,15 @@ def test_grounding_is_nought_where_every_phrase_points_right(family):
     teacher.tells.weight.data = 9 * torch.eye(2 * GRID, 32)
     losses = []
     for shift in (0, 1):
-        teacher.seen |= {"early": hand_made(x, model, shift),
-                         "late": hand_made(x, model, shift, teacher.cell)}
+        teacher.seen["early"].extend(hand_made(x, model, shift))
+        teacher.seen["late"].extend(hand_made(x, model, shift, teacher.cell))
         losses.append(teacher(x, LISTED))
     for name in ("point", "tell"):
         assert losses[0][name] < 1e-2 and losses[1][name] > 2.0, name
 
 
 def apart(x):
-    """The same questions, each beside its own copy of its scene: nothing left to pack."""
+    """The same questions, each beside its own copy of its scene: nothing is shared."""
     n = len(x.prompts) // len(x.grid or x.listed)
     grid, listed = ([s for s in part for _ in range(n)] if part is not None else None
                     for part in (x.grid, x.listed))
@@ -83,7 +82,7 @@ def apart(x):
 
 @FORMS
 @FAMILIES
-def test_packed_reading_is_that_of_single_questions(family, form):
+def test_reading_behind_a_scene_is_that_of_single_questions(family, form):
     """Guards: a question that reads its neighbour's answer or another scene's slots."""
     x, model = told(form, batch=3)[0], llm(family)
     teacher, losses = Grounding(model, TOKENIZER), []
@@ -91,7 +90,6 @@ def test_packed_reading_is_that_of_single_questions(family, form):
         embeds, text, shared = read(model, y, TOKENIZER)
         losses.append((model.loss(embeds, text, shared),
                        *teacher(y, shared.shape[1]).values()))
-    assert not model.encoder_decoder or text.sample is None
     assert len(shared) == len(x.prompts) > 3
     torch.testing.assert_close(losses[0], losses[1], atol=1e-5, rtol=1e-5)
     # ... and the slots are read: without them the loss is another

@@ -118,8 +118,6 @@ class Lmeye(nn.Module):
     def static_tokens(self, x: LmeyeInputs) -> Tensor | None:
         """What every question sees of an image: [B, Q, D]; None where it is added onto <img>."""
         if self.settings.static == "pooled":
-            if any(row.count(self.settings.img_id) != 1 for row in x.prompts):
-                raise ValueError("each prompt needs one <img>, onto which its image is added")
             return None
         if (places := self.places()) is None:
             tokens = self.query_proj(self.qformer(self.patches(x)))
@@ -170,6 +168,8 @@ class Lmeye(nn.Module):
     def halves(self, x: LmeyeInputs) -> two_passes.Halves | None:
         """The prompts cut at their requests; None where nothing is asked: one pass is enough."""
         s = self.settings
+        if s.static == "pooled" and any(row.count(s.img_id) != 1 for row in x.prompts):
+            raise ValueError("each prompt needs one <img>, onto which its image is added")
         if not any(s.slot_id in row for row in x.prompts):
             return None
         halves = two_passes.cut(x.prompts, s.interaction.returned, s.slot_id, s.request_id)
