@@ -198,4 +198,4 @@ def test_the_tiny_preset_asks_and_answers():
     assert x.prompts[0] == ids + [s.request_id] + [s.slot_id] * 2 + ids
     assert s.request_id == len(tokenizer) and s.slot_id == len(tokenizer) + 1
     assert torch.isfinite(model(x)[0]) and model.generate(x, max_new_tokens=2).shape[0] == 2
-    assert make_inputs(model, tokenizer, states, prompts, asks=False).prompts[0] == ids
+    assert make_inputs(model, tokenizer, states, prompts, requests=False).prompts[0] == ids
