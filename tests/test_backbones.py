@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from lion_min import BadInput
 from lion_min.adapters import REGION, attach_adapters, attach_lora, set_task
+from lion_min.language import TextBatch
 from lion_min.pretrained.backbones import load_language, load_vision
 from lion_min.parts import Source, pretrained_parts
 from lion_min.pretrained.presets import PRESETS
