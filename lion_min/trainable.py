@@ -102,7 +102,7 @@ def _run_again(forward: Callable, number: int) -> Callable:
         if isinstance(options.get("past_key_values"), EncoderDecoderCache):
             options["past_key_values"] = None  # T5 makes one unasked; in training nobody reads it
         once, again = iter([options]), dict(options)
-        if (cache := options.get("past_key_values")) is not None:  # LMEye's two passes share one
+        if (cache := options.get("past_key_values")) is not None:  # an image's, or of a first pass
             again["past_key_values"] = _as_it_is(cache, number)
         return checkpoint(lambda *x: forward(*x, **next(once, again)), *states,
                           use_reentrant=False)

@@ -95,7 +95,7 @@ def test_an_image_is_read_once():
     loss_of(llm, PROMPTS, ANSWERS, shared, own)
     text = llm.pack(PROMPTS)
     llm.generate(llm.embed(text.ids), text, shared, own, max_new_tokens=1)
-    assert read == [(2, SHARED), (6, OWN + 7), (2, SHARED), (6, OWN + 5)]
+    assert read == [(2, SHARED), (6, OWN + 8), (2, SHARED), (6, OWN + 5)]
 
 
 def test_forward_logits_are_generate_logits():
