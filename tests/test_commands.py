@@ -10,7 +10,8 @@ import pytest
 from commands import ASK, SCENE, call, ready, refused, runs, system  # noqa: F401 (fixtures)
 
 import infer
-from lion_min import checkpoints, evaluate
+import lion_min
+from lion_min import BadInput, checkpoints, evaluate
 from lion_min.cli import SYSTEMS, guarded
 from lion_min.scenes import write_scenes
 from lion_min.training import NonFinite
@@ -164,3 +165,24 @@ def test_the_script_itself(tmp_path):
     done = subprocess.run([sys.executable, str(ROOT / "infer.py"), "nothing.png", ASK],
                           cwd=tmp_path, capture_output=True, text=True)
     refused((done.returncode, done.stdout, done.stderr), "nothing.png")
+
+
+def test_load_refuses_in_one_line(runs, tmp_path):
+    """Guards: a KeyError out of `lion_min.load`, or the bundled weights in the place of others."""
+    for wanted, told in (({"system": "cat"}, "there is lion, pvit, lyrics, lmeye"),
+                         ({"weights": tmp_path / "none"}, "no such folder"),
+                         ({"preset": "clip-smollm2"}, "nothing is bundled"),
+                         ({"weights": runs / "lion" / "stage4", "llm": "x"}, "has its own"),
+                         ({"device": "tpu"}, "must be auto, cpu or cuda")):
+        with pytest.raises(BadInput, match=told):
+            lion_min.load(**wanted)
+
+
+def test_ask_takes_a_path_or_a_picture(system, tmp_path):
+    """Guards: a Python user's reply that differs from the command's."""
+    SCENE.save(tmp_path / "scene.png")
+    one, two = (system.ask(image, ASK) for image in (SCENE, str(tmp_path / "scene.png")))
+    assert one.answer == two.answer and one.prompt_boxes == [(0.1, 0.1, 0.6, 0.6)]
+    assert one.prompt == "describe box [0.100,0.100,0.600,0.600]" and system.explain(one)[0]
+    with pytest.raises(BadInput, match="needs a box"):
+        system.ask(SCENE, "describe box")
