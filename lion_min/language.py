@@ -13,6 +13,7 @@ order, and all of it for every sample.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -61,6 +62,13 @@ class Prefix:
         self.cache.batch_repeat_interleave(n)
         self.mask = self.mask.repeat_interleave(n, 0)
 
+    def pick(self, rows: Tensor) -> Prefix:
+        """A copy that holds these rows alone."""
+        cache = copy.copy(self.cache)
+        cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        cache.batch_select_indices(rows)
+        return Prefix(cache, self.mask[rows])
+
     def crop(self, n: int) -> None:
         """Forget the last n columns."""
         self.cache.crop(-n)
@@ -84,6 +92,15 @@ def splice(embeds: Tensor, ids: Tensor, token: int, features: Tensor) -> Tensor:
 def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
     """A mask to add to attention scores: 0 where one may look, the lowest number elsewhere."""
     return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+
+
+def alike(lengths: Tensor) -> list[Tensor]:
+    """Samples [S] in two groups, long and short, where that saves much padding, else in one."""
+    size, rows = lengths.sort(descending=True, stable=True)
+    longer = torch.arange(len(size), device=size.device)              # rows in the first group
+    cells = longer * size[0] + (len(size) - longer) * size
+    cut = int(cells.argmin())
+    return [rows[:cut], rows[cut:]] if cells[cut] < 0.7 * cells[0] else [rows]
 
 
 def _pad(rows: list[list], value: float, left: bool = False) -> Tensor:
@@ -209,22 +226,43 @@ class LanguageModel(nn.Module):
         spliced. shared: [B, P, D], or the prefix that the LLM read already. `balanced`: every
         answer counts alike, not every token, so that a yes is not drowned by a caption.
         ValueError when no label is left (the mean would be NaN)."""
-        labels = text.labels if self.encoder_decoder else text.labels[:, 1:]
-        answers = labels != -100
-        if not bool(answers.any()):
+        if not bool((text.labels != -100).any()):
             raise ValueError("no answer token to learn from: every label is -100")
+        found = [self._foretold(*part) for part in self._groups(embeds, text, shared, own)]
+        logits, labels, share = map(torch.cat, zip(*found))               # [A, V], [A], [A]
+        each = F.cross_entropy(logits.float(), labels, reduction="none")
+        return (each * share).sum() / share.sum() if balanced else each.mean()
+
+    def _groups(self, embeds: Tensor, text: TextBatch, shared: Tensor | Prefix | None,
+                own: Tensor | None) -> list[tuple]:
+        """The batch, or its long and its short rows apart, behind the same prefix."""
+        groups = [] if self.encoder_decoder else alike(text.mask.sum(1))
+        if len(groups) < 2:
+            return [(embeds, text, shared, own)]
+        prefix, parts = self._behind(embeds, text.mask, shared, None)[2], []
+        for rows in groups:
+            length = int(text.mask[rows].sum(1).max())
+            part = TextBatch(*(t[rows, :length] for t in (text.ids, text.mask, text.labels)))
+            parts.append((embeds[rows, :length], part, prefix.pick(rows),
+                          None if own is None else own[rows]))
+        return parts
+
+    def _foretold(self, embeds: Tensor, text: TextBatch, shared: Tensor | Prefix | None,
+                  own: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """(logits of the answer tokens [A, V], the tokens [A], each one's share of its answer)."""
         if self.encoder_decoder:
+            labels = text.labels
             before = self.model.prepare_decoder_input_ids_from_labels(labels)
+            answers = labels != -100
             logits = self.model(**self._joined(embeds, text.mask, shared, own),
                                 decoder_input_ids=before, use_cache=False).logits[answers]
-        else:                                                         # the token before predicts
+        else:
+            labels = text.labels[:, 1:]                                   # the token before
+            answers = labels != -100                                      # foretells it
             states = self.text_states(embeds, text, shared, own)[:, :-1]
-            logits = self.model.lm_head(states[answers])              # of nothing else
-        each = F.cross_entropy(logits.float(), labels[answers], reduction="none")
-        if not balanced:
-            return each.mean()
-        share = (answers / answers.sum(1, keepdim=True).clamp(min=1))[answers]
-        return (each * share).sum() / share.sum()
+            logits = self.model.lm_head(states[answers])                  # of nothing else
+        share = answers / answers.sum(1, keepdim=True).clamp(min=1)
+        return logits, labels[answers], share[answers]
 
     @torch.no_grad()
     def generate(self, embeds: Tensor, text: TextBatch, shared: Tensor | Prefix | None = None,
