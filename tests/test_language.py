@@ -88,7 +88,7 @@ def test_batch_loss_is_that_of_rows_and_of_single_samples(llm, balanced):
 
 
 def test_long_and_short_rows_are_read_apart():
-    """A few long rows that make padding of the rest; groups behind the wrong image or own tokens."""
+    """A few long rows that make padding of the rest; a group behind the wrong image."""
     llm, (shared, own), read = tiny("llama"), visual(), []
     prompts = [PROMPTS[0] * 8, *PROMPTS[1:]]
     alone = torch.stack([loss_of(llm, [q], [a], shared[s // 3:s // 3 + 1], own[s:s + 1])

@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lion_min.adapters import REGION, set_task
-from lion_min.cli import room
 from lion_min.language import LanguageModel, Prefix, additive
 from lion_min.stage import Stage
 

@@ -159,9 +159,9 @@ def lesson(world: World, seed: int, step: int, batch: int, tokenizer: TinyTokeni
            part: str) -> TextScenes:
     """The curriculum: two objects in lists first, then three, then all forms and numbers.
 
-    A T5 reads a scene anew for every question, so it gets short lists only; and as it learns more slowly, every
-    scene asks it the whole round and its caption: with the Llama's batches of captions alone and
-    of hard questions it forgot the easy ones.
+    A T5 reads a scene anew for every question, so it gets short lists only; and as it learns more
+    slowly, every scene asks it the whole round and its caption: with the Llama's batches of captions
+    alone and of hard questions it forgot the easy ones.
     """
     plain = part == "t5"
     return text_scenes(world, seed, step, batch, tokenizer,
