@@ -85,9 +85,10 @@ class RunOptions:
 # ---- what a step sees ---------------------------------------------------------------------------
 
 def step_loss(system, scenes: list, features: FeatureCache | FeaturesOnTheFly, seed: int,
-              batch: int):
-    """(step, shard) -> (loss, parts): drawn scenes and their round, as the system learns them."""
-    stage, rows_of = system.stage, drawer(system.stage, scenes, batch)
+              rows_of: Callable):
+    """(step, shard) -> (loss, parts): drawn scenes and their round, as the system learns them.
+    rows_of: of `drawer`."""
+    stage = system.stage
 
     def loss(step: int, shard: int = 0):
         round_ = ROUNDS[stage.rounds[step % len(stage.rounds)]] if stage.rounds else None
@@ -162,15 +163,16 @@ def run_stage(system, o: RunOptions) -> dict:
     live = any(n.startswith("vision.") for n in names)
     scenes = o.scenes or [make_scene(WORLDS[o.world], "train", o.seed, i)
                           for i in range(16 * o.pool if live else o.pool)]
+    batch, folder = o.batch or stage.batch, parts.out / system.name / stage_name(stage.number)
+    rows_of = drawer(stage, scenes, batch)         # may refuse, so before the minute of encoding
     with torch.autocast(torch.device(o.device).type, torch.bfloat16, halved):
         features = features_of(system, scenes, live)
-    batch, folder = o.batch or stage.batch, parts.out / system.name / stage_name(stage.number)
     config = {"system": system.name, "stage": stage.number, "preset": parts.preset,
               "world": o.world, "seed": o.seed, "batch": batch, "pool": len(scenes),
               "stage0": parts.fingerprint, "settings": asdict(model.settings)}
     if parts.source is not None:
         config["source"] = parts.source
-    training.run(model, step_loss(system, scenes, features, o.seed, batch), plan, folder, config,
+    training.run(model, step_loss(system, scenes, features, o.seed, rows_of), plan, folder, config,
                  o.resume, o.device, o.quiet)
     model.eval()
     after = score()

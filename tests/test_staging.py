@@ -11,7 +11,7 @@ from lion_min import BadInput, checkpoints
 from lion_min.parts import Parts, fingerprint
 from lion_min.lion.stage4 import STAGE
 from lion_min.scenes import WORLDS, make_scene
-from lion_min.stage import going_on, has_lookalikes, step_loss
+from lion_min.stage import drawer, going_on, has_lookalikes, step_loss
 
 WORLD = WORLDS["medium"]
 
@@ -34,7 +34,8 @@ class Noting:
 def taken(stage, steps: int = 5) -> list[tuple[str, list[int]]]:
     """(level, rows) of the first steps."""
     system = Noting(stage)
-    loss = step_loss(system, [make_scene(WORLD, "train", 0, i) for i in range(200)], system, 0, 16)
+    scenes = [make_scene(WORLD, "train", 0, i) for i in range(200)]
+    loss = step_loss(system, scenes, system, 0, drawer(stage, scenes, 16))
     for step in range(steps):
         loss(step)
     return system.taught
