@@ -20,14 +20,14 @@ LOOKS = {RING: [(0, 0), (0, 2)], STAR: [(7, 5), (0, 1)]}     # (row, column) of 
 class Known:
     """Two requests, each on one patch that depends on the question alone; 8x8 patches."""
 
-    asks = True
+    stage = SimpleNamespace(requests=True)
 
     def __init__(self, control: str = "interactive"):
         self.tokenizer = SimpleNamespace(encode=lambda prompt: [prompt])
         self.model = SimpleNamespace(looks=self.looks, settings=SimpleNamespace(
             request_id=0, slot_id=1, control=control, interaction=SimpleNamespace(returned=2)))
 
-    def see(self, images):
+    def encode(self, images):
         return {"states": [torch.zeros(len(images), 65, 8)]}
 
     def looks(self, x):
@@ -79,12 +79,12 @@ def test_the_named_object_is_the_one_that_the_answer_tells_of():
 def test_the_command(monkeypatch, capsys):
     """Scenes of one object among those counted; a system that asks nothing measured."""
     seen, config = [], {"world": "medium"}
-    monkeypatch.setattr(requests.loading, "read_config", lambda weights: config)
-    monkeypatch.setattr(requests.loading, "load_system", lambda weights: Known())
+    monkeypatch.setattr(requests.launch, "read_config", lambda *_: config)
+    monkeypatch.setattr(requests.launch, "load", lambda *_: Known())
     monkeypatch.setattr(requests, "measure",
                         lambda system, scenes, seed: seen.extend(scenes) or {})
     assert requests.run(20, 3, None) == {} and "asked" in capsys.readouterr().out
     assert len(seen) == 20 and min(len(scene.objects) for scene in seen) == 2
-    monkeypatch.setattr(requests.loading, "load_system", lambda weights: Known("static"))
+    monkeypatch.setattr(requests.launch, "load", lambda *_: Known("static"))
     with pytest.raises(BadInput, match="asks nothing"):
         requests.run(20, 3, None)
