@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import io
 import itertools
+import json
 import re
 import runpy
 import shlex
@@ -72,6 +73,40 @@ def test_blocks_print_what_they_show(name, chapter, monkeypatch):
     """A function is renamed or a default changes, and a document shows last month's output."""
     monkeypatch.chdir(ROOT)
     run_chapter(CHAPTERS[name][chapter], name)
+
+
+@pytest.mark.slow
+def test_the_plain_loop_is_stage_2(tmp_path, monkeypatch, capsys):
+    """The tutorial's loop drifts away from what `train.py --stage 2` does: its five losses are
+    those of the real run, which is stopped there and encodes its batches on demand."""
+    from lion_min import features, launch, scores, stage, training
+    monkeypatch.chdir(ROOT)
+    chapter = CHAPTERS["TUTORIAL.md"]["8. The four stages"]
+    block, = (block for block, _ in chapter if "def step_loss(" in block.text)
+    assert len(block.text.splitlines()) <= 60
+    names = {"__name__": "tutorial"}
+    exec(compile(block.text, "TUTORIAL.md", "exec"), names)
+
+    class OnDemand(features.FeaturesOnTheFly):
+        def take(self, rows):                       # in half precision, as the cache keeps them
+            taken = super().take(rows)
+            return taken | {"states": [s.half().float() for s in taken["states"]]}
+
+    def five(model, step_loss, plan, *rest):
+        def loss(step, shard=0):
+            if step == 5:
+                raise KeyboardInterrupt
+            return step_loss(step, shard)
+        return run(model, loss, plan, *rest)
+
+    run = training.run
+    monkeypatch.setattr(training, "run", five)
+    monkeypatch.setattr(scores, "evaluate", lambda *_, **__: {})
+    monkeypatch.setattr(stage, "features_of", lambda system, scenes, live: OnDemand(system, scenes))
+    with pytest.raises(KeyboardInterrupt):
+        launch.train_stage("lion", 2, launch.Options(tmp_path, device="cpu"), quiet=True)
+    log = (tmp_path / "lion" / "stage2" / "log.jsonl").read_text().splitlines()
+    assert names["losses"] == [json.loads(line)["loss"] for line in log]
 
 
 def test_chapters_end_with_an_exercise_that_checks():
