@@ -67,8 +67,8 @@ def test_a_refusal_is_one_line_and_writes_nothing(values, system, tmp_path, caps
 def test_a_wrong_base_is_refused(values, tmp_path, change, told):
     """A delta taken for whole where the base has a gap: noise that loads without a word."""
     official.write_pvit(tmp_path, values["pvit"])
-    base = importing.read(tmp_path / "llama.bin") | change
-    delta = importing.read(tmp_path / "pvit")
+    base = importing.read_file(tmp_path / "llama.bin") | change
+    delta = importing.read_file(tmp_path / "pvit")
     with pytest.raises(BadInput, match=told):
         published("pvit").add_base(delta, {k: v for k, v in base.items() if v is not None})
 
@@ -143,7 +143,7 @@ def test_a_bad_file_is_told(tmp_path, monkeypatch, name, content, told):
     else:
         torch.save(content, tmp_path / name)
     with pytest.raises(BadInput, match=told) as refused:
-        importing.read(tmp_path / name)
+        importing.read_file(tmp_path / name)
     assert "\n" not in str(refused.value) and not (tmp_path / "hostile.ran").exists()
 
 
@@ -162,7 +162,7 @@ def test_an_index_and_its_shards_must_agree(tmp_path, change, told):
     change(found["weight_map"])
     index.write_text(json.dumps(found))
     with pytest.raises(BadInput, match=told):
-        importing.read(folder)
+        importing.read_file(folder)
 
 
 def test_a_key_in_two_files_is_refused(tmp_path):
@@ -170,7 +170,7 @@ def test_a_key_in_two_files_is_refused(tmp_path):
     for name in ("a", "b"):
         save_file({"x": torch.ones(1)}, tmp_path / f"{name}.safetensors")
     with pytest.raises(BadInput, match="b.safetensors: key 'x' was in an earlier file"):
-        importing.read_all([tmp_path / "a.safetensors", tmp_path / "b.safetensors"])
+        importing.read_files([tmp_path / "a.safetensors", tmp_path / "b.safetensors"])
 
 
 def test_torch_load_stands_here_alone_and_is_weights_only():

@@ -10,10 +10,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lion_min import BadInput
 from lion_min.adapters import IMAGE, REGION
 from lion_min.language import LanguageModel
 from lion_min.lion.model import Lion, LionInputs
-from lion_min.published.lion import load_official, settings_of
+from lion_min.published import keys
+from lion_min.published.lion import convert, settings_of
 from lion_min.vision import VisionEncoder
 
 ROUTES = [("region", REGION), ("image", IMAGE)]
@@ -45,7 +47,7 @@ def settings(weights, metadata):
 @pytest.fixture(scope="module")
 def model(settings, weights):
     model = Lion(settings, VisionEncoder(settings.vision), LanguageModel(settings.language))
-    load_official(model, weights)
+    keys.fill(model, convert(weights)[0], "reference")
     return model.eval()
 
 
@@ -126,7 +128,7 @@ def test_parity_every_parameter_is_loaded(settings, weights, model):
     other = Lion(settings, VisionEncoder(settings.vision), LanguageModel(settings.language))
     for parameter in other.parameters():
         torch.nn.init.normal_(parameter)
-    load_official(other, weights)
+    keys.fill(other, convert(weights)[0], "reference")
     loaded = dict(other.named_parameters())
     assert [k for k, v in model.named_parameters() if not torch.equal(v, loaded[k])] == []
 
@@ -138,5 +140,5 @@ def test_parity_head_stays_its_own(settings, weights, model):
     assert torch.equal(t5.lm_head.weight, weights["t5_model.lm_head.weight"])
     tied = replace(settings, language=replace(settings.language, tied=True))
     wrong = Lion(tied, VisionEncoder(tied.vision), LanguageModel(tied.language))
-    with pytest.raises(ValueError, match="tied=False"):
-        load_official(wrong, weights)
+    with pytest.raises(BadInput, match="llm.model.lm_head.weight has no parameter"):
+        keys.fill(wrong, convert(weights)[0], "reference")

@@ -7,13 +7,15 @@ import json
 
 import pytest
 import torch
+from official_files import lmeye_tensors
 from torch import nn
 
 from lion_min import BadInput
 from lion_min.language import LanguageModel, LanguageSettings, TextBatch
 from lion_min.lmeye import two_passes
 from lion_min.lmeye.model import Lmeye, LmeyeInputs
-from lion_min.published.lmeye import load_official, rename, settings_of
+from lion_min.published import keys
+from lion_min.published import lmeye as published
 
 FORMS = ["q1", "q5"]                       # one return slot, and five
 
@@ -40,11 +42,12 @@ def language(sizes: dict) -> LanguageSettings:
 
 def build(values, sizes, form: str, **options) -> Lmeye:
     llm, tower = sizes["llm"], sizes["interaction"]
-    net, clip = part(values, f"weights_{form}/"), part(values, "weights/clip.")
-    settings = settings_of(net, clip, language(sizes), llm["img_token"], llm["imgd_token"],
-                           tower["heads"], tower["bos"], tower["eos"])
-    model = Lmeye(settings, nn.Identity(), LanguageModel(settings.language))
-    load_official(model, net, clip, part(values, "weights/llm."), **options)
+    ours, settings = published.convert(
+        lmeye_tensors(values, form), heads=llm["heads"], clip_heads=tower["heads"],
+        img_id=llm["img_token"], imgd_id=llm["imgd_token"], bos_id=tower["bos"],
+        eos_id=tower["eos"], **options)
+    model = published.build(settings)
+    keys.fill(model, ours, "reference")
     return model.eval()
 
 
@@ -155,28 +158,28 @@ def test_parity_every_parameter_is_loaded(values, sizes, case):
 def test_parity_names_are_exact(values):
     """Loading by substring: embedding_imgd taken for embedding_img, a prefixed file for nothing."""
     net = part(values, "weights_q5/")
-    ours = rename(net)
+    ours = published.convert(lmeye_tensors(values))[0]
     assert torch.equal(ours["e_img"], net["embedding_img"][0])
     assert torch.equal(ours["e_imgd"], net["embedding_imgd"][0])
     assert not torch.equal(ours["e_img"], ours["e_imgd"])
-    legacy = rename(net, legacy_overwrite=True)
+    legacy = published.convert(lmeye_tensors(values), legacy_overwrite=True)[0]
     assert torch.equal(legacy["e_img"], legacy["e_imgd"])
     assert {k for k in ours if not torch.equal(ours[k], legacy[k])} == {"e_img"}
-    prefixed = rename({f"module.{k}": v for k, v in net.items()})
+    prefixed = published.convert(
+        {f"module.{k}": v for k, v in lmeye_tensors(values).items()})[0]
     assert all(torch.equal(ours[k], v) for k, v in prefixed.items()) and len(prefixed) == len(ours)
 
 
 def test_parity_loading_is_strict(values, sizes):
     """A name missing, left over, or of the other number of slots, loaded in silence."""
     net = part(values, "weights_q5/")
-    with pytest.raises(ValueError, match="missing llm2clip.bias"):
-        rename({k: v for k, v in net.items() if k != "llm2clip.bias"})
-    with pytest.raises(ValueError, match="unknown embedding_imgq"):
-        rename(net | {"embedding_imgq": net["embedding_imgd"]})
+    with pytest.raises(ValueError, match="key 'llm2clip.bias' is missing"):
+        published.convert({k: v for k, v in net.items() if k != "llm2clip.bias"})
+    with pytest.raises(ValueError, match="unknown key 'embedding_imgq'"):
+        published.convert(net | {"embedding_imgq": net["embedding_imgd"]})
     model = build(values, sizes, "q5")
-    with pytest.raises(BadInput, match="wrong shape: interaction.transmit.weight"):
-        load_official(model, part(values, "weights_q1/"), part(values, "weights/clip."),
-                      part(values, "weights/llm."))
+    with pytest.raises(BadInput, match="interaction.transmit.weight is .* instead of"):
+        keys.fill(model, published.convert(lmeye_tensors(values, "q1"))[0], "reference")
 
 
 @torch.no_grad()

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from lion_min import BadInput
-from lion_min.published.pvit import add_base, build, load_official, settings_of
+from lion_min.published import keys
+from lion_min.published.pvit import FROZEN, add_base, build, rename, settings_of
 from lion_min.pvit.model import PvitInputs
 from lion_min.vision import VisionSettings
 
@@ -42,7 +43,7 @@ def settings(values, weights, sizes):
 def model(settings, weights):
     torch.manual_seed(0)
     model = build(settings)
-    load_official(model, weights)
+    keys.fill(model, rename(weights), "reference", FROZEN)
     return model.eval()
 
 
@@ -112,7 +113,7 @@ def test_parity_every_tensor_is_loaded(settings, weights, model):
     with torch.no_grad():
         for tensor in other.state_dict().values():
             tensor.fill_(float("nan"))
-    load_official(other, weights)
+    keys.fill(other, rename(weights), "reference", FROZEN)
     left = {k for k, v in other.state_dict().items() if not torch.equal(v, model.state_dict()[k])}
     assert left and all(k.startswith("vision.") for k in left)
 

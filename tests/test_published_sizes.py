@@ -7,7 +7,7 @@ from official_files import published
 
 from lion_min import BadInput
 
-from lion_min.published import keys
+from lion_min.published import importing, keys, layouts
 
 
 def lion_file(width: int) -> dict[str, torch.Tensor]:
@@ -70,13 +70,13 @@ COUNTS = {2048: {"vision": 985.9, "llm": 2849.8, "adapters": 25.76, "query_proj"
 def test_lion_has_the_published_keys_and_shapes(width, preset, total, trained):
     """A key of the 971 unknown, of another shape, or without a place in our model; a frozen
     part of the wrong size."""
-    tensors, room = lion_file(width), published("lion")
+    tensors, module = lion_file(width), published("lion")
     assert len(tensors) == 971
-    ours, settings = room.convert(tensors)
-    assert room.preset_of(settings) == preset
+    ours, settings = module.convert(tensors)
+    assert importing.preset_of(module, settings) == preset
     with torch.device("meta"):
-        model = room.build(settings)
-    keys.check_filled(model, ours, preset, room.FROZEN)
+        model = module.build(settings)
+    keys.check_filled(model, ours, preset, module.FROZEN)
     assert all(p.is_meta for p in model.parameters())
     millions = {n: sum(p.numel() for p in part.parameters()) / 1e6
                 for n, part in model.named_children()}
@@ -86,13 +86,13 @@ def test_lion_has_the_published_keys_and_shapes(width, preset, total, trained):
     assert round(sum(t.numel() for t in ours.values()) / 1e6, 2) == trained
     for last in ("t5_model.decoder.block.23.", "Qformer.bert.encoder.layer.11."):
         with pytest.raises(BadInput, match=f"key '{last}.* is missing"):  # no smaller model
-            room.convert({k: v for k, v in tensors.items() if not k.startswith(last)})
+            module.convert({k: v for k, v in tensors.items() if not k.startswith(last)})
 
 
 def test_pvit_has_the_published_number_of_keys():
     """A tensor of the 329 that no table knows (spec section 6)."""
     norm = {"model.norm.weight": torch.empty(4096, device="meta")}
-    names = [*keys.llama_shapes(norm), *(official.ROTARY.format(i) for i in range(32))]
+    names = [*layouts.llama(norm), *(official.ROTARY.format(i) for i in range(32))]
     assert len(names) + 2 * len(published("pvit")._BRIDGE) == 329
 
 
@@ -107,10 +107,10 @@ def test_lmeye_has_the_published_sizes(width, preset, trained):
            for name, s in shapes.items()}
     net |= {f"{name}.bias": torch.empty(s[0], device="meta") for name, s in shapes.items()
             if not name.startswith("emb")}
-    room = published("lmeye")
-    ours, settings = room.convert(net)
+    module = published("lmeye")
+    ours, settings = module.convert(net)
     with torch.device("meta"):
-        keys.check_filled(room.build(settings), ours, preset, room.FROZEN)
-    assert room.preset_of(settings) == preset
+        keys.check_filled(module.build(settings), ours, preset, module.FROZEN)
+    assert importing.preset_of(module, settings) == preset
     count = sum(t.numel() for n, t in ours.items() if n != "e_img" and "img_proj" not in n)
     assert round(count / 1e6, 1) == trained

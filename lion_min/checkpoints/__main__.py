@@ -8,7 +8,7 @@ from lion_min import BadInput
 from lion_min.checkpoints import check_writable
 from lion_min.cli import LMEYE, PVIT, SYSTEMS, Parser, guarded
 from lion_min.launch import published
-from lion_min.published.importing import import_checkpoint, read
+from lion_min.published.importing import import_checkpoint, read_file
 
 
 def parser() -> Parser:
@@ -53,7 +53,7 @@ def options_of(args) -> dict:
         if value and args.system != system:
             raise BadInput(f"{flag}: belongs to {system}; leave it out for {args.system}")
     if args.base:
-        options["base"] = read(args.base)
+        options["base"] = read_file(args.base)
     return options | ({"legacy_overwrite": True} if args.legacy_overwrite else {})
 
 

@@ -74,7 +74,7 @@ def load_language(where: str | Path, dtype: torch.dtype | None = None
     return LanguageModel(_sizes(family, model, tokenizer), model), tokenizer
 
 
-def load_words(where: str | Path, vocab: int, part: str = "") -> PretrainedTokenizer:
+def load_tokenizer(where: str | Path, vocab: int, part: str = "") -> PretrainedTokenizer:
     """A tokenizer alone, for `vocab` rows of embeddings that are at hand already.
 
     part: a folder inside, such as InstructBLIP's qformer_tokenizer. BadInput as load_language.

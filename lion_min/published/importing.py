@@ -2,9 +2,9 @@
 
     python -m lion_min.checkpoints import lion LION-FlanT5-XL.pth --out runs/lion-xl
 
-    official files -> read -> one dict of tensors -> the room's published.convert
+    official files -> read_file -> one dict of tensors -> the system's `convert`
         -> (our tensors, settings), checked against the model on the meta device, which
-           allocates nothing -> model.safetensors + config.json, which published.load reads
+           allocates nothing -> model.safetensors + config.json, which its `load` reads
 
 A FILE is a .pth, .pt or .bin (opened with weights_only=True: tensors and plain containers, no
 code), a .safetensors, or a Hugging Face folder, whole or in shards with their index. What a
@@ -23,10 +23,8 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from lion_min import BadInput, checkpoints
-
+from lion_min import BadInput, checkpoints, launch
 from lion_min.published import keys
-from lion_min import launch
 
 PICKLES = (".pth", ".pt", ".bin")
 WHOLE = ("model.safetensors", "pytorch_model.bin")   # in a Hugging Face folder; + .index.json
@@ -35,7 +33,7 @@ WRAPPERS = ("model", "net", "state_dict")            # LION and RegionCLIP; LMEy
 
 # ---- official files ----------------------------------------------------------------------------
 
-def read(path: Path | str) -> dict[str, Tensor]:
+def read_file(path: Path | str) -> dict[str, Tensor]:
     """The named tensors of an official file or folder. BadInput for anything else."""
     path = Path(path)
     if path.is_dir():
@@ -60,18 +58,18 @@ def _pickled(path: Path) -> object:
                        "official file, or one saved from a state_dict") from error
 
 
-def _unwrapped(found: object, path: Path) -> dict[str, Tensor]:
+def _unwrapped(value: object, path: Path) -> dict[str, Tensor]:
     """The weights of a training script's file, without its optimizer and counters."""
-    if isinstance(found, dict):
-        found = next((found[w] for w in WRAPPERS if isinstance(found.get(w), dict)), found)
-    if not isinstance(found, dict) or not found:
-        raise BadInput(f"{path}: holds a {type(found).__name__} without named tensors; "
+    if isinstance(value, dict):
+        value = next((value[w] for w in WRAPPERS if isinstance(value.get(w), dict)), value)
+    if not isinstance(value, dict) or not value:
+        raise BadInput(f"{path}: holds a {type(value).__name__} without named tensors; "
                        "give a file saved from a state_dict")
-    for key, value in found.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise BadInput(f"{path}: key {str(key)!r} holds a {type(value).__name__}, no tensor; "
+    for key, tensor in value.items():
+        if not isinstance(key, str) or not isinstance(tensor, Tensor):
+            raise BadInput(f"{path}: key {str(key)!r} holds a {type(tensor).__name__}, no tensor; "
                            "give a file saved from a state_dict")
-    return {key: value.detach() for key, value in found.items()}
+    return {key: tensor.detach() for key, tensor in value.items()}
 
 
 def _folder(folder: Path) -> dict[str, Tensor]:
@@ -79,24 +77,24 @@ def _folder(folder: Path) -> dict[str, Tensor]:
         if (folder / f"{name}.index.json").is_file():
             return _sharded(folder / f"{name}.index.json")
         if (folder / name).is_file():
-            return read(folder / name)
+            return read_file(folder / name)
     raise BadInput(f"{folder}: no {' or '.join(WHOLE)} in it, whole or with its .index.json; "
                    "give the official folder, or the files by name")
 
 
 def _sharded(index: Path) -> dict[str, Tensor]:
     """Every shard that the index names, each with exactly the keys it promises."""
-    places = checkpoints.load_json(index).get("weight_map")
-    if not isinstance(places, dict) or not places:
+    files = checkpoints.load_json(index).get("weight_map")
+    if not isinstance(files, dict) or not files:
         raise BadInput(f"{index}: has no weight_map; copy it afresh")
-    for key, name in places.items():
+    for key, name in files.items():
         if not isinstance(name, str) or Path(name).name != name:
             raise BadInput(f"{index}: key '{key}' lies in {name!r:.60}, which is no file beside "
                            "it; copy the index afresh")
     tensors: dict[str, Tensor] = {}
-    for name in sorted(set(places.values())):
-        shard = read(index.parent / name)
-        promised = {key for key, place in places.items() if place == name}
+    for name in sorted(set(files.values())):
+        shard = read_file(index.parent / name)
+        promised = {key for key, file in files.items() if file == name}
         for key in sorted(promised ^ shard.keys()):
             fault = "is missing" if key in promised else "is not in the index"
             raise BadInput(f"{index.parent / name}: key '{key}' {fault}; copy the folder afresh")
@@ -104,11 +102,11 @@ def _sharded(index: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def read_all(paths: list[Path]) -> dict[str, Tensor]:
+def read_files(paths: list[Path]) -> dict[str, Tensor]:
     """The tensors of several files; BadInput when two of them hold the same key."""
     tensors: dict[str, Tensor] = {}
     for path in paths:
-        more = read(path)
+        more = read_file(path)
         for key in sorted(tensors.keys() & more.keys()):
             raise BadInput(f"{path}: key '{key}' was in an earlier file, too; give each file once")
         tensors |= more
@@ -118,28 +116,33 @@ def read_all(paths: list[Path]) -> dict[str, Tensor]:
 # ---- ours ----------------------------------------------------------------------------------------
 
 def import_checkpoint(system: str, files: list[Path], out: Path, **options) -> list[str]:
-    """Official files -> a folder that the room's published.load reads; what to tell the user.
+    """Official files -> a folder that the system's `load` reads, and the lines for the user.
 
-    options: the room's OPTIONS and what its `convert` takes besides. BadInput names every key
+    options: the system's OPTIONS and what its `convert` takes besides. BadInput names every key
     that does not fit; then nothing is written.
     """
     published = launch.published(system)
     if (out / checkpoints.STATE).exists():
         raise BadInput(f"{out}: holds a training run; import into another folder")
-    tensors = read_all(files)
+    tensors = read_files(files)
     ours, settings = published.convert(tensors, **options)
     absent = [p for p in published.FROZEN if not any(name.startswith(p) for name in ours)]
     keys.check_filled(on_meta(published, settings), ours, ", ".join(map(str, files)), absent)
-    preset, named = published.preset_of(settings), {k: v for k, v in options.items() if k != "base"}
+    preset, named = preset_of(published, settings), {k: v for k, v in options.items() if k != "base"}
     checkpoints.save_run(out, ours, {
         "system": system, "stage": published.STAGE, "preset": preset, "options": named,
         "imported": [path.name for path in files], "settings": asdict(settings)})
-    return [*told(tensors, published.IGNORED, absent),
+    return [*report(tensors, published.IGNORED, absent),
             f"wrote {out}: {len(ours)} tensors, preset {preset}"]
 
 
+def preset_of(published: ModuleType, settings) -> str:
+    """The published model of the system that has this width."""
+    return published.NAMES.get(settings.language.width, "own")
+
+
 def on_meta(published: ModuleType, settings) -> nn.Module:
-    """The room's model of these settings, every tensor a shape alone."""
+    """The system's model of these settings, every tensor a shape alone."""
     try:
         with torch.device("meta"):
             return published.build(settings)
@@ -148,7 +151,7 @@ def on_meta(published: ModuleType, settings) -> nn.Module:
                        + " ".join(f"{k}=N" for k in published.OPTIONS)) from error
 
 
-def told(tensors: dict[str, Tensor], ignored: tuple[str, ...], absent: list[str]) -> list[str]:
+def report(tensors: dict[str, Tensor], ignored: tuple[str, ...], absent: list[str]) -> list[str]:
     """What was left out and what the folder lacks, a line each."""
     left = Counter(k.split(".")[0] for k in tensors if keys.matches(k, ignored))
     lines = [f"left out: {count} of {name}, which the model does not use"

@@ -10,34 +10,34 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import is_dataclass
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
-from lion_min import BadInput
+from lion_min import BadInput, checkpoints
 
-Shapes = dict[str, str]  # official key -> its shape in letters
-
-# Hugging Face's LLaMA, which three of the four systems stand on; the place is model.layers.N.
-_LLAMA = {"self_attn.q_proj": "d d", "self_attn.k_proj": "d d", "self_attn.v_proj": "d d",
-          "self_attn.o_proj": "d d", "mlp.gate_proj": "f d", "mlp.up_proj": "f d",
-          "mlp.down_proj": "d f", "input_layernorm": "d", "post_attention_layernorm": "d"}
-ROTARY = r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"  # old files; it is computed
-LLAMA_FFN = {4096: 11008, 5120: 13824}                           # 7B and 13B, by width
-LLAMA_LAYERS = {4096: 32, 5120: 40}
-LLAMA_HEAD = 128                                                 # width of a head, in both
+Table = dict[str, tuple[str, str]]         # official key -> (our key, its shape in letters)
 
 
-def llama_shapes(tensors: dict[str, Tensor], prefix: str = "") -> Shapes:
-    """The table of the LLaMA behind `prefix`; V words, d width, f inner width."""
-    known = LLAMA_LAYERS.get(rows(tensors, f"{prefix}model.norm.weight"), 1)
-    layers = count_layers(tensors, f"{prefix}model.layers.", known)
-    table = {"model.embed_tokens.weight": "V d", "model.norm.weight": "d", "lm_head.weight": "V d"}
-    table |= {f"model.layers.{i}.{part}.weight": shape for i in range(layers)
-              for part, shape in _LLAMA.items()}
-    return {prefix + name: shape for name, shape in table.items()}
+def pair(official: str, ours: str, shape: str) -> Table:
+    """Weight and bias of a Linear, a convolution or a norm."""
+    return {f"{official}.weight": (f"{ours}.weight", shape),
+            f"{official}.bias": (f"{ours}.bias", shape.split()[0])}
+
+
+def translate(tensors: dict[str, Tensor], table: Table, what: str) -> dict[str, Tensor]:
+    """Official tensors under our names; BadInput as `account`."""
+    account(tensors, table, what)
+    return {new: tensors[old] for old, (new, _) in table.items()}
+
+
+def without(tensors: dict[str, Tensor], ignored: Iterable[str]) -> dict[str, Tensor]:
+    """The tensors whose keys none of the patterns matches."""
+    return {key: tensor for key, tensor in tensors.items() if not matches(key, ignored)}
 
 
 def count_layers(tensors: Iterable[str], prefix: str, least: int = 1) -> int:
@@ -65,13 +65,13 @@ def side(patches: int, key: str) -> int:
     return math.isqrt(patches)
 
 
-def account(tensors: dict[str, Tensor], shapes: Shapes, what: str) -> None:
+def account(tensors: dict[str, Tensor], table: Table, what: str) -> None:
     """BadInput names the keys that are unknown, missing, or of a shape the others do not have."""
-    unknown = [f"unknown key '{key}'" for key in sorted(tensors.keys() - shapes.keys())]
-    missing = [f"key '{key}' is missing" for key in shapes if key not in tensors]
-    wrong = [] if unknown or missing else _misshapen(tensors, shapes)
-    if told := [_few(kind) for kind in (unknown, missing, wrong) if kind]:
-        raise BadInput(f"not a whole {what} checkpoint: {'; '.join(told)}; "
+    unknown = [f"unknown key '{key}'" for key in sorted(tensors.keys() - table.keys())]
+    missing = [f"key '{key}' is missing" for key in table if key not in tensors]
+    wrong = [] if unknown or missing else _misshapen(tensors, table)
+    if faults := [_few(kind) for kind in (unknown, missing, wrong) if kind]:
+        raise BadInput(f"not a whole {what} checkpoint: {'; '.join(faults)}; "
                        "take all of the official files, and no others")
 
 
@@ -79,16 +79,16 @@ def _few(faults: list[str]) -> str:
     return ", ".join(faults[:3]) + (f" and {len(faults) - 3} more" if faults[3:] else "")
 
 
-def _misshapen(tensors: dict[str, Tensor], shapes: Shapes) -> list[str]:
+def _misshapen(tensors: dict[str, Tensor], table: Table) -> list[str]:
     parsed = {key: [re.fullmatch(r"(\d*)([a-zA-Z]?)", dim).groups() for dim in shape.split()]
-              for key, shape in shapes.items()}
+              for key, (_, shape) in table.items()}
     sizes, faults = _agreed(tensors, parsed), []
     for key, dims in parsed.items():
         expected = [int(times or 1) * (sizes.get(letter, 0) if letter else 1)
                     for times, letter in dims]
         if list(tensors[key].shape) != expected:
-            told = ", ".join(str(size or "?") for size in expected)  # ?: no two of them agree
-            faults.append(f"key '{key}' is {list(tensors[key].shape)} instead of [{told}]")
+            shape = ", ".join(str(size or "?") for size in expected)  # ?: no two of them agree
+            faults.append(f"key '{key}' is {list(tensors[key].shape)} instead of [{shape}]")
     return faults
 
 
@@ -118,7 +118,7 @@ def check_filled(model: nn.Module, tensors: dict[str, Tensor], where: Path | str
     """BadInput unless `tensors` are all that the model owns outside the prefixes `given`."""
     mine = {n: p for n, p in owned(model).items() if not n.startswith(tuple(given))}
     faults = [f"{n} is missing" for n in mine if n not in tensors]
-    faults += [f"{n} has no place" for n in tensors if n not in mine]
+    faults += [f"{n} has no parameter" for n in tensors if n not in mine]
     faults += [f"{n} is {list(tensors[n].shape)} instead of {list(p.shape)}"
                for n, p in mine.items() if n in tensors and tensors[n].shape != p.shape]
     if faults:
@@ -129,7 +129,7 @@ def check_filled(model: nn.Module, tensors: dict[str, Tensor], where: Path | str
 @torch.no_grad()
 def fill(model: nn.Module, tensors: dict[str, Tensor], where: Path | str,
          given: Iterable[str] = ()) -> None:
-    """Copies an imported folder's tensors into the model, every one of both sides accounted for.
+    """Copies converted tensors into the model, every one of both sides accounted for.
 
     given: prefixes of the parts that the caller brought along, such as 'llm.'.
     """
@@ -139,12 +139,30 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], where: Path | str,
             target.copy_(tensors[name])
 
 
-def restore(kind: type, found: dict, **parts: type):
-    """A settings dataclass out of config.json; `parts`: the dataclasses among its fields."""
+def load(folder: Path | str, kind: type, build: Callable, given: Iterable[str] = (),
+         more: dict[str, Tensor] | None = None, **parts: type) -> nn.Module:
+    """The model of an imported folder. kind, parts: as in `restore`; build: settings -> model;
+    given: as in `fill`; more: tensors that the folder lacks, by our names."""
+    tensors, config = checkpoints.load_run(folder)
+    model = build(restore(kind, config["settings"], **parts))
+    fill(model, tensors | (more or {}), folder, given)
+    return model.eval()
+
+
+def restore(kind: type, values: dict, **parts: type):
+    """A settings dataclass out of config.json, with the dataclasses that its fields name;
+    `parts`: those of fields that name none, or another one."""
+    hints = {name: next((t for t in (hint, *get_args(hint)) if is_dataclass(t)), None)
+             for name, hint in get_type_hints(kind).items()} | parts
     try:
-        return kind(**{name: restore(parts[name], value) if value is not None and name in parts
+        return kind(**{name: restore(hints[name], value)
+                       if isinstance(value, dict) and hints.get(name)
                        else tuple(value) if isinstance(value, list) else value
-                       for name, value in found.items()})
+                       for name, value in values.items()})
     except (TypeError, AttributeError) as error:
         raise BadInput(f"config.json: settings of another version ({error}); "
                        "import the official files again") from error
+
+
+def unknown_preset(name: str, system: str, known: Iterable[str]) -> BadInput:
+    return BadInput(f"preset {name!r}: {system}'s published models are {', '.join(known)}")

@@ -14,30 +14,30 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from lion_min import BadInput, checkpoints
+from lion_min import BadInput
 from lion_min.language import LanguageModel, LanguageSettings
-from lion_min.published import keys
+from lion_min.published import keys, layouts
+from lion_min.published.keys import Table
 from lion_min.published.regionclip import RegionCLIP, RegionCLIPSettings
 from lion_min.pvit.model import Pvit, PvitSettings
 from lion_min.vision import VisionEncoder, VisionSettings
 
 STAGE = 2
 FROZEN = ("vision.",)                      # CLIP's ViT: in none of the files
+NAMES = {4096: "pvit-7b"}                  # by the LLM's width
 OPTIONS = {"heads": 32}                    # of the LLM: what no shape tells, as published
 VIT_L = VisionSettings(family="clip", image=224, patch=14, width=1024, blocks=24, heads=16,
                        mlp=4096, stem=())
 # Rotary tables are computed; RegionCLIP's text half is not used.
-IGNORED = (keys.ROTARY, r"lang_encoder\..*")
+IGNORED = (layouts.ROTARY, r"lang_encoder\..*")
 NEW_WORDS = 5                              # <im_patch> <im_start> <im_end> <Region> </Region>
 
 _NORM = ("weight", "bias", "running_mean", "running_var")
-# Official convolution (its norm follows it) -> its place in our Sequential.
+# Official convolution (its norm follows it) -> its index in our Sequential.
 _STEM = {"1": 0, "2": 3, "3": 6}
 _BRANCH = {"1": 0, "2": 3, "3": 7}
 _RN50X4 = (4, 6, 10, 6)                    # blocks of layer1 .. layer4, 40 = h
 _BRIDGE = {"mm_projector": "d c", "prompt_projector": "d F", "bbox_fc": "d 4"}
-
-Table = dict[str, str]                     # official key -> our key
 
 
 def convert(tensors: dict[str, Tensor], base: dict[str, Tensor] | None = None,
@@ -48,29 +48,29 @@ def convert(tensors: dict[str, Tensor], base: dict[str, Tensor] | None = None,
     OPTIONS. BadInput names the keys that do not fit.
     """
     if base is not None:
-        seen = {k: v for k, v in tensors.items() if k.startswith(("backbone.", "lang_encoder."))}
-        tensors = add_base({k: v for k, v in tensors.items() if k not in seen}, base) | seen
-    ours = rename(tensors)
-    ours["markers"] = tensors["model.embed_tokens.weight"][-2:].clone()      # [2, D]
-    return ours, settings_of(tensors, **OPTIONS | options)
-
-
-def preset_of(settings: PvitSettings) -> str:
-    """The published model that has this width."""
-    return {4096: "pvit-7b"}.get(settings.language.width, "own")
+        encoder = {k: v for k, v in tensors.items()
+                   if k.startswith(("backbone.", "lang_encoder."))}
+        tensors = add_base({k: v for k, v in tensors.items() if k not in encoder}, base) | encoder
+    return rename(tensors), settings_of(tensors, **OPTIONS | options)
 
 
 def settings_by_name(name: str) -> PvitSettings:
     """A published model's settings without any file. BadInput for another name."""
-    if name != "pvit-7b":
-        raise BadInput(f"preset {name!r}: PVIT's published model is pvit-7b")
-    words = 32000                          # LLaMA's; the new ones follow
+    if name not in NAMES.values():
+        raise keys.unknown_preset(name, "PVIT", NAMES.values())
+    language = layouts.llama_settings(4096, 32000 + NEW_WORDS)  # LLaMA's words, then the new ones
+    return _settings(VIT_L, language, RegionCLIPSettings())
+
+
+def _settings(vision: VisionSettings, language: LanguageSettings, regions: RegionCLIPSettings,
+              box_embedding: bool = True) -> PvitSettings:
+    """The published model's around its parts; the LLM's last words are the new ones."""
+    patch, *_, opening, closing = range(language.vocab - NEW_WORDS, language.vocab)
     return PvitSettings(
-        vision=VIT_L, regions=RegionCLIPSettings(),
-        language=LanguageSettings(family="llama", vocab=words + NEW_WORDS, width=4096, heads=32,
-                                  positions=2048, tied=False, layers=32, eos_id=2, ffn=11008),
-        open_id=words + 3, close_id=words + 4, region_id=words, image_id=words,
-        depths=(-2,), mlp=0, region_mlp=0, generate={"max_new_tokens": 128})
+        vision=vision, language=language, regions=regions, open_id=opening, close_id=closing,
+        region_id=patch, image_id=patch, depths=(-2,), mlp=0, region_mlp=0,
+        box_embedding=box_embedding,
+        generate={"max_new_tokens": 128})  # the demo's; run_cli's 32 cut answers
 
 
 def build(settings: PvitSettings, vision: nn.Module | None = None) -> Pvit:
@@ -81,12 +81,8 @@ def build(settings: PvitSettings, vision: nn.Module | None = None) -> Pvit:
 
 def load(folder: Path | str, vision: nn.Module) -> Pvit:
     """The Pvit of an imported folder around CLIP's ViT, a VisionEncoder or what acts like one."""
-    tensors, config = checkpoints.load_run(folder)
-    settings = keys.restore(PvitSettings, config["settings"], vision=VisionSettings,
-                            language=LanguageSettings, regions=RegionCLIPSettings)
-    model = build(settings, vision)
-    keys.fill(model, tensors, folder, FROZEN)
-    return model.eval()
+    return keys.load(folder, PvitSettings, lambda s: build(s, vision), FROZEN,
+                     regions=RegionCLIPSettings)
 
 
 def settings_of(weights: dict[str, Tensor], vision: VisionSettings = VIT_L,
@@ -95,19 +91,9 @@ def settings_of(weights: dict[str, Tensor], vision: VisionSettings = VIT_L,
 
     What no shape tells (the LLM's heads, the ViT) has the published value as its default.
     """
-    rename(weights)                        # names what is missing before a KeyError does
-    vocab, width = weights["model.embed_tokens.weight"].shape
-    patch, *_, opens, closes = range(vocab - NEW_WORDS, vocab)
-    return PvitSettings(
-        vision=vision,
-        language=LanguageSettings(
-            family="llama", vocab=vocab, width=width, heads=heads, positions=2048, tied=False,
-            layers=keys.count_layers(weights, "model.layers."), eos_id=2,
-            ffn=len(weights["model.layers.0.mlp.up_proj.weight"])),
-        regions=_region_settings(weights),
-        open_id=opens, close_id=closes, region_id=patch, image_id=patch,
-        depths=(-2,), mlp=0, region_mlp=0, box_embedding="model.bbox_fc.weight" in weights,
-        generate={"max_new_tokens": 128})  # the demo's; run_cli's 32 cut answers
+    ours = rename(weights)                 # names what is missing before a KeyError does
+    return _settings(vision, layouts.read_llama(ours, heads), _region_settings(weights),
+                     "model.bbox_fc.weight" in weights)
 
 
 def _region_settings(weights: dict[str, Tensor]) -> RegionCLIPSettings:
@@ -120,44 +106,21 @@ def _region_settings(weights: dict[str, Tensor]) -> RegionCLIPSettings:
         resolution=32 * keys.side(positions - 1, f"{pool}.positional_embedding"))
 
 
-def load_official(model: Pvit, weights: dict[str, Tensor]) -> None:
-    """Fill everything but the ViT, strictly; `settings_of(weights)` are the model's settings."""
-    ours = rename(weights)
-    ours["markers"] = weights["model.embed_tokens.weight"][-2:]           # [2, D]
-    result = model.load_state_dict(ours, strict=False)
-    left = [k for k in result.missing_keys if not k.startswith("vision.")]
-    if left or result.unexpected_keys:     # the settings are another model's
-        raise BadInput(f"this PVIT has not the parts of the checkpoint: "
-                       f"{[*left, *result.unexpected_keys][0]!r}; build it with settings_of")
-
-
 def rename(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official state dict -> ours, without `vision.*` and `markers`. BadInput on a wrong key."""
-    weights = {k: v for k, v in weights.items() if not keys.matches(k, IGNORED)}
-    table = official_names(weights)
-    keys.account(weights, shapes(weights), "PVIT")
-    return {new: weights[old] for old, new in table.items()}
+    """Official state dict -> ours, without `vision.*`. BadInput on a wrong key."""
+    weights = keys.without(weights, IGNORED)
+    ours = keys.translate(weights, official_names(weights), "PVIT")
+    return ours | {"markers": weights["model.embed_tokens.weight"][-2:].clone()}     # [2, D]
 
 
 def official_names(weights: dict[str, Tensor]) -> Table:
-    """The key table of a model as deep as `weights`: {official: ours}."""
-    table = {name: f"llm.model.{name}" for name in keys.llama_shapes(weights)}
-    table |= {f"model.{part}.{w}": f"{part}.{w}" for part in _bridge(weights)
-              for w in ("weight", "bias")}
-    return table | {f"backbone.{old}": f"regions.{new}" for old, new in _backbone(weights).items()}
-
-
-def _bridge(weights: dict[str, Tensor]) -> list[str]:
-    """Without bbox_fc after stage 1."""
-    return [p for p in _BRIDGE if p != "bbox_fc" or any(f".{p}." in key for key in weights)]
-
-
-def shapes(weights: dict[str, Tensor]) -> keys.Shapes:
-    """The shape of every official key, in letters."""
-    table = keys.llama_shapes(weights)
-    for part in _bridge(weights):
-        table |= {f"model.{part}.weight": _BRIDGE[part], f"model.{part}.bias": "d"}
-    return table | {f"backbone.{key}": _backbone_shape(key) for key in _backbone(weights)}
+    """The key table of a model as deep as `weights`; without bbox_fc after stage 1."""
+    table = layouts.llama(weights)
+    for part, shape in _BRIDGE.items():
+        if part != "bbox_fc" or any(f".{part}." in key for key in weights):
+            table |= keys.pair(f"model.{part}", part, shape)
+    return table | {f"backbone.{old}": (f"regions.{new}", _backbone_shape(old))
+                    for old, new in _backbone(weights).items()}
 
 
 def _backbone_shape(key: str) -> str:
@@ -178,28 +141,28 @@ def _backbone_shape(key: str) -> str:
                 part, inside if part.startswith(("bn1.", "bn2.")) else outside)
 
 
-def _backbone(weights: dict[str, Tensor]) -> Table:
+def _backbone(weights: dict[str, Tensor]) -> dict[str, str]:
     table = {"attnpool.positional_embedding": "attnpool.positions"}
     for old, new in (("q", "query"), ("k", "key"), ("v", "value"), ("c", "out")):
         table |= {f"attnpool.{old}_proj.{w}": f"attnpool.{new}.{w}" for w in ("weight", "bias")}
-    for n, place in _STEM.items():
-        table |= _conv(f"conv{n}", f"bn{n}", "stem", place)
-    known = _RN50X4 if keys.rows(weights, "backbone.conv1.weight") == 40 else (1, 1, 1, 1)
-    for layer, least in zip(("layer1", "layer2", "layer3", "layer4"), known):
+    for n, index in _STEM.items():
+        table |= _conv(f"conv{n}", f"bn{n}", "stem", index)
+    depths = _RN50X4 if keys.rows(weights, "backbone.conv1.weight") == 40 else (1, 1, 1, 1)
+    for layer, least in zip(("layer1", "layer2", "layer3", "layer4"), depths):
         for i in range(keys.count_layers(weights, f"backbone.{layer}.", least)):
             block = f"{layer}.{i}"
-            for n, place in _BRANCH.items():
-                table |= _conv(f"{block}.conv{n}", f"{block}.bn{n}", f"{block}.branch", place)
+            for n, index in _BRANCH.items():
+                table |= _conv(f"{block}.conv{n}", f"{block}.bn{n}", f"{block}.branch", index)
             if i == 0:
                 table |= _conv(f"{block}.downsample.0", f"{block}.downsample.1",
                                f"{block}.shortcut", 1)
     return table
 
 
-def _conv(conv: str, norm: str, ours: str, place: int) -> Table:
-    """A convolution at `place` of a Sequential and the norm behind it."""
-    return {f"{conv}.weight": f"{ours}.{place}.weight"} | {
-        f"{norm}.{w}": f"{ours}.{place + 1}.{w}" for w in _NORM}
+def _conv(conv: str, norm: str, ours: str, index: int) -> dict[str, str]:
+    """A convolution at `index` of a Sequential and the norm behind it."""
+    return {f"{conv}.weight": f"{ours}.{index}.weight"} | {
+        f"{norm}.{w}": f"{ours}.{index + 1}.{w}" for w in _NORM}
 
 
 def add_base(delta: dict[str, Tensor], base: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -212,8 +175,8 @@ def add_base(delta: dict[str, Tensor], base: dict[str, Tensor]) -> dict[str, Ten
         if not keys.matches(key, IGNORED):
             raise BadInput(f"the delta lacks LLaMA's key '{key}'; take all of its files")
     for key, value in delta.items():
-        alone = key.startswith(tuple(f"model.{part}." for part in _BRIDGE))
-        if alone or keys.matches(key, IGNORED):
+        absolute = key.startswith(tuple(f"model.{part}." for part in _BRIDGE))
+        if absolute or keys.matches(key, IGNORED):
             whole[key] = value
             continue
         if key not in base:
