@@ -8,10 +8,9 @@ import json
 import pytest
 import torch
 from official_files import lmeye_tensors
-from torch import nn
 
 from lion_min import BadInput
-from lion_min.language import LanguageModel, LanguageSettings, TextBatch
+from lion_min.language import TextBatch
 from lion_min.lmeye import two_passes
 from lion_min.lmeye.model import Lmeye, LmeyeInputs
 from lion_min.published import keys
@@ -32,12 +31,6 @@ def sizes(reference_metadata):
 
 def part(values: dict, prefix: str) -> dict:
     return {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
-
-
-def language(sizes: dict) -> LanguageSettings:
-    llm = sizes["llm"]
-    return LanguageSettings(vocab=llm["vocab"], width=llm["hidden"], layers=llm["layers"],
-                            heads=llm["heads"], ffn=llm["intermediate"], tied=False)
 
 
 def build(values, sizes, form: str, **options) -> Lmeye:

@@ -128,7 +128,8 @@ def import_checkpoint(system: str, files: list[Path], out: Path, **options) -> l
     ours, settings = published.convert(tensors, **options)
     absent = [p for p in published.FROZEN if not any(name.startswith(p) for name in ours)]
     keys.check_filled(on_meta(published, settings), ours, ", ".join(map(str, files)), absent)
-    preset, named = preset_of(published, settings), {k: v for k, v in options.items() if k != "base"}
+    preset = preset_of(published, settings)
+    named = {k: v for k, v in options.items() if k != "base"}
     checkpoints.save_run(out, ours, {
         "system": system, "stage": published.STAGE, "preset": preset, "options": named,
         "imported": [path.name for path in files], "settings": asdict(settings)})
