@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lion_min.lyrics.detection_loss import (assign, detection_parts, focal, giou, mask_parts, match,
                                             scene_masks, truth_of)
-from lion_min.lyrics.detection_scores import Found, average_precision, mask_iou, segment_iou
+from lion_min.lyrics.detection_scores import LabelledBoxes, average_precision, mask_iou, segment_iou
 from lion_min.lyrics.refiner import Detections, Refined
 from lion_min.scenes import WORLDS, Scene, Thing, make_scene
 
@@ -126,15 +126,15 @@ def test_scene_masks_are_the_drawn_pixels():
     assert scene_masks(Scene(WORLD, (), "x"), 32).shape == (0, 32, 32)
 
 
-def found(*rows) -> Found:
-    return Found(tensor(*(r[0] for r in rows)).view(-1, 4), [r[1] for r in rows],
+def found(*rows) -> LabelledBoxes:
+    return LabelledBoxes(tensor(*(r[0] for r in rows)).view(-1, 4), [r[1] for r in rows],
                  [r[2] for r in rows])
 
 
 def test_average_precision_by_hand():
     """Bug: recall over found objects, precision not made non-increasing, objects found twice."""
     a, b, c = [0, 0, 0.2, 0.2], [0.5, 0.5, 0.7, 0.7], [0.8, 0, 1, 0.2]
-    true = [Found(tensor(a, b), ["x", "y"]), Found(tensor(a), ["x"])]
+    true = [LabelledBoxes(tensor(a, b), ["x", "y"]), LabelledBoxes(tensor(a), ["x"])]
     # By score: right, wrong (a again), right, wrong, right: precisions 1, 2/3, 3/5 at recalls.
     got = [found((a, "x", 0.9), (a, "x", 0.8), (c, "x", 0.6), (b, "x", 0.5)),
            found((a, "x", 0.7))]
@@ -149,12 +149,12 @@ def test_average_precision_by_hand():
 def test_average_precision_marks_and_empty_pictures():
     """Bug: the mark ignored; division by no object; a picture without found boxes left out; a
     found box takes the first true object it overlaps, not the nearest."""
-    true = [Found(tensor([0, 0, 1, 1]), ["x"]), Found(tensor([0, 0, 1, 1]), ["x"])]
-    got = [found(([0, 0, 1, 0.7], "x", 0.9)), Found(torch.zeros(0, 4), [])]
+    true = [LabelledBoxes(tensor([0, 0, 1, 1]), ["x"]), LabelledBoxes(tensor([0, 0, 1, 1]), ["x"])]
+    got = [found(([0, 0, 1, 0.7], "x", 0.9)), LabelledBoxes(torch.zeros(0, 4), [])]
     assert average_precision(got, true, 0.65) == 0.5 and average_precision(got, true, 0.75) == 0
-    none = [Found(torch.zeros(0, 4), [])]
+    none = [LabelledBoxes(torch.zeros(0, 4), [])]
     assert average_precision(none, none) == 1 and average_precision(got[:1], none) == 0
-    true = [Found(tensor([0, 0, 1, 0.6], [0, 0, 1, 1]), ["x", "x"])]
+    true = [LabelledBoxes(tensor([0, 0, 1, 0.6], [0, 0, 1, 1]), ["x", "x"])]
     got = [found(([0, 0, 1, 0.9], "x", 0.9), ([0, 0, 1, 0.55], "x", 0.8))]
     assert average_precision(got, true, 0.6) == 1
 

@@ -10,7 +10,7 @@ from random_lyrics import (ANSWERS, PROMPTS, TAGS, TOKENIZER, VISION, build, fou
 from lion_min.boxes import BoxText
 from lion_min.language import LanguageModel
 from lion_min.lyrics.model import Alignment, Lyrics
-from lion_min.lyrics.prompt import captions, kept, object_texts, objects_of
+from lion_min.lyrics.prompt import captions, labelled_objects, object_texts, objects_of
 from lion_min.lyrics.refiner import TinyRefiner
 from lion_min.vision import TagHead, VisionEncoder
 
@@ -38,7 +38,7 @@ def test_lines_hold_label_and_box():
 
 def test_text_of_a_pair_has_the_same_objects():
     """Stage 1 that reads of objects which stage 2 does not; text past the last position."""
-    assert [label for label, _ in kept(found(), 0)] == ["red circle", "blue star"]
+    assert [label for label, _ in labelled_objects(found(), 0)] == ["red circle", "blue star"]
     texts = object_texts(found(), TOKENIZER, settings())
     assert len(texts[0][0]) == 2 * (2 + 6 + 1) and texts[1] == ([], [])
     everything = replace(found(), mask=torch.ones(2, 12, dtype=torch.bool),

@@ -60,12 +60,12 @@ def test_passes_equal_one_masked_pass(mqformer, objective):
     before has changed."""
     sources, (ids, mask) = pictures(), texts()
     positions = torch.tensor([0, 1, 2, 1, 2, 3, 4]).expand(3, -1)
-    Z, cache = mqformer.look(sources)
+    Z, cache = mqformer.encode_image(sources)
     if objective == "itm":
         Z, text = mqformer(sources, ids, mask, positions=positions), None
     else:
-        mqformer.read(ids.flip(1), mask, cache=cache)
-        text = mqformer.read(ids, mask, positions, None if objective == "itc" else cache,
+        mqformer.encode_text(ids.flip(1), mask, cache=cache)
+        text = mqformer.encode_text(ids, mask, positions, None if objective == "itc" else cache,
                              causal=objective == "icg")
     expected, words = one_pass(mqformer, sources, ids, mask, objective, positions)
     close(Z, expected)
@@ -102,7 +102,7 @@ def test_without_object_queries_it_is_the_qformer():
     assert list(a) == list(b) and all(torch.equal(a[k], b[k]) for k in a)
     V = pictures().image
     assert torch.equal(multi(Sources(V), ids, mask), plain(V, ids, mask))
-    assert torch.equal(multi.look(Sources(V))[0], plain(V))
+    assert torch.equal(multi.encode_image(Sources(V))[0], plain(V))
 
 
 def test_the_order_of_objects_is_nothing(mqformer):
@@ -110,12 +110,13 @@ def test_the_order_of_objects_is_nothing(mqformer):
     sources = pictures()
     order = torch.tensor([4, 0, 5, 2, 1, 3])
     moved = Sources(sources.image, sources.objects[:, order], sources.mask[:, order])
-    close(mqformer.look(moved)[0], mqformer.look(sources)[0])
+    close(mqformer.encode_image(moved)[0], mqformer.encode_image(sources)[0])
     noisy = sources.objects.masked_fill(~sources.mask[..., None], float("nan"))
     torch.testing.assert_close(
-        mqformer.look(Sources(sources.image, noisy, sources.mask))[0], mqformer.look(sources)[0])
-    unmasked = mqformer.look(Sources(sources.image, sources.objects))[0]
-    assert (unmasked - mqformer.look(sources)[0])[1:].abs().max() > 1e-2
+        mqformer.encode_image(Sources(sources.image, noisy, sources.mask))[0],
+        mqformer.encode_image(sources)[0])
+    unmasked = mqformer.encode_image(Sources(sources.image, sources.objects))[0]
+    assert (unmasked - mqformer.encode_image(sources)[0])[1:].abs().max() > 1e-2
 
 
 def test_no_object_is_finite(mqformer):
@@ -124,7 +125,7 @@ def test_no_object_is_finite(mqformer):
     forgotten by the caller and read as 'there is nothing'."""
     sources = pictures()
     with pytest.raises(ValueError, match="object queries need objects"):
-        mqformer.look(Sources(sources.image))
+        mqformer.encode_image(Sources(sources.image))
     sources.mask[1] = False
     Z = mqformer(sources, *texts())
     Z.sum().backward()
@@ -153,14 +154,14 @@ def test_several_texts_a_picture_and_maps_of_both_kinds(mqformer):
 
 
 def test_every_used_parameter_learns_and_starts_as_berts():
-    """A detached cache: the queries would learn nothing from captions. One step through `look`
-    and `read` reaches all, the queries' last layer apart, which no text reads. Query tokens of
-    zero (as published): without positions they would stay all alike; a start of the object
-    cross-attention five times too wide."""
+    """A detached cache: the queries would learn nothing from captions. One step through
+    `encode_image` and `encode_text` reaches all, the queries' last layer apart, which no text
+    reads. Query tokens of zero (as published): without positions they would stay all alike; a
+    start of the object cross-attention five times too wide."""
     torch.manual_seed(0)
     mqformer = MQFormer(SETTINGS)
-    Z, cache = mqformer.look(pictures())
-    mqformer.read(*texts(), cache=cache, causal=True).pow(3).sum().backward()
+    Z, cache = mqformer.encode_image(pictures())
+    mqformer.encode_text(*texts(), cache=cache, causal=True).pow(3).sum().backward()
     idle = {name for name, p in mqformer.named_parameters() if p.grad is None}
     assert idle == {f"layers.3.query_ffn.{n}" for n, _ in mqformer.layers[3].query_ffn
                     .named_parameters()}

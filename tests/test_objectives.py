@@ -65,9 +65,9 @@ def test_itc_value(model):
     """Smoothing forgotten, one direction alone, tau multiplied in, a mean over the queries,
     pictures and texts swapped."""
     mqformer, heads = model
-    text, (Z, _) = texts(), mqformer.look(pictures())
+    text, (Z, _) = texts(), mqformer.encode_image(pictures())
     loss, scores = itc(mqformer, heads, Z, text)
-    states = mqformer.read(text.ids, text.mask, text.positions)
+    states = mqformer.encode_text(text.ids, text.mask, text.positions)
     t = F.normalize(heads.text_proj(states[:, 0]), dim=1)
     z = F.normalize(heads.vision_proj(Z), dim=2)
     want = torch.tensor([[max(float(z[i, q] @ t[j]) for q in range(6)) / 0.07 for j in range(4)]
@@ -114,16 +114,16 @@ def test_icg_value(model):
     """Loss on objects or padding, no shift (each token predicts itself), [CLS] for [DEC], an end
     that is never learned; the answer visible: a later token, or its own, changes a prediction."""
     mqformer, heads = model
-    text, (_, cache) = texts(), mqformer.look(pictures())
+    text, (_, cache) = texts(), mqformer.encode_image(pictures())
     ids = text.ids.clone()
     ids[:, 0] = SPECIAL.dec
-    states = mqformer.read(ids, text.mask, text.positions, cache, causal=True)
+    states = mqformer.encode_text(ids, text.mask, text.positions, cache, causal=True)
     logp = heads.words(states, mqformer.words).log_softmax(-1)
     each = [-0.9 * logp[b, i - 1, text.ids[b, i]] - 0.1 * logp[b, i - 1].mean()
             for b in range(4) for i in range(text.ids.shape[1]) if text.caption[b, i]]
     assert len(each) == sum(len(TOKENIZER.encode(c)) + 1 for c in CAPTIONS)
     close(icg(mqformer, heads, cache, text, SPECIAL), torch.stack(each).mean())
-    read = [mqformer.read(ids, text.mask, text.positions, cache, causal=True)
+    read = [mqformer.encode_text(ids, text.mask, text.positions, cache, causal=True)
             for ids in (text.ids, text.ids.clone().index_fill_(1, torch.arange(6, 12), 9))]
     torch.testing.assert_close(read[0][:, :6], read[1][:, :6], atol=1e-6, rtol=0)
     assert (read[0][:, 6] - read[1][:, 6]).abs().max() > 1e-3
@@ -132,13 +132,13 @@ def test_icg_value(model):
 def test_msp_value(model):
     """Loss on what was not hidden, a shift, hidden words that stay readable."""
     mqformer, heads = model
-    text, (_, cache) = texts(), mqformer.look(pictures())
+    text, (_, cache) = texts(), mqformer.encode_image(pictures())
     torch.manual_seed(5)
     loss = msp(mqformer, heads, cache, text, SPECIAL)
     torch.manual_seed(5)
     hidden = draw_units(text.units, 0.15)
     ids = torch.where(hidden, SPECIAL.mask, text.ids)
-    logp = heads.words(mqformer.read(ids, text.mask, text.positions, cache),
+    logp = heads.words(mqformer.encode_text(ids, text.mask, text.positions, cache),
                        mqformer.words).log_softmax(-1)
     each = [-0.9 * logp[b, i, text.ids[b, i]] - 0.1 * logp[b, i].mean()
             for b, i in hidden.nonzero().tolist()]

@@ -72,6 +72,6 @@ def test_hidden_objects_leave_the_caption_alone():
     alone = texts(tags=[[]] * 4)
     for row in range(3):
         bare, whole = (t.pick(torch.tensor([row])) for t in (alone, hidden))
-        states = [mqformer.read(t.ids, t.mask, t.positions)[:, 0] for t in (bare, whole)]
+        states = [mqformer.encode_text(t.ids, t.mask, t.positions)[:, 0] for t in (bare, whole)]
         close(*states)
     assert torch.equal(hidden.mask[3], text.mask[3])

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from lion_min.lyrics.detection_loss import refiner_loss
 from lion_min.lyrics.detection_scores import refiner_scores
-from lion_min.lyrics.refiner import RefinerSettings, TinyRefiner, choose, corners, suppress
+from lion_min.lyrics.refiner import RefinerSettings, TinyRefiner
+from lion_min.lyrics.suppression import choose, corners, suppress
 from lion_min.scenes import Scene
 from lion_min.vision import TagHead
 

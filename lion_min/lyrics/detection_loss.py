@@ -18,7 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from lion_min.boxes import area
-from lion_min.lyrics.refiner import Detections, TinyRefiner, corners
+from lion_min.lyrics.refiner import Detections, TinyRefiner
+from lion_min.lyrics.suppression import corners
 from lion_min.scenes import Scene, stencil
 from lion_min.tasks import fits
 
@@ -79,9 +80,9 @@ def giou(a: Tensor, b: Tensor) -> Tensor:
     overlap = (torch.minimum(a[..., 2:], b[..., 2:])
                - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
     union = (area(a) + area(b) - overlap).clamp(min=1e-9)
-    around = (torch.maximum(a[..., 2:], b[..., 2:])
-              - torch.minimum(a[..., :2], b[..., :2])).prod(-1).clamp(min=1e-9)
-    return overlap / union - (around - union) / around
+    enclosing = (torch.maximum(a[..., 2:], b[..., 2:])
+                 - torch.minimum(a[..., :2], b[..., :2])).prod(-1).clamp(min=1e-9)
+    return overlap / union - (enclosing - union) / enclosing
 
 
 def assign(cost: list[list[float]]) -> list[int]:
@@ -102,11 +103,11 @@ def assign(cost: list[list[float]]) -> list[int]:
         owner[m], column = row, m
         shortest, before = [math.inf] * m, [m] * m
         visited = [False] * m + [True]
-        while (own := owner[column]) is not None:
+        while (taker := owner[column]) is not None:
             visited[column], nearest, step = True, m, math.inf
             for c in range(m):
                 if not visited[c]:
-                    if (reduced := cost[own][c] - above[own] - beside[c]) < shortest[c]:
+                    if (reduced := cost[taker][c] - above[taker] - beside[c]) < shortest[c]:
                         shortest[c], before[c] = reduced, column
                     if shortest[c] < step:
                         nearest, step = c, shortest[c]
@@ -146,7 +147,7 @@ def focal(logits: Tensor, target: Tensor) -> Tensor:
 
 def pairs(matched: list[list[int]], device) -> Tensor:
     """(image, query, object) of every match: [3, R], for indexing."""
-    rows = [(b, q, t) for b, own in enumerate(matched) for t, q in enumerate(own)]
+    rows = [(b, q, t) for b, queries in enumerate(matched) for t, q in enumerate(queries)]
     return torch.tensor(rows, dtype=torch.long, device=device).view(-1, 3).T
 
 
@@ -156,9 +157,9 @@ def detection_parts(guess: Detections, truth: Truth, matched: list[list[int]]) -
     count = max(1, len(image))
     target = torch.zeros_like(guess.logits)
     target[image, query] = truth.words[image, thing]
-    asked = guess.logits.isfinite()                # a word outside the prompt has no answer
+    prompted = guess.logits.isfinite()             # a word outside the prompt has no answer
     ours, theirs = guess.boxes[image, query], truth.boxes[image, thing]       # [R, 4]
-    return {"words": focal(guess.logits[asked], target[asked]).sum() / count,
+    return {"words": focal(guess.logits[prompted], target[prompted]).sum() / count,
             "l1": (ours - theirs).abs().sum() / count,
             "giou": (1 - giou(corners(ours), corners(theirs))).sum() / count}
 
@@ -184,7 +185,7 @@ def refiner_loss(refiner: TinyRefiner, states: list[Tensor],
     truth = truth_of(scenes, refiner.words, s.mask_size if refiner.segmenter else None,
                      features.device)
     matched = [match(guess, truth) for guess in guesses]
-    each = [detection_parts(guess, truth, own) for guess, own in zip(guesses, matched)]
+    each = [detection_parts(guess, truth, queries) for guess, queries in zip(guesses, matched)]
     parts = {name: sum(part[name] for part in each) for name in each[0]}
     if refiner.segmenter is not None:
         image, query, thing = pairs(matched[-1], features.device)

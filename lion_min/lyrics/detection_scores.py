@@ -1,6 +1,6 @@
 """How good boxes and masks are: average precision and mask IoU.
 
-Average precision: all found boxes of all pictures, by falling score; each takes the true object
+Average precision: all detected boxes of all pictures, by falling score; each takes the true object
 of its picture that it overlaps most among those not yet taken, and is right when their IoU
 reaches the mark. AP is the area under precision over recall after precision has been made
 non-increasing (all points, as VOC since 2010; COCO samples the same curve at 101 recalls).
@@ -15,44 +15,46 @@ import torch
 from torch import Tensor
 
 from lion_min.boxes import box_iou, iou
+from lion_min.features import encode_images
 from lion_min.lyrics.detection_loss import scene_masks
 from lion_min.lyrics.refiner import Refined, TinyRefiner
 from lion_min.scenes import Scene, Thing
 from lion_min.tasks import fits
+from lion_min.vision import VisionEncoder
 
 MARKS = tuple(0.5 + 0.05 * i for i in range(10))
 
 
 @dataclass
-class Found:
-    """The boxes of one picture, found or true: boxes [n, 4], labels and (when found) scores."""
+class LabelledBoxes:
+    """One picture's boxes [n, 4] and labels, detected (then with scores) or true."""
 
     boxes: Tensor
     labels: list[str]
     scores: Sequence[float] = ()
 
 
-def average_precision(found: list[Found], true: list[Found], mark: float = 0.5,
-                      with_labels: bool = False) -> float:
+def average_precision(detected: list[LabelledBoxes], true: list[LabelledBoxes],
+                      mark: float = 0.5, with_labels: bool = False) -> float:
     """AP at one IoU mark, class-agnostic or, `with_labels`, right only with the right label.
 
-    found[i] and true[i] belong to the same picture. Without any true object it is 1 when
-    nothing was found, else 0.
+    detected[i] and true[i] belong to the same picture. Without any true object it is 1 when
+    nothing was detected, else 0.
     """
     total = sum(len(t.labels) for t in true)
-    ranked = sorted(((score, i, row) for i, f in enumerate(found)
-                     for row, score in enumerate(f.scores)), key=lambda item: -item[0])
+    ranked = sorted(((score, i, row) for i, d in enumerate(detected)
+                     for row, score in enumerate(d.scores)), key=lambda item: -item[0])
     if not total:
         return float(not ranked)
-    overlaps = [box_iou(f.boxes, t.boxes).tolist() for f, t in zip(found, true)]
+    overlaps = [box_iou(d.boxes, t.boxes).tolist() for d, t in zip(detected, true)]
     free = [set(range(len(t.labels))) for t in true]
     right = []
     for _, i, row in ranked:
-        fits = [t for t in free[i] if overlaps[i][row][t] >= mark
-                and (not with_labels or found[i].labels[row] == true[i].labels[t])]
-        right.append(bool(fits))
-        if fits:
-            free[i].remove(max(fits, key=lambda t: overlaps[i][row][t]))
+        partners = [t for t in free[i] if overlaps[i][row][t] >= mark
+                    and (not with_labels or detected[i].labels[row] == true[i].labels[t])]
+        right.append(bool(partners))
+        if partners:
+            free[i].remove(max(partners, key=lambda t: overlaps[i][row][t]))
     return _area(right, total)
 
 
@@ -82,29 +84,29 @@ def phrase(thing: Thing, words: tuple[str, ...]) -> str:
     return " ".join(word for word in words if fits(word, thing))
 
 
-def found_in(refined: Refined) -> list[Found]:
+def detected_boxes(refined: Refined) -> list[LabelledBoxes]:
     """The kept boxes of each picture."""
-    return [Found(boxes[keep].cpu(), [w for w, k in zip(labels, keep.tolist()) if k],
-                  scores[keep].tolist())
+    return [LabelledBoxes(boxes[keep].cpu(), [w for w, k in zip(labels, keep.tolist()) if k],
+                          scores[keep].tolist())
             for boxes, scores, labels, keep in zip(refined.boxes, refined.scores, refined.labels,
                                                    refined.mask)]
 
 
-def true_in(scenes: list[Scene], words: tuple[str, ...]) -> list[Found]:
-    return [Found(torch.tensor([t.box for t in s.objects]).view(-1, 4),
-                  [phrase(t, words) for t in s.objects]) for s in scenes]
+def true_boxes(scenes: list[Scene], words: tuple[str, ...]) -> list[LabelledBoxes]:
+    return [LabelledBoxes(torch.tensor([t.box for t in s.objects]).view(-1, 4),
+                          [phrase(t, words) for t in s.objects]) for s in scenes]
 
 
 def segment_iou(refined: Refined, scenes: list[Scene]) -> float:
-    """Mean mask IoU of the true objects with the mask of their best box; unfound ones count 0."""
+    """Mean mask IoU of the true objects with the mask of their best box; 0 for undetected ones."""
     scores = []
     for b, scene in enumerate(scenes):
-        kept = int(refined.mask[b].sum())
-        masks = refined.segments[b, :kept].cpu() > 0                          # [kept, H, W]
+        count = int(refined.mask[b].sum())
+        masks = refined.segments[b, :count].cpu() > 0                         # [K, H, W]
         truth = scene_masks(scene, refined.segments.shape[-1]) > 0.5          # [objects, H, W]
         for thing, mask in zip(scene.objects, truth):
-            overlap = iou(refined.boxes[b, :kept].cpu(), torch.tensor(thing.box))  # [kept]
-            good = kept and overlap.max() >= 0.5
+            overlap = iou(refined.boxes[b, :count].cpu(), torch.tensor(thing.box))  # [K]
+            good = count and overlap.max() >= 0.5
             scores.append(float(mask_iou(masks[overlap.argmax()], mask)) if good else 0.0)
     return sum(scores) / max(1, len(scores))
 
@@ -113,10 +115,16 @@ def refiner_scores(refiner: TinyRefiner, states: list[Tensor],
                    scenes: list[Scene]) -> dict[str, float]:
     """AP of the kept boxes at .5 and over .5:.95, the same with the label right, mask IoU."""
     refined = refiner.refine(states)
-    found, true = found_in(refined), true_in(scenes, refiner.words)
-    at = {name: [average_precision(found, true, mark, labels) for mark in MARKS]
-          for name, labels in (("ap", False), ("labelled_ap", True))}
-    scores = {f"{name}50": values[0] for name, values in at.items()}
-    scores |= {name: sum(values) / len(values) for name, values in at.items()}
+    detected, true = detected_boxes(refined), true_boxes(scenes, refiner.words)
+    precisions = {name: [average_precision(detected, true, mark, labels) for mark in MARKS]
+                  for name, labels in (("ap", False), ("labelled_ap", True))}
+    scores = {f"{name}50": values[0] for name, values in precisions.items()}
+    scores |= {name: sum(values) / len(values) for name, values in precisions.items()}
     return scores | ({} if refined.segments is None else
                      {"mask_iou": segment_iou(refined, scenes)})
+
+
+def score_refiner(refiner: TinyRefiner, vision: VisionEncoder,
+                  scenes: list[Scene]) -> dict[str, float]:
+    """The scores of the scenes as drawn."""
+    return refiner_scores(refiner, encode_images(vision, [s.draw() for s in scenes]), scenes)

@@ -1,5 +1,4 @@
-"""What Lyrics found and where it looked: the refiner's boxes and masks, the queries' attention;
-and who may look at whom: an attention mask as a picture.
+"""Pictures of the refiner's boxes and masks, of the queries' attention, of an attention mask.
 
 Symbols: H heads, Qi and Qo image and object queries, N patches, M objects, P pixels a side.
 """
@@ -15,7 +14,7 @@ from torch import Tensor
 from lion_min.system import Reply, System
 from lion_min.boxes import Box
 from lion_min.drawing import COLOURS, INK, PAPER, RULE, SHORT_SIDE
-from lion_min.lyrics.prompt import kept, make_inputs
+from lion_min.lyrics.prompt import labelled_objects, make_inputs
 
 SIDE = 96                                  # P of a drawn box; a mask is enlarged to it
 MARGIN = 60                                # pixels for the groups' names beside a matrix
@@ -23,20 +22,20 @@ MARGIN = 60                                # pixels for the groups' names beside
 
 @torch.no_grad()
 def explain(system: System, reply: Reply) -> tuple[list[tuple[str, Tensor]], None]:
-    """([(title, weights [h, w])], None): what the refiner found, then what the queries read."""
+    """([(title, weights [h, w])], None): the refiner's boxes, then the queries' attention."""
     x = make_inputs(system.model, system.tokenizer, reply.features["states"],
                     reply.features["objects"], [reply.prompt])
     maps = system.model.query_tokens(x, maps=True)[1]
     pairs = maps if system.model.refiner is not None else [(m, None) for m in maps]
-    seen = torch.stack([image for image, _ in pairs]).mean((0, 1, 2, 3))   # [N]
-    side = math.isqrt(len(seen))
-    tiles = [("image queries, led by the question", seen.view(side, side).cpu())]
+    weights = torch.stack([image for image, _ in pairs]).mean((0, 1, 2, 3))   # [N]
+    side = math.isqrt(len(weights))
+    tiles = [("image queries, led by the question", weights.view(side, side).cpu())]
     if system.model.refiner is None:
         return tiles, None
-    found = torch.stack([objects for _, objects in pairs]).mean((0, 1, 2, 3)).cpu()   # [M]
+    weights = torch.stack([objects for _, objects in pairs]).mean((0, 1, 2, 3)).cpu()   # [M]
     refined = system.model.refiner.refine(reply.features["states"])
     boxes = refined.boxes[0].tolist()
-    weighted = sum((w * inside(box) for w, box in zip(found.tolist(), boxes)),
+    weighted = sum((w * inside(box) for w, box in zip(weights.tolist(), boxes)),
                    torch.zeros(SIDE, SIDE))
     tiles += [("object queries, led by the question", weighted)]
     return refiner_tiles(refined) + tiles, None
@@ -44,7 +43,7 @@ def explain(system: System, reply: Reply) -> tuple[list[tuple[str, Tensor]], Non
 
 def refiner_tiles(refined) -> list[tuple[str, Tensor]]:
     """The tags with every box, then each object's mask in its box: [P, P] each."""
-    objects = kept(refined, 0)
+    objects = labelled_objects(refined, 0)
     frames = torch.stack([frame(box) for _, box in objects]).amax(0) if objects \
         else torch.zeros(SIDE, SIDE)
     tiles = [("tags: " + (", ".join(refined.tags[0]) or "none"), frames)]
@@ -74,18 +73,18 @@ def frame(box: Box, line: float = 1.5 / SIDE) -> Tensor:
     return inside(box) - inside((x1 + line, y1 + line, x2 - line, y2 - line))
 
 
-def matrix(seen: Tensor, groups: dict[str, int]) -> Image.Image:
-    """Who may look at whom, [n, n] booleans: row i sees column j where the cell is black.
+def matrix(mask: Tensor, groups: dict[str, int]) -> Image.Image:
+    """An attention mask [n, n] as a picture: row i attends to column j where the cell is black.
 
     groups: what rows and columns are, name -> how many, in order; each begins at a line.
     """
     picture = Image.new("RGB", (SHORT_SIDE, SHORT_SIDE), PAPER)
     pen, font, side = ImageDraw.Draw(picture), ImageFont.load_default(15), SHORT_SIDE - MARGIN - 2
-    edges = [MARGIN + i * side // len(seen) for i in range(len(seen) + 1)]   # pixels, both axes
-    for i, row in enumerate(seen.tolist()):
-        for j, sees in enumerate(row):
+    edges = [MARGIN + i * side // len(mask) for i in range(len(mask) + 1)]   # pixels, both axes
+    for i, row in enumerate(mask.tolist()):
+        for j, allowed in enumerate(row):
             pen.rectangle((edges[j], edges[i], edges[j + 1], edges[i + 1]), outline=RULE,
-                          fill=INK if sees else PAPER)
+                          fill=INK if allowed else PAPER)
     start = 0
     for name, size in groups.items():
         middle = (edges[start] + edges[start + size]) // 2

@@ -121,18 +121,17 @@ class Lyrics(LyricsBase):
         super().__init__(s, vision, refiner)
         self.llm = freeze(llm)
         self.language_projection = nn.Linear(s.mqformer.width, llm.width)
-        nn.init.zeros_(self.language_projection.weight)
-        nn.init.zeros_(self.language_projection.bias)
+        for parameter in self.language_projection.parameters():
+            nn.init.zeros_(parameter)
         self.loras = attach_lora(llm.model, s.lora_targets, s.lora_rank, s.lora_alpha,
                                  s.lora_dropout)
 
     def query_tokens(self, x: LyricsInputs, maps: bool = False):
-        """The picture as its queries read it under the question: own tokens [S, Q, D]; with maps
-        also a pair a layer, ([S, H, Qi, N], [S, H, Qo, M])."""
-        out = self.mqformer(self.sources(x.states, x.objects), x.text.ids, x.text.mask,
-                            return_attention=maps)
-        project = self.language_projection
-        return (project(out[0]), out[1]) if maps else project(out)
+        """Projects the query states to own tokens of each question [S, Q, D]; with maps also a
+        pair of attention maps a layer, ([S, H, Qi, N], [S, H, Qo, M])."""
+        Z = self.mqformer(self.sources(x.states, x.objects), x.text.ids, x.text.mask,
+                          return_attention=maps)
+        return (self.language_projection(Z[0]), Z[1]) if maps else self.language_projection(Z)
 
     def lines(self, x: LyricsInputs) -> Tensor | None:
         """The objects' tags and boxes as the LLM reads them: shared tokens [B, M, D], zero where

@@ -7,7 +7,7 @@ Lyrics' multi-scale querying transformer (arXiv 2312.05278; official modeling_ly
         object queries -> object_cross to O, the objects' features -> query_ffn
         text                                                       -> text_ffn
 
-The two kinds meet only in self-attention. Text reads what the queries hold, never the picture.
+The two kinds meet only in self-attention. Text attends to the queries, never to the picture.
 Without object queries this is the Q-Former, parameter for parameter.
 
 Symbols: B images, S samples (S = n*B), N image tokens, M objects, L text tokens, Qi image and
@@ -37,7 +37,7 @@ class MQFormerSettings(QFormerSettings):
 
 @dataclass
 class Sources:
-    """What the queries look at. Image and objects travel together: they are one picture."""
+    """What the queries cross-attend to: the image's tokens and the objects of the same picture."""
     image: Tensor                      # V [B, N, Dv]
     objects: Tensor | None = None      # O [B, M, Do]; M may be 0. None without object queries
     mask: Tensor | None = None         # [B, M] True = an object, False = padding; None: all are
@@ -47,7 +47,7 @@ class Sources:
         return Sources(*(None if field is None else field[rows] for field in vars(self).values()))
 
     def with_blank(self) -> Sources:
-        """Objects and one row of zeros, seen only where a picture has no object; mask [B,1,1,M+1].
+        """Objects and one row of zeros, for pictures without an object alone; mask [B,1,1,M+1].
         Attention over nothing would be NaN; the official code always has 900 detections."""
         if self.objects is None:
             return self
@@ -77,20 +77,21 @@ class MQFormerLayer(QFormerLayer):
         for_objects, found = self.object_cross(for_objects, sources.objects, sources.mask)
         return torch.cat([for_image, for_objects], 1), (seen, found[..., :-1])  # no blank row
 
-    def read(self, text: Tensor, mask: Tensor, cache: list[Tensor] | None) -> Tensor:
+    def encode_text(self, text: Tensor, mask: Tensor, cache: list[Tensor] | None) -> Tensor:
         """A plain BERT layer, [S,L,D] -> [S,L,D], that may also attend to cached queries."""
         return self.text_ffn(self.attention(text, text, mask, cache)[0])
 
 
 class MQFormer(QFormer):
-    """Three passes: `forward` joint, `look` queries alone, `read` text alone or on a cache."""
+    """Three passes: `forward` joint, `encode_image` queries alone, `encode_text` text alone or on
+    their cache."""
 
     layer_type = MQFormerLayer
 
     def forward(self, sources: Sources, text_ids: Tensor | None = None,
                 text_mask: Tensor | None = None, return_attention: bool = False,
                 positions: Tensor | None = None) -> Tensor | tuple[Tensor, list]:
-        """Queries and text together, all seeing all: ITM, and instructions in stage 2.
+        """Queries and text together, all attending to all: ITM, and instructions in stage 2.
 
         text_ids, text_mask, positions [S,L], None as in the Q-Former. Returns Z [S,Q,D], image
         queries first; with return_attention also a pair of maps for each layer with
@@ -100,29 +101,29 @@ class MQFormer(QFormer):
                            *self.embed(len(sources.image), text_ids, text_mask, positions))
         return (Z, maps) if return_attention else Z
 
-    def look(self, sources: Sources) -> tuple[Tensor, Cache]:
-        """Queries that read no text: Z [B,Q,D] and what `read` needs of them. ITC."""
+    def encode_image(self, sources: Sources) -> tuple[Tensor, Cache]:
+        """Queries without text: Z [B,Q,D] and the cache that `encode_text` needs. ITC."""
         cache: Cache = [[] for _ in self.layers]
         queries = self.embed(len(sources.image), None, None)
         return self.run(self._ready(sources), *queries, cache)[0], cache
 
-    def read(self, ids: Tensor, mask: Tensor, positions: Tensor | None = None,
-             cache: Cache | None = None, causal: bool = False) -> Tensor:
+    def encode_text(self, ids: Tensor, mask: Tensor, positions: Tensor | None = None,
+                    cache: Cache | None = None, causal: bool = False) -> Tensor:
         """Text states [S,L,D]; ids, positions [S,L] and mask [S,L] (False = padding, at the end).
 
-        Without a cache the text is all there is (ITC). On the cache of `look`, of as many
-        pictures as texts, it also sees the queries, which never see it: causal for ICG, both
+        Without a cache it attends to itself alone (ITC); on the cache of `encode_image`, of as
+        many pictures as texts, also to the queries, which never attend to it: causal for ICG, both
         ways for MSP. Equal to one pass over [queries ; text] under `masks.mask_matrix`.
         """
-        seen = mask.bool()[:, None, None]                                       # [S, 1, 1, L]
+        mask = mask.bool()[:, None, None]                                       # [S, 1, 1, L]
         if causal:
-            seen = seen & seen.new_ones(2 * ids.shape[1:]).tril()               # [S, 1, L, L]
+            mask = mask & mask.new_ones(2 * ids.shape[1:]).tril()               # [S, 1, L, L]
         if cache is not None:
-            seen = F.pad(seen, (self.settings.queries, 0), value=True)          # [S, 1, *, Q+L]
+            mask = F.pad(mask, (self.settings.queries, 0), value=True)          # [S, 1, *, Q+L]
         text = self.norm(self.embed_text(ids, positions))                       # [S, L, D]
         text = F.dropout(text, self.settings.dropout, self.training)
-        for layer, kept in zip(self.layers, cache or [None] * len(self.layers)):
-            text = layer.read(text, seen, kept)
+        for layer, queries in zip(self.layers, cache or [None] * len(self.layers)):
+            text = layer.encode_text(text, mask, queries)
         return text
 
     def _ready(self, sources: Sources) -> Sources:

@@ -20,7 +20,7 @@ from lion_min.tokenizer import WORDS, TinyTokenizer, box_words
 LABEL = 6                                  # words of a label at most: four, and two strays
 
 
-def kept(refined: Refined, row: int) -> list[tuple[str, tuple[float, ...]]]:
+def labelled_objects(refined: Refined, row: int) -> list[tuple[str, tuple[float, ...]]]:
     """(label, box) of each kept object of a picture that has a label, the surest first."""
     labels, boxes, mask = refined.labels[row], refined.boxes[row], refined.mask[row]
     return [(label, tuple(box)) for label, box, keep in zip(labels, boxes.tolist(), mask.tolist())
@@ -41,7 +41,7 @@ def objects_of(refined: Refined, tokenizer: TinyTokenizer) -> Objects:
 def object_texts(refined: Refined, tokenizer: TinyTokenizer,
                  settings: LyricsSettings) -> list[ObjectText]:
     """The objects' text of each picture, for `pair_text`; cut where positions end."""
-    pairs = [zip(*kept(refined, row)) for row in range(len(refined.tags))]
+    pairs = [zip(*labelled_objects(refined, row)) for row in range(len(refined.tags))]
     return [object_text(*(tuple(pair) or ((), ())), tokenizer.encode, settings.special,
                         limit=settings.mqformer.max_text - 1) for pair in pairs]
 

@@ -26,15 +26,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lion_min.boxes import area, box_iou
 from lion_min.lyrics.segmenter import Segmenter
+from lion_min.lyrics.suppression import choose, corners, rows_of
 from lion_min.trainable import freeze
 from lion_min.vision import TagHead
 
 
 @dataclass
 class Refined:
-    """What a refiner found. Rows: the kept ones first, then the others, each by falling score."""
+    """A refiner's output. Rows: the kept ones first, then the others, each by falling score."""
     tags: list[list[str]]        # of each picture
     boxes: Tensor                # [B, M, 4] xyxy fractions, inside the picture
     scores: Tensor               # [B, M] in 0..1
@@ -60,41 +60,6 @@ class RefinerSettings:
     threshold: float = 0.25      # a box's best word must be this likely
     text_threshold: float = 0.4  # each word of its label (published: 0.2, too loose for two words)
     overlap: float = 0.6         # IoU above which the lower score goes
-
-
-def corners(boxes: Tensor) -> Tensor:
-    """cxcywh -> xyxy, clamped to the picture: [..., 4]."""
-    centre, half = boxes[..., :2], boxes[..., 2:] / 2
-    return torch.cat([centre - half, centre + half], -1).clamp(0, 1)
-
-
-def suppress(boxes: Tensor, scores: Tensor, overlap: float) -> list[int]:
-    """Class-agnostic non-maximum suppression of boxes [M, 4] xyxy with scores [M]: the rows that
-    stay, by falling score. A box goes when a better one stays at an IoU above `overlap`."""
-    close = (box_iou(boxes, boxes) > overlap).tolist()
-    stay: list[int] = []
-    for row in scores.argsort(descending=True, stable=True).tolist():
-        if not any(close[row][other] for other in stay):
-            stay.append(row)
-    return stay
-
-
-def choose(boxes: Tensor, scores: Tensor, threshold: float,
-           overlap: float) -> tuple[Tensor, Tensor]:
-    """(order [B, M]: kept rows first, then the others, by falling score; mask [B, M])."""
-    mask = torch.zeros_like(scores, dtype=torch.bool)
-    for b, score in enumerate(scores):
-        rows = ((score > threshold) & (area(boxes[b]) > 0)).nonzero()[:, 0]
-        mask[b, rows[suppress(boxes[b, rows], score[rows], overlap)]] = True
-    falling = scores.argsort(descending=True, stable=True)                    # [B, M]
-    first = mask.gather(1, falling).byte().argsort(descending=True, stable=True)
-    order = falling.gather(1, first)                                          # [B, M]
-    return order, mask.gather(1, order)
-
-
-def rows_of(values: Tensor, order: Tensor) -> Tensor:
-    """Rows [B, M] of [B, X, ...]: [B, M, ...]."""
-    return values[torch.arange(len(values), device=values.device)[:, None], order]
 
 
 @dataclass
@@ -139,18 +104,20 @@ class Detector(nn.Module):
 
     def forward(self, states: list[Tensor], prompted: Tensor) -> list[Detections]:
         """states [B, 1+N, Dv] each, prompted [B, G] -> guesses of the patches and every layer."""
-        seen = sum(p(states[i][:, 1:]) for p, i in zip(self.patches, self.settings.depths))
-        words = self.words.expand(len(seen), -1, -1)                          # [B, 1+G, d]
-        unread = F.pad(~prompted, (1, 0))                     # the full stop is always read
-        seen = self.norm(seen + self.reads(seen, words, words, key_padding_mask=unread)[0])
-        guess = self.guess(seen, self.anchors.expand(len(seen), -1, -1), prompted, self.first_box)
+        patches = sum(p(states[i][:, 1:]) for p, i in zip(self.patches, self.settings.depths))
+        words = self.words.expand(len(patches), -1, -1)                       # [B, 1+G, d]
+        ignored = F.pad(~prompted, (1, 0))               # the full stop is always attended to
+        from_words = self.reads(patches, words, words, key_padding_mask=ignored)[0]
+        patches = self.norm(patches + from_words)                             # [B, N, d]
+        anchors = self.anchors.expand(len(patches), -1, -1)                   # [B, N, 4]
+        guess = self.guess(patches, anchors, prompted, self.first_box)
         best = guess.scores.topk(self.settings.queries, 1).indices            # [B, M]
-        guesses, hidden, boxes = [guess], rows_of(seen, best), rows_of(guess.boxes, best)
-        memory = torch.cat([words, seen + self.place(self.anchors)], 1)       # [B, 1+G+N, d]
-        unread = F.pad(unread, (0, seen.shape[1]))
+        guesses, hidden, boxes = [guess], rows_of(patches, best), rows_of(guess.boxes, best)
+        memory = torch.cat([words, patches + self.place(self.anchors)], 1)    # [B, 1+G+N, d]
+        ignored = F.pad(ignored, (0, patches.shape[1]))
         for layer in self.layers:
             boxes = boxes.detach()                       # each layer learns its own correction
-            hidden = layer(hidden + self.place(boxes), memory, memory_key_padding_mask=unread)
+            hidden = layer(hidden + self.place(boxes), memory, memory_key_padding_mask=ignored)
             guesses.append(self.guess(hidden, boxes, prompted, self.next_box))
             boxes = guesses[-1].boxes
         return guesses

@@ -24,45 +24,46 @@ from lion_min.tokenizer import TinyTokenizer
 
 @torch.no_grad()
 def retrieval(model: Alignment, tokenizer: TinyTokenizer, scenes: list[Scene]) -> dict:
-    """R@1 among these scenes by ITC, and with the best 16 judged once more by ITM (spec 4).
+    """R@1 among these scenes by ITC, and with the best 16 scored once more by ITM (spec 4).
 
     image_to_text seeks a picture's caption, text_to_image a caption's picture. Captions are
     bare: the text of the picture's own objects would give it away.
     """
     model.eval()
-    told = [s.caption() for s in scenes]
-    text = captions(told, tokenizer, model.settings).to(model.ln_vision.weight.device)
+    words = [s.caption() for s in scenes]
+    text = captions(words, tokenizer, model.settings).to(model.ln_vision.weight.device)
     sources = pictures(model, tokenizer, scenes)
-    Z = model.mqformer.look(sources)[0]                                   # [I, Q, D]
-    t = model.heads.read(model.mqformer.read(text.ids, text.mask, text.positions))  # [I, E]
-    scores = similarity(model.heads.look(Z), t)                           # [I pictures, I texts]
+    Z = model.mqformer.encode_image(sources)[0]                           # [I, Q, D]
+    states = model.mqformer.encode_text(text.ids, text.mask, text.positions)  # [I, L, D]
+    scores = similarity(model.heads.project_queries(Z),                   # [I pictures, I texts]
+                        model.heads.project_text(states))
 
-    def judge(image: Tensor, words: Tensor) -> Tensor:
-        return match(model.mqformer, model.heads, sources.pick(image), text.pick(words))
+    def matching(image: Tensor, caption: Tensor) -> Tensor:
+        return match(model.mqformer, model.heads, sources.pick(image), text.pick(caption))
 
-    return {"image_to_text": hits(scores, told), "text_to_image": hits(scores.T, told),
-            "image_to_text_itm": hits(rerank(scores, judge), told),
-            "text_to_image_itm": hits(rerank(scores.T, lambda w, i: judge(i, w)), told),
+    return {"image_to_text": hits(scores, words), "text_to_image": hits(scores.T, words),
+            "image_to_text_itm": hits(rerank(scores, matching), words),
+            "text_to_image_itm": hits(rerank(scores.T, lambda t, i: matching(i, t)), words),
             "count": len(scenes)}
 
 
 def pictures(model: Alignment, tokenizer: TinyTokenizer, scenes: list[Scene]) -> Sources:
-    """What the queries look at in each scene's picture."""
+    """The V and O of each scene's picture, which the queries cross-attend to."""
     states = encode_images(model.vision, [s.draw() for s in scenes])
     objects = None if model.refiner is None else objects_of(model.refiner.refine(states),
                                                             tokenizer)
     return model.sources(states, objects)
 
 
-def hits(scores: Tensor, told: list[str]) -> float:
+def hits(scores: Tensor, words: list[str]) -> float:
     """The share of rows of scores [I, I] whose best column has the row's own words."""
     best = scores.argmax(1).tolist()
-    return round(sum(told[b] == own for b, own in zip(best, told)) / len(told), 4)
+    return round(sum(words[b] == caption for b, caption in zip(best, words)) / len(words), 4)
 
 
 def rerank(scores: Tensor, logits: Callable[[Tensor, Tensor], Tensor], top: int = 16,
            chunk: int = 128) -> Tensor:
-    """Judge the best `top` columns of each row once more, by ITM. BLIP-2's way, spec 4.
+    """Score the best `top` columns of each row once more, by ITM. BLIP-2's way, spec 4.
 
     scores [A, C] are cosines of `similarity`, or their transpose to seek pictures for texts.
     logits(rows, columns), each [R], gives `match` of those pairs, [R, 2]. Returns [A, C]: cosine

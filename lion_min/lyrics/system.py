@@ -1,17 +1,16 @@
 """Lyrics as three systems, one a stage: the refiner, the alignment, the instructions.
 
-Only the last has an LLM and can be asked; the other two have losses and scores of their own.
+Only the last has an LLM and answers prompts; the other two have losses and scores of their own.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from lion_min import checkpoints
 from lion_min.features import encode_images
 from lion_min.lyrics.detection_loss import refiner_loss
-from lion_min.lyrics.detection_scores import refiner_scores
+from lion_min.lyrics.detection_scores import score_refiner
 from lion_min.lyrics.model import Alignment, Lyrics, LyricsSettings, tiny
 from lion_min.lyrics.prompt import captions, make_inputs, object_texts, objects_of
 from lion_min.lyrics.refiner import TinyRefiner
@@ -27,6 +26,8 @@ CHECKS = 256                               # held-out scenes of stages 0 and 1
 class RefinerSystem(System):
     """Stage 0: boxes, words and masks from the frozen ViT's states. No LLM, no text."""
 
+    frozen_parts = ("vision",)             # of the tiny stage 0
+
     def build(self) -> nn.Module:
         return TinyRefiner(self.settings.refiner, self.tagger)
 
@@ -40,7 +41,9 @@ class RefinerSystem(System):
         return {d % states for d in (*s.depths, *(s.refiner.depths if s.refiner else ()), -1)}
 
     def announce(self) -> None:
-        say_if_stage0_bundled(self.parts.out, "vision")
+        say_if_stage0_bundled(self.parts.out, *self.frozen_parts)
+        if self.stage.number and self.settings.refiner is not None:
+            say_if_bundled(self.name, self.parts.out, 0)
 
     def batch_loss(self, round_, scenes, features, rng) -> tuple[Tensor, dict[str, Tensor]]:
         return refiner_loss(self.model, features["states"], scenes)
@@ -50,8 +53,7 @@ class RefinerSystem(System):
                                   for i in range(checks or CHECKS)])
 
     def score_scenes(self, scenes: list) -> dict:
-        states = encode_images(self.parts.vision, [s.draw() for s in scenes])
-        return refiner_scores(self.model, states, scenes)
+        return score_refiner(self.model, self.parts.vision, scenes)
 
     def trained_refiner(self) -> TinyRefiner | None:
         """The refiner of stage 0, in --out or bundled; None where the stage has none."""
@@ -67,33 +69,25 @@ class RefinerSystem(System):
 class AlignmentSystem(RefinerSystem):
     """Stage 1: MQ-Former and heads on ITC, ITM, ICG and MSP."""
 
-    needs_texts = True                     # the objects' text stands before the caption
-
     def build(self) -> Alignment:
         return Alignment(self.settings, self.parts.vision, self.trained_refiner())
 
-    def announce(self) -> None:
-        super().announce()
-        if self.settings.refiner is not None:
-            say_if_bundled(self.name, self.parts.out, 0)
-
     def encode(self, images: list) -> dict:
-        """Frozen features, tags and objects of images; a picture is refined once."""
+        """Frozen features, tags, objects and, for stage 1, the objects' texts of images."""
         if self.model.refiner is None:
             return super().encode(images) | {"objects": None, "texts": None}
         states = encode_images(self.model.vision, images)
-        with torch.no_grad():
-            refined = self.model.refiner.refine(states)
+        refined = self.model.refiner.refine(states)
         texts = object_texts(refined, self.tokenizer, self.model.settings) \
-            if self.needs_texts else None
+            if self.stage.number == 1 else None
         return {"states": states, "tags": refined.tags, "texts": texts,
                 "objects": objects_of(refined, self.tokenizer)}
 
     def batch_loss(self, round_, scenes, features, rng) -> tuple[Tensor, dict[str, Tensor]]:
-        states = features["states"]
         text = captions([s.caption() for s in scenes], self.tokenizer, self.model.settings,
                         features["texts"])
-        return self.model(states, features["objects"], text.to(states[0].device))
+        return self.model(features["states"], features["objects"],
+                          text.to(features["states"][0].device))
 
     def score_scenes(self, scenes: list) -> dict:
         return retrieval(self.model, self.tokenizer, scenes)
@@ -103,22 +97,17 @@ class LyricsSystem(AlignmentSystem):
     """Stage 2: what the queries read becomes tokens of a frozen LLM, which LoRA adapts."""
 
     ANSWERS = (2,)
-    needs_texts = False
+    frozen_parts = ("vision", "llama")
     score = System.score
 
     def build(self) -> Lyrics:
         return Lyrics(self.settings, self.parts.vision, self.trained_refiner(), self.parts.llm)
 
-    def announce(self) -> None:
-        System.announce(self)
-        if self.settings.refiner is not None:
-            say_if_bundled(self.name, self.parts.out, 0)
-
     def batch_loss(self, round_, scenes, features, rng) -> tuple[Tensor, dict[str, Tensor]]:
-        asked = [e for scene in scenes for e in examples(scene, rng, round_.tasks)]
+        samples = [e for scene in scenes for e in examples(scene, rng, round_.tasks)]
         return self.model(make_inputs(
             self.model, self.tokenizer, features["states"], features["objects"],
-            [e.prompt for e in asked], [e.answer for e in asked]))
+            [e.prompt for e in samples], [e.answer for e in samples]))
 
     def answer(self, features: dict, prompts: list[str], **options) -> list[str]:
         """One answer a picture."""
@@ -127,17 +116,16 @@ class LyricsSystem(AlignmentSystem):
         return [self.tokenizer.decode(row) for row in self.model.generate(x, **options).tolist()]
 
     def report(self, world: World, count: int, seed: int) -> dict:
-        """What `python -m lion_min.evaluate --system lyrics` adds to every system's scores."""
-        scenes, added = [make_scene(world, "heldout", seed, i) for i in range(count)], {}
+        """The scores of stages 0 and 1 beside every system's."""
+        scenes, report = [make_scene(world, "heldout", seed, i) for i in range(count)], {}
         if self.model.refiner is not None:
-            states = encode_images(self.model.vision, [s.draw() for s in scenes])
-            added["refiner"] = refiner_scores(self.model.refiner, states, scenes)
+            report["refiner"] = score_refiner(self.model.refiner, self.parts.vision, scenes)
         if self.open_stage is not None:
-            added["retrieval"] = self.open_stage(1).score_scenes(scenes[:CHECKS])
-        return added
+            report["retrieval"] = self.open_stage(1).score_scenes(scenes[:CHECKS])
+        return report
 
     def explain(self, reply):
-        """What the refiner found and the queries attended to: see explain.py."""
+        """What the refiner detected and the queries attended to: see explain.py."""
         from lion_min.lyrics.explain import explain
         return explain(self, reply)
 

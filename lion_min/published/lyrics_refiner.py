@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from lion_min.lyrics.refiner import Refined, choose, corners, rows_of
+from lion_min.lyrics.refiner import Refined
+from lion_min.lyrics.suppression import choose, corners, rows_of
 
 
 @dataclass
