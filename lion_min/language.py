@@ -13,31 +13,14 @@ order, and all of it for every sample.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-@dataclass
-class LanguageSettings:
-    """Sizes of an LLM, in the words of transformers."""
-
-    family: str = "llama"                  # 'llama' (and all whose layers look like it) or 't5'
-    vocab: int = 420
-    width: int = 128
-    layers: int = 4                        # T5: encoder layers
-    decoder_layers: int | None = None      # T5; None: as many as encoder layers
-    heads: int = 4
-    head_width: int | None = None          # None: width / heads
-    ffn: int = 512
-    positions: int = 1024                  # Llama
-    buckets: int = 32                      # T5: relative positions told apart,
-    distance: int = 128                    # and the one from which all are alike
-    tied: bool = True                      # the head is the embedding; FlanT5 has its own
-    pad_id: int = 0
-    eos_id: int = 1
+from lion_min.language_build import LanguageSettings, build
 
 
 @dataclass
@@ -60,6 +43,13 @@ class Prefix:
         """Every row n times, side by side; gradients of the copies add up."""
         self.cache.batch_repeat_interleave(n)
         self.mask = self.mask.repeat_interleave(n, 0)
+
+    def pick(self, rows: Tensor) -> Prefix:
+        """A copy that holds these rows alone."""
+        cache = copy.copy(self.cache)
+        cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        cache.batch_select_indices(rows)
+        return Prefix(cache, self.mask[rows])
 
     def crop(self, n: int) -> None:
         """Forget the last n columns."""
@@ -84,6 +74,15 @@ def splice(embeds: Tensor, ids: Tensor, token: int, features: Tensor) -> Tensor:
 def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
     """A mask to add to attention scores: 0 where one may look, the lowest number elsewhere."""
     return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+
+
+def alike(lengths: Tensor) -> list[Tensor]:
+    """Samples [S] in two groups, long and short, where that saves much padding, else in one."""
+    size, rows = lengths.sort(descending=True, stable=True)
+    longer = torch.arange(len(size), device=size.device)              # rows in the first group
+    cells = longer * size[0] + (len(size) - longer) * size
+    cut = int(cells.argmin())
+    return [rows[:cut], rows[cut:]] if cells[cut] < 0.7 * cells[0] else [rows]
 
 
 def _pad(rows: list[list], value: float, left: bool = False) -> Tensor:
@@ -209,22 +208,43 @@ class LanguageModel(nn.Module):
         spliced. shared: [B, P, D], or the prefix that the LLM read already. `balanced`: every
         answer counts alike, not every token, so that a yes is not drowned by a caption.
         ValueError when no label is left (the mean would be NaN)."""
-        labels = text.labels if self.encoder_decoder else text.labels[:, 1:]
-        answers = labels != -100
-        if not bool(answers.any()):
+        if not bool((text.labels != -100).any()):
             raise ValueError("no answer token to learn from: every label is -100")
+        found = [self._foretold(*part) for part in self._groups(embeds, text, shared, own)]
+        logits, labels, share = map(torch.cat, zip(*found))               # [A, V], [A], [A]
+        each = F.cross_entropy(logits.float(), labels, reduction="none")
+        return (each * share).sum() / share.sum() if balanced else each.mean()
+
+    def _groups(self, embeds: Tensor, text: TextBatch, shared: Tensor | Prefix | None,
+                own: Tensor | None) -> list[tuple]:
+        """The batch, or its long and its short rows apart, behind the same prefix."""
+        groups = [] if self.encoder_decoder else alike(text.mask.sum(1))
+        if len(groups) < 2:
+            return [(embeds, text, shared, own)]
+        prefix, parts = self._behind(embeds, text.mask, shared, None)[2], []
+        for rows in groups:
+            length = int(text.mask[rows].sum(1).max())
+            part = TextBatch(*(t[rows, :length] for t in (text.ids, text.mask, text.labels)))
+            parts.append((embeds[rows, :length], part, prefix.pick(rows),
+                          None if own is None else own[rows]))
+        return parts
+
+    def _foretold(self, embeds: Tensor, text: TextBatch, shared: Tensor | Prefix | None,
+                  own: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """(logits of the answer tokens [A, V], the tokens [A], each one's share of its answer)."""
         if self.encoder_decoder:
+            labels = text.labels
             before = self.model.prepare_decoder_input_ids_from_labels(labels)
+            answers = labels != -100
             logits = self.model(**self._joined(embeds, text.mask, shared, own),
                                 decoder_input_ids=before, use_cache=False).logits[answers]
-        else:                                                         # the token before predicts
+        else:
+            labels = text.labels[:, 1:]                                   # the token before
+            answers = labels != -100                                      # foretells it
             states = self.text_states(embeds, text, shared, own)[:, :-1]
-            logits = self.model.lm_head(states[answers])              # of nothing else
-        each = F.cross_entropy(logits.float(), labels[answers], reduction="none")
-        if not balanced:
-            return each.mean()
-        share = (answers / answers.sum(1, keepdim=True).clamp(min=1))[answers]
-        return (each * share).sum() / share.sum()
+            logits = self.model.lm_head(states[answers])                  # of nothing else
+        share = answers / answers.sum(1, keepdim=True).clamp(min=1)
+        return logits, labels[answers], share[answers]
 
     @torch.no_grad()
     def generate(self, embeds: Tensor, text: TextBatch, shared: Tensor | Prefix | None = None,
@@ -241,43 +261,3 @@ class LanguageModel(nn.Module):
         return self.model.generate(  # it wants a row as long as the mask and cuts off what was read
             inputs_embeds=F.pad(embeds, (0, 0, mask.shape[1] - embeds.shape[1], 0)),
             attention_mask=mask.long(), past_key_values=prefix.cache, **options)
-
-
-# ---- a random LLM ------------------------------------------------------------------------------
-
-def build(s: LanguageSettings) -> nn.Module:
-    """A randomly initialised transformers model of these sizes, no network."""
-    import transformers
-    common = {"vocab_size": s.vocab, "pad_token_id": s.pad_id, "eos_token_id": s.eos_id}
-    head_width = s.head_width or s.width // s.heads
-    if s.family == "t5":
-        model = _build_t5(transformers.T5Config(
-            **common, d_model=s.width, d_kv=head_width, d_ff=s.ffn, num_layers=s.layers,
-            num_decoder_layers=s.decoder_layers or s.layers, num_heads=s.heads, dropout_rate=0.0,
-            relative_attention_num_buckets=s.buckets, relative_attention_max_distance=s.distance,
-            feed_forward_proj="gated-gelu", decoder_start_token_id=s.pad_id,
-            tie_word_embeddings=s.tied), s.tied)
-    elif s.family == "llama":
-        config = transformers.LlamaConfig(
-            **common, hidden_size=s.width, intermediate_size=s.ffn, num_hidden_layers=s.layers,
-            num_attention_heads=s.heads, num_key_value_heads=s.heads, head_dim=head_width,
-            bos_token_id=None, max_position_embeddings=s.positions, tie_word_embeddings=s.tied)
-        model = transformers.LlamaForCausalLM(config)
-    else:
-        raise ValueError(f"unknown LLM family {s.family!r}: 'llama' or 't5'")
-    # Plain matrix products: in bf16 the fused kernel's backward takes a CPU several times as long.
-    model.set_attn_implementation("eager")
-    return model
-
-
-def _build_t5(config, tied: bool) -> nn.Module:
-    import transformers
-    # BLIP-2 and LION run FlanT5 with the exact GELU; "gated-gelu" alone means the tanh form.
-    config.dense_act_fn = "gelu"
-    model = transformers.T5ForConditionalGeneration(config)
-    if not tied:
-        # transformers 5 ties every T5 built from a config: loading a head of its own would
-        # write over the embedding. Cut here, and kept cut in the config.
-        model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
-        model.config.tie_word_embeddings = False
-    return model

@@ -111,7 +111,7 @@ def build(s: VisionSettings) -> nn.Module:
         if 2 ** (len(s.stem) + 1) != s.patch:
             raise ValueError(f"a stem of {len(s.stem) + 1} strides is not a patch of {s.patch}")
         model.embeddings.patch_embedding = ConvStem(s.stem, s.width)
-        model.set_attn_implementation("eager")     # as the tiny LLMs, see language.py
+        model.set_attn_implementation("eager")     # as the tiny LLMs, see language_build.py
     return model
 
 

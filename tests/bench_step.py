@@ -1,4 +1,4 @@
-"""Seconds of a training step here against another checkout, taken in turn.
+"""CPU seconds of a training step here against another checkout, taken in turn.
 
     python tests/bench_step.py --old DIR        # DIR: a checkout to compare with
 
@@ -9,11 +9,13 @@ that what else the machine does meets both alike. Printed is new/old, the median
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,39 +23,27 @@ HERE = Path(__file__).parents[1]
 STEPS = [*(("lion", n) for n in (1, 2, 3)), ("pvit", 2), ("lyrics", 2), ("lmeye", 2), ("llama", 0)]
 
 
-class Stop(Exception):
+class Stop(BaseException):
     """Raised in the place of training, once all that a step needs is built."""
 
 
-def captured(train, training) -> tuple:
-    """(model, step_loss, plan) that a stage hands to the training loop."""
+def build(name: str, number: int) -> tuple:
+    """(model, step_loss, plan) that train.py hands to the loop: a stage with the bundled weights of
+    what it starts from, on the scenes of a small folder."""
+    import train
+    from lion_min import training
     held = []
 
     def run(model, step_loss, plan, *rest, **options):
         held.append((model.train(), step_loss, plan))
         raise Stop
 
-    old, training.run = training.run, run
-    try:
-        train()
-    except Stop:
-        return held[0]
-    finally:
-        training.run = old
-
-
-def build(name: str, number: int) -> tuple:
-    """A stage with the bundled weights of what it starts from, a small pool, nothing written."""
-    from importlib import import_module
-    from lion_min import training
-    out = Path("nowhere")
-    if name == "llama":
-        from lion_min.tiny import stage0
-        return captured(lambda: stage0.train("llama", out), training)
-    stage = import_module(f"lion_min.{name}.stage{number}")
-    stages = import_module(f"lion_min.{name}.stages")
-    spec = next(v for v in vars(stage).values() if type(v).__name__.endswith("Stage"))
-    return captured(lambda: stages.train(spec, out, pool=64, checks=1), training)
+    training.run = run
+    words = ["--stage", str(number), "--out", "nowhere"]
+    words += ["--part", name] if number == 0 else ["--system", name, "--data", os.environ["SCENES"]]
+    with contextlib.suppress(Stop):
+        train.main(words)
+    return held[0]
 
 
 def serve() -> None:
@@ -76,34 +66,43 @@ def serve() -> None:
         print(json.dumps(time.process_time() - start), file=told, flush=True)
 
 
+def started(folder: Path, scenes: str) -> subprocess.Popen:
+    """A checkout's process, which has built its models."""
+    process = subprocess.Popen(
+        [sys.executable, __file__, "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True, stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": str(folder.resolve()), "SCENES": scenes})
+    if process.stdout.readline() != "ready\n":
+        raise SystemExit(f"{folder}: its stages could not be built")
+    return process
+
+
+def seconds(process: subprocess.Popen, *step) -> float:
+    print(*step, file=process.stdin, flush=True)
+    return float(process.stdout.readline())
+
+
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("--old", type=Path, metavar="DIR")
-    p.add_argument("--steps", type=int, default=15)
+    p.add_argument("--old", type=Path, metavar="DIR", help="a checkout to compare with")
+    p.add_argument("--steps", type=int, default=15, help="default: 15")
     p.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.serve:
         return serve()
-    sides = {}
-    for side, folder in (("new", HERE), ("old", args.old.resolve())):
-        sides[side] = subprocess.Popen(
-            [sys.executable, __file__, "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, stderr=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": str(folder)})
-    for process in sides.values():
-        assert process.stdout.readline() == "ready\n"
+    with tempfile.TemporaryDirectory() as scenes:
+        subprocess.run([sys.executable, "-m", "lion_min.scenes", scenes, "--count", "64"],
+                       check=True, cwd=HERE, stdout=subprocess.DEVNULL)
+        sides = [started(folder, scenes) for folder in (HERE, args.old)]
     print(f"{'training step':<16}{'new ms':>8}{'old ms':>8}{'new/old':>9}")
     for name, number in STEPS:
-        took = {side: [] for side in sides}
-        for step in range(1000, 1003 + args.steps):
-            for side, process in sides.items():
-                print(name, number, step, file=process.stdin, flush=True)
-                took[side].append(float(process.stdout.readline()))
-        new, old = (took[side][3:] for side in ("new", "old"))        # the first ones warm up
-        ratio = statistics.median(n / o for n, o in zip(new, old))
-        print(f"{name + ' ' + str(number):<16}{1e3 * statistics.median(new):>8.0f}"
-              f"{1e3 * statistics.median(old):>8.0f}{ratio:>9.2f}", flush=True)
-    for process in sides.values():
-        process.stdin.close()
+        took = [[seconds(side, name, number, step) for side in sides]
+                for step in range(1000, 1003 + args.steps)][3:]       # the first ones warm up
+        new, old = (1e3 * statistics.median(column) for column in zip(*took))
+        ratio = statistics.median(n / o for n, o in took)
+        print(f"{f'{name} {number}':<16}{new:>8.0f}{old:>8.0f}{ratio:>9.2f}", flush=True)
+    for side in sides:
+        side.stdin.close()
 
 
 if __name__ == "__main__":

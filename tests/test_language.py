@@ -87,6 +87,19 @@ def test_batch_loss_is_that_of_rows_and_of_single_samples(llm, balanced):
                                    rtol=0)
 
 
+def test_long_and_short_rows_are_read_apart():
+    """A few long rows that make padding of the rest; a group behind the wrong image."""
+    llm, (shared, own), read = tiny("llama"), visual(), []
+    prompts = [PROMPTS[0] * 8, *PROMPTS[1:]]
+    alone = torch.stack([loss_of(llm, [q], [a], shared[s // 3:s // 3 + 1], own[s:s + 1])
+                         for s, (q, a) in enumerate(zip(prompts, ANSWERS))])
+    llm.model.model.register_forward_pre_hook(
+        lambda _, args, named: read.append((*named["inputs_embeds"].shape[:2],)), with_kwargs=True)
+    torch.testing.assert_close(loss_of(llm, prompts, ANSWERS, shared, own, balanced=True),
+                               alone.mean(), atol=1e-5, rtol=0)
+    assert read == [(2, SHARED), (1, OWN + 26), (5, OWN + 8)]
+
+
 def test_an_image_is_read_once():
     """Shared tokens read again for each of an image's questions, in training or to answer."""
     llm, (shared, own), read = tiny("llama"), visual(), []

@@ -7,7 +7,7 @@ Symbols: B scenes, P slots, S samples, L tokens, M phrases, D width.
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lion_min.cli import Parser, guarded, whole
 from lion_min.scores import box_overlap, caption_object_f1
 from lion_min.parts import say_if_stage0_bundled, tiny_parts
-from lion_min.language import LanguageModel, splice
+from lion_min.language import LanguageModel, alike, splice
 from lion_min.tiny.textworld import ROUND, TextScenes, text_scenes
 from lion_min.scenes import WORLDS, World
 from lion_min.tokenizer import GRID, REACH, SIDES, TinyTokenizer
@@ -67,16 +67,15 @@ class Grounding(nn.Module):
         with torch.no_grad():
             self.offers.weight.copy_(self.asks.weight)                # see match_by_likeness
         blocks = llm.model.encoder.block if llm.encoder_decoder else llm.model.model.layers
-        passes = 1 if llm.encoder_decoder else 2                      # slots, then their samples
-        self.seen = {name: deque(maxlen=passes) for name in ("early", "late")}
-        for name, block in (("early", blocks[1]), ("late", blocks[2])):
+        self.seen = {"early": [], "late": []}
+        for name, block in zip(self.seen, blocks[1:3]):
             block.register_forward_hook(lambda module, args, out, name=name: self.seen[name].append(
-                out[0] if isinstance(out, tuple) else out))
+                out[0] if isinstance(out, tuple) else out) if torch.is_grad_enabled() else None)
 
     def forward(self, told: TextScenes, slots: int) -> dict[str, Tensor]:
         """{'point', 'tell'}: means over phrases; call right after the LLM's loss."""
-        scene, early = (self.norm(part) for part in self.split("early", slots))
-        late = self.late_norm(self.split("late", slots)[1])           # [S, L, D]
+        scene, early = (self.norm(part) for part in self.split("early", told, slots))
+        late = self.late_norm(self.split("late", told, slots)[1])           # [S, L, D]
         phrases = [(i, place, target) for i, named in enumerate(told.named)
                    for place, target in named]
         if not phrases:
@@ -97,12 +96,19 @@ class Grounding(nn.Module):
                 "tell": F.cross_entropy(told_cells, truth, ignore_index=-100)
                 if bool((truth >= 0).any()) else told_cells.sum() * 0}
 
-    def split(self, name: str, slots: int) -> tuple[Tensor, Tensor]:
-        """A block's states of the slots [B, P, D] and of the text behind them [S, L, D]; an
-        encoder-decoder reads both in one row, with the slots of a scene in all of its samples'."""
-        states = [state.float() for state in self.seen[name]]
+    def split(self, name: str, told: TextScenes, slots: int) -> tuple[Tensor, Tensor]:
+        """A block's states of the slots [B, P, D] and of the text behind them [S, L, D], which may
+        have been read in groups; an encoder-decoder reads both in one row."""
+        scene, *parts = (state.float() for state in self.seen[name])
         self.seen[name].clear()
-        return tuple(states) if len(states) == 2 else (states[0][:, :slots], states[0][:, slots:])
+        if not parts:
+            return scene[:, :slots], scene[:, slots:]
+        width = max(part.shape[1] for part in parts)
+        text = torch.cat([F.pad(part, (0, 0, 0, width - part.shape[1])) for part in parts])
+        if len(parts) > 1:
+            lengths = [len(p) + len(a) + 1 for p, a in zip(told.prompts, told.answers)]
+            text = text[torch.cat(alike(torch.tensor(lengths))).argsort()]
+        return scene, text
 
     def cell(self, told: TextScenes, sample: int, target: list[int]) -> tuple[int, int]:
         """(column, row) of the one object in these slots, (-100, -100) if they are several."""
@@ -153,9 +159,9 @@ def lesson(world: World, seed: int, step: int, batch: int, tokenizer: TinyTokeni
            part: str) -> TextScenes:
     """The curriculum: two objects in lists first, then three, then all forms and numbers.
 
-    A T5 reads a scene anew for every question, so it gets short lists only; and as it learns more slowly, every
-    scene asks it the whole round and its caption: with the Llama's batches of captions alone and
-    of hard questions it forgot the easy ones.
+    A T5 reads a scene anew for every question, so it gets short lists only; and as it learns more
+    slowly, every scene asks it the whole round and its caption: with the Llama's batches of captions
+    alone and of hard questions it forgot the easy ones.
     """
     plain = part == "t5"
     return text_scenes(world, seed, step, batch, tokenizer,
