@@ -1,4 +1,4 @@
-"""The frozen parts that every system stands on, and the folders of runs they are loaded from.
+"""The frozen parts of every system, and the folders of runs that they are loaded from.
 
 Stage 0 (tiny/stage0.py) made an encoder with its tag head and an LLM that has only read text;
 every tiny system starts from the same ones. launch.py makes `Parts` and hands them to a system.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -122,6 +123,20 @@ def say_if_stage0_bundled(out: Path, *parts: str) -> None:
 def _say(folder: Path, name: str, out: Path) -> None:
     if WEIGHTS in folder.parents:
         print(f"no {name} in {out}: starting from the bundled weights {folder}")
+
+
+def load_init(init: Path, check: Callable[[dict, Path], None] = lambda config, folder: None,
+              **wanted) -> dict[str, Tensor]:
+    """The tensors of the run of --init, which must be what `wanted` says: system, stage, for stage
+    0 part. BadInput for another one, or one that `check` refuses."""
+    tensors, config = checkpoints.load_run(init)
+    actual = {key: config.get(key) for key in wanted}
+    if actual != wanted:
+        is_, needed = (" ".join(str(v) for v in (c["system"], "stage", c["stage"], c.get("part"))
+                                if v is not None) for c in (actual, wanted))
+        raise BadInput(f"{init}: is {is_}; --init goes on from a run of {needed}")
+    check(config, init)
+    return {k: v.float() for k, v in tensors.items()}
 
 
 # ---- the tiny parts -----------------------------------------------------------------------------

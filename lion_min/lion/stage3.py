@@ -1,8 +1,8 @@
 """LION stage 3: both kinds of knowledge in one model, through the mixture of adapters.
 
-Starts from stage 1 (Q-Former, image adapter) and stage 2 (aggregator, region adapter). The
-router starts as the identity, so at step 0 an image batch passes the stage-1 adapter alone and a
-region batch the stage-2 adapter alone. Batches of the two levels alternate (spec 3.2).
+Starts from stage 1 (Q-Former, image adapter) and stage 2 (aggregator, region adapter). The router
+starts as the identity, so at step 0 an image batch passes the stage-1 adapter alone and a region
+batch the stage-2 adapter alone. Batches of the two levels alternate (spec 3.2).
 """
 
 from torch import Tensor
