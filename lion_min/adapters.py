@@ -5,9 +5,9 @@ LION eq. for one FFN sub-layer with un-normalised input X and task t (official l
 
     O^t = X + FFN(Norm(X)) + sum_k G_k^t * H_k(X)          G_k^t in R^D, H_k a bottleneck adapter
 
-The router is no network: the gates are free vectors chosen by the task alone, one task a batch.
-The adapters live in a ModuleList of the caller; the LLM only gets forward hooks, so its own
-parameters, names and checkpoints stay as they were.
+The router is no network: the gates are free vectors chosen by the task alone, one task a batch. The
+adapters are in a ModuleList of the caller; the LLM gets forward hooks alone, and its parameters,
+names and checkpoints stay as they were.
 
 Shapes: S samples, T tokens, D width, r bottleneck, K adapters (1 or 2), 2 tasks.
 """
@@ -27,8 +27,7 @@ class Adapter(nn.Module):
 
     def __init__(self, width: int, bottleneck: int):
         super().__init__()
-        self.down = nn.Linear(width, bottleneck)
-        self.up = nn.Linear(bottleneck, width)
+        self.down, self.up = nn.Linear(width, bottleneck), nn.Linear(bottleneck, width)
         self.scale = nn.Parameter(torch.ones(1))
         nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
         for zero in (self.down.bias, self.up.weight, self.up.bias):
@@ -46,9 +45,8 @@ def identity_router(width: int) -> Tensor:
 class MixtureOfAdapters(nn.Module):
     """sum_k G_k^t * H_k(X): `router` [K,2,D] holds G_k^t at [k,t] and starts as the identity.
 
-    So adapter 0 begins as the region-level one, adapter 1 as the image-level one, and training
-    may mix them. count == 1: a single adapter, no router, any task. The official router_ratio1 is
-    router[0], router_ratio2 is router[1]."""
+    So adapter 0 begins as the region-level one, adapter 1 as the image-level one (officially
+    router_ratio1 and router_ratio2). count == 1: a single adapter, no router, any task."""
 
     def __init__(self, width: int, bottleneck: int, count: int):
         super().__init__()
@@ -134,8 +132,7 @@ def merge_stage_adapters(region: dict[str, Tensor], image: dict[str, Tensor]
     """The mixtures of LION stage 3 out of the trained tensors of stages 2 and 1.
 
     Both hold single adapters under 'adapters.LAYER.adapters.0.*'. The router starts as the
-    identity, so at step 0 the region route is exactly the stage-2 adapter and the image route
-    the stage-1 adapter (not in the official code; follows from its router init)."""
+    identity, so at step 0 each route is its stage's adapter (not in the official code)."""
     merged = {}
     for index, tensors in ((REGION, region), (IMAGE, image)):
         for name, tensor in tensors.items():

@@ -5,9 +5,8 @@ P shared visual tokens of an image, K own visual tokens of a sample, D width.
 
 Of the visual tokens, `shared` [B, P, D] depend on the image alone, `own` [S, K, D] on the question
 too (an instruction-aware Q-Former). A decoder-only LLM reads [shared | own | text]: keys and values
-of the shared tokens do not depend on what follows, so it reads them once an image, and the cache is
-repeated for the image's questions, in training as in generation. An encoder-decoder reads
-[own | shared | text], LION's published order, for every sample.
+of the shared tokens do not depend on what follows, so it reads them once an image and repeats the
+cache for the image's questions. An encoder-decoder reads [own | shared | text] for every sample.
 """
 
 from __future__ import annotations
@@ -57,13 +56,11 @@ class Prefix:
 
 
 def splice(embeds: Tensor, ids: Tensor, token: int, features: Tensor) -> Tensor:
-    """Replace the embedding of every `token` in ids [S, T] by the next row of features [R, D].
-
-    Differentiable in both. ValueError when placeholders and features differ in number.
-    """
+    """Replace the embedding of every `token` in ids [S, T] by the next row of features [R, D],
+    differentiable in both. ValueError when placeholders and features differ in number."""
     slots = ids == token                                              # [S, T]
     if int(slots.sum()) != len(features):
-        raise ValueError(f"{int(slots.sum())} placeholders in the text for {len(features)} features")
+        raise ValueError(f"{slots.sum()} placeholders in the text for {len(features)} features")
     out = embeds.clone()
     out[slots] = features.to(out.dtype)                               # row-major: reading order
     return out
@@ -85,9 +82,8 @@ def alike(lengths: Tensor) -> list[Tensor]:
 
 def pad_rows(rows: list[list], value: float, left: bool = False) -> Tensor:
     """Lists of numbers -> one tensor [S, L], filled up with `value`."""
-    longest = max(map(len, rows))
-    return torch.tensor([[value] * (longest - len(r)) * left + r + [value] * (longest - len(r))
-                         * (not left) for r in rows])
+    padding = [[value] * (max(map(len, rows)) - len(r)) for r in rows]
+    return torch.tensor([p + r if left else r + p for p, r in zip(padding, rows)])
 
 
 class LanguageModel(nn.Module):
@@ -117,16 +113,15 @@ class LanguageModel(nn.Module):
         return table(ids.masked_fill(ids >= table.num_embeddings, 0))
 
     def cell_words(self, first: int, side: int) -> Tensor:
-        """The word embeddings of column and row of every cell of a side x side grid, summed: [N, D].
+        """The embedded words for column and row of each cell of a side x side grid, summed: [N, D].
         first: id of the first column's word; columns, then rows, follow one another."""
         columns, rows = self.embed(first + torch.arange(2 * side, device=self.device)).split(side)
         return (rows[:, None] + columns[None]).flatten(0, 1)
 
     def pack(self, prompts: list[list[int]], answers: list[list[int]] | None = None) -> TextBatch:
-        """Token id lists of S samples -> TextBatch. With answers for `loss`, else `generate`.
-
-        A decoder-only LLM's answers follow the prompt in its row. Rows are padded right; prompts
-        that it is to continue are padded left."""
+        """Token id lists of S samples -> TextBatch; with answers for `loss`, else `generate`. A
+        decoder-only LLM's answers follow the prompt in its row. Rows are padded right; prompts that
+        it is to continue are padded left."""
         s, device, rows, labels = self.settings, self.device, prompts, None
         if answers is not None:
             answers = [a + [s.eos_id] for a in answers]
@@ -165,10 +160,10 @@ class LanguageModel(nn.Module):
         """(embeds [S, K+L, D] with the own tokens first, their mask, the prefix before them)."""
         if not isinstance(shared, Prefix):
             shared = self.prefix(shared, len(embeds), embeds.dtype)
-        if own is None:
-            return embeds, mask, shared
-        return (torch.cat([own.to(embeds.dtype), embeds], 1),
-                F.pad(mask, (own.shape[1], 0), value=True), shared)
+        if own is not None:
+            embeds = torch.cat([own.to(embeds.dtype), embeds], 1)
+            mask = F.pad(mask, (own.shape[1], 0), value=True)
+        return embeds, mask, shared
 
     def text_states(self, embeds: Tensor, text: TextBatch, shared: Tensor | Prefix | None = None,
                     own: Tensor | None = None) -> Tensor:
@@ -194,17 +189,16 @@ class LanguageModel(nn.Module):
 
     def encode(self, embeds: Tensor, mask: Tensor, shared: Tensor | None) -> Tensor:
         """The encoder's states of the text behind the shared tokens, [S, L, D]."""
-        rows = self._joined(embeds, mask, shared, None)
-        return self.model.encoder(**rows).last_hidden_state[:, -embeds.shape[1]:]
+        states = self.model.encoder(**self._joined(embeds, mask, shared, None)).last_hidden_state
+        return states[:, -embeds.shape[1]:]
 
     # ---- train and answer ----------------------------------------------------------------------
 
     def loss(self, embeds: Tensor, text: TextBatch, shared: Tensor | Prefix | None = None,
              own: Tensor | None = None, balanced: bool = False) -> Tensor:
-        """Mean cross-entropy of the answer tokens; embeds [S, L, D] are text.ids embedded and
-        spliced. shared: [B, P, D], or the prefix that the LLM read already. `balanced`: every
-        answer counts alike, not every token, so that a yes is not drowned by a caption.
-        ValueError when no label is left (the mean would be NaN)."""
+        """Mean cross-entropy of the answer tokens, or with `balanced` of the answers, so that a yes
+        weighs as much as a caption. embeds [S, L, D] are text.ids embedded and spliced; shared:
+        [B, P, D], or the prefix that the LLM has read. ValueError where every label is -100."""
         if not bool((text.labels != -100).any()):
             raise ValueError("no answer token to learn from: every label is -100")
         parts = [self._predict(*part) for part in self._groups(embeds, text, shared, own)]
@@ -229,17 +223,15 @@ class LanguageModel(nn.Module):
     def _predict(self, embeds: Tensor, text: TextBatch, shared: Tensor | Prefix | None,
                  own: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """(logits of the answer tokens [A, V], the tokens [A], each one's share of its answer)."""
+        labels = text.labels if self.encoder_decoder else text.labels[:, 1:]
+        answers = labels != -100
         if self.encoder_decoder:
-            labels = text.labels
             before = self.model.prepare_decoder_input_ids_from_labels(labels)
-            answers = labels != -100
             logits = self.model(**self._joined(embeds, text.mask, shared, own),
                                 decoder_input_ids=before, use_cache=False).logits[answers]
-        else:
-            labels = text.labels[:, 1:]                                   # predicted by the token
-            answers = labels != -100                                      # before each
+        else:                                                             # a token predicts the
             states = self.text_states(embeds, text, shared, own)[:, :-1]
-            logits = self.model.lm_head(states[answers])                  # of nothing else
+            logits = self.model.lm_head(states[answers])                  # next; answers alone
         share = answers / answers.sum(1, keepdim=True).clamp(min=1)
         return logits, labels[answers], share[answers]
 

@@ -1,7 +1,7 @@
 """The frozen parts of every system, and the folders of runs that they are loaded from.
 
-Stage 0 (tiny/stage0.py) made an encoder with its tag head and an LLM that has only read text;
-every tiny system starts from the same ones. launch.py makes `Parts` and hands them to a system.
+Stage 0 (tiny/stage0.py) trained an encoder with its tag head, and an LLM on text alone; every tiny
+system starts from the same ones. launch.py makes `Parts` and hands them to a system.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lion_min.vision import TagHead, VisionEncoder, VisionSettings
 
 WEIGHTS = Path(__file__).with_name("weights")
 STAGE0 = "lion/stage0"                     # below --out, and below the bundled weights
-TINY = "tiny"                              # the preset whose frozen parts are made here
+TINY = "tiny"                              # the preset whose frozen parts stage 0 trains
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Parts:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Which frozen parts these are; read it before any of them trains. A tag head for
+        """Which frozen parts these are; compute it before any of them trains. A tag head for
         photographs may be trained before or after a run, so it does not count there."""
         tiny = (self.vision, self.tagger, self.llm)
         return fingerprint(*tiny if self.preset == TINY else (self.vision, self.llm))

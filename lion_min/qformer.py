@@ -1,6 +1,6 @@
 """Q-Former: a few learned queries attend to an image and to a question about it.
 
-BLIP-2/InstructBLIP's querying transformer (arXiv 2301.12597, 2305.06500), as LION uses it
+BLIP-2's and InstructBLIP's querying transformer (arXiv 2301.12597, 2305.06500), as LION uses it
 (LION sec. 3, official models/Qformer.py). BERT layers in post-norm form:
 
     [queries ; text] -> self-attention -> queries only: cross-attention to the image
@@ -49,8 +49,7 @@ def init_bert(module: nn.Module, std: float = 0.02) -> None:
 class MultiHead(nn.Module):
     """Multi-head attention of x over a context: x itself or, for cross-attention, another tensor.
 
-    A context with fewer rows than x is shared: rows n*b .. n*b+n-1 of x attend to row b, whose
-    keys and values are computed only once."""
+    A context with fewer rows than x is shared: rows n*b .. n*b+n-1 of x attend to its row b."""
 
     def __init__(self, width: int, heads: int, context_width: int | None = None,
                  dropout: float = 0.0):
@@ -59,8 +58,7 @@ class MultiHead(nn.Module):
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
         self.heads, self.dropout = heads, dropout
         self.query = nn.Linear(width, width)
-        self.key = nn.Linear(context_width or width, width)
-        self.value = nn.Linear(context_width or width, width)
+        self.key, self.value = (nn.Linear(context_width or width, width) for _ in range(2))
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None,
@@ -74,15 +72,14 @@ class MultiHead(nn.Module):
         if len(x) != n * images:
             raise ValueError(f"{len(x)} samples cannot share {images} images evenly")
         # Samples of one image are laid side by side: B longer rows instead of n copies of keys.
-        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (
-            self.query(x.reshape(images, -1, x.shape[-1])),                     # [B, H, n*T, d]
-            self.key(context), self.value(context)))                            # [B, H, N, d]
+        rows = x.reshape(images, -1, x.shape[-1])                               # [B, n*T, D]
+        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2)            # [B, H, *, d]
+                   for y in (self.query(rows), self.key(context), self.value(context)))
         if cache:
             k, v = (torch.cat(pair, 2) for pair in zip(cache, (k, v)))          # [B, H, *+N, d]
         elif cache is not None:
             cache += [k, v]
-        # Plain products: the fused kernel returns no probabilities, and in bf16 its backward takes
-        # five times as long on a CPU.
+        # Plain products: the fused kernel returns no probabilities and is slow in bf16 on a CPU.
         scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5                  # [B, H, n*T, N]
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool \
@@ -113,13 +110,11 @@ class FeedForward(nn.Module):
     def __init__(self, width: int, inner: int, ln_eps: float = 1e-12, dropout: float = 0.0):
         super().__init__()
         self.dropout = dropout
-        self.up = nn.Linear(width, inner)
-        self.out = nn.Linear(inner, width)
+        self.up, self.out = nn.Linear(width, inner), nn.Linear(inner, width)
         self.norm = nn.LayerNorm(width, eps=ln_eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.out(F.gelu(self.up(x)))
-        return self.norm(x + F.dropout(y, self.dropout, self.training))
+        return self.norm(x + F.dropout(self.out(F.gelu(self.up(x))), self.dropout, self.training))
 
 
 class QFormerLayer(nn.Module):
@@ -142,8 +137,7 @@ class QFormerLayer(nn.Module):
 
     def forward(self, hidden: Tensor, mask: Tensor | None, image: Tensor, last: bool = False,
                 cache: list[Tensor] | None = None) -> tuple[Tensor, Tensor | None]:
-        """hidden [S,T,D] -> ([S,T,D], cross-attention map or None); the last layer -> [S,Q,D],
-        for the text half of its output is not used."""
+        """hidden [S,T,D] -> ([S,T,D], cross-attention map or None); the last layer -> [S,Q,D]."""
         rows = hidden[:, :self.queries] if last else hidden
         hidden, _ = self.attention(rows, hidden, mask, cache)                   # [S, T, D]
         queries, text = hidden[:, :self.queries], hidden[:, self.queries:]
@@ -164,8 +158,8 @@ class QFormer(nn.Module):
         self.words = nn.Embedding(s.vocab, s.width)
         self.positions = nn.Embedding(s.max_text, s.width)
         self.norm = nn.LayerNorm(s.width, eps=s.ln_eps)
-        self.layers = nn.ModuleList(
-            self.layer_type(s, cross=i % s.cross_every == 0) for i in range(s.layers))
+        self.layers = nn.ModuleList(self.layer_type(s, i % s.cross_every == 0)
+                                    for i in range(s.layers))
         self.apply(partial(init_bert, std=s.init_std))
 
     def forward(self, image: Tensor, text_ids: Tensor | None = None,
@@ -200,16 +194,15 @@ class QFormer(nn.Module):
               positions: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """([queries ; text] after one LayerNorm [S,T,D], self-attention mask [S,1,1,T] or None)."""
         x = self.query_tokens.expand(images if text_ids is None else len(text_ids), -1, -1)
-        mask = None
         if text_ids is not None:
             x = torch.cat([x, self.embed_text(text_ids, positions)], dim=1)     # [S, T, D]
+        mask = None
         if text_mask is not None:
             mask = F.pad(text_mask.bool(), (self.settings.queries, 0), value=True)[:, None, None]
         return F.dropout(self.norm(x), self.settings.dropout, self.training), mask
 
     def embed_text(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Words and positions before the LayerNorm: [S,L] ids -> [S,L,D]. Queries are a set and
-        have no positions; those of the text are 0, 1, ... by default."""
+        """Words and positions (0, 1, ... unless given) before the LayerNorm: [S,L] -> [S,L,D]."""
         length, most = ids.shape[1], self.settings.max_text
         if positions is None:
             if length > most:

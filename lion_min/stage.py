@@ -1,8 +1,7 @@
 """One stage of any system: its rounds of questions, the scenes of a step, the run and its scores.
 
-A stage script (lion/stage2.py) declares its `Stage`; the system's `batch_loss` turns scenes into a
-loss; `run_stage` trains with the loop of training.py. Every batch is a pure function of (system,
-stage, seed, step, shard).
+A stage script (lion/stage2.py) declares a `Stage`; the system's `batch_loss` turns scenes into a
+loss; `run_stage` trains. A batch depends on system, stage, seed, step and shard alone.
 """
 
 from __future__ import annotations
@@ -17,14 +16,13 @@ import torch
 from torch import Tensor
 
 from lion_min import BadInput, checkpoints, parallel, scores, training
-from lion_min.features import FeatureCache, FeaturesOnTheFly, features_of
+from lion_min.features import Features, features_of
 from lion_min.parts import TINY, load_init, stage_name
 from lion_min.scenes import WORLDS, Scene, make_scene
 from lion_min.trainable import count_parameters, halve_frozen, only_trainable
 from lion_min.training import Plan
 
-POOL = 16384                               # training scenes of a run
-BATCH = 16                                 # scenes a step
+POOL, BATCH = 16384, 16                    # training scenes of a run, of a step
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ ROUNDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One stage of a system: what trains, on which rounds, how long, from what."""
+    """One stage of a system: what trains, on which rounds, how long, from which weights."""
 
     number: int | str
     trains: tuple[str, ...]                # parameter-name prefixes; everything else is frozen
@@ -84,16 +82,14 @@ class RunOptions:
 
 # ---- the scenes of a step -----------------------------------------------------------------------
 
-def step_loss(system, scenes: list, features: FeatureCache | FeaturesOnTheFly, seed: int,
-              batch: int):
+def step_loss(system, scenes: list, features: Features, seed: int, batch: int):
     """(step, shard) -> (loss, its named parts) of the system on the step's scenes."""
     stage, draw_rows = system.stage, row_sampler(system.stage, scenes, batch)
 
     def loss(step: int, shard: int = 0):
         round_ = ROUNDS[stage.rounds[step % len(stage.rounds)]] if stage.rounds else None
         key = f"{system.name}/{stage.number}/{seed}/{step}" + f"/{shard}" * bool(shard)
-        rng = random.Random(key)
-        rows = draw_rows(round_, step, rng)
+        rows = draw_rows(round_, step, rng := random.Random(key))
         return system.batch_loss(round_, [scenes[r] for r in rows], features.take(rows), rng)
 
     return loss
@@ -146,8 +142,7 @@ def run_stage(system, o: RunOptions) -> dict:
     stage, parts, model = system.stage, system.parts, system.model
     plan, batch = o.plan or stage.plan, o.batch or stage.batch
     system.announce()
-    for module in (model, parts.vision, system.tagger):
-        module.to(o.device)
+    model.to(o.device), parts.vision.to(o.device), system.tagger.to(o.device)
     names = only_trainable(model, stage.trains)
     load_start(system, o.init)
     print(count_parameters(dict(model.named_children())))
@@ -156,11 +151,11 @@ def run_stage(system, o: RunOptions) -> dict:
         halve_frozen(model.vision, model.llm)
     precision = torch.autocast(torch.device(o.device).type, torch.bfloat16, halved)
     before = score(system, o, precision)
-    live = any(n.startswith("vision.") for n in names)
+    encoder_trains = any(n.startswith("vision.") for n in names)
     scenes = o.scenes or [make_scene(WORLDS[o.world], "train", o.seed, i)
-                          for i in range(16 * o.pool if live else o.pool)]
+                          for i in range(16 * o.pool if encoder_trains else o.pool)]
     with precision:
-        features = features_of(system, scenes, live)
+        features = features_of(system, scenes, encoder_trains)
     folder = parts.out / system.name / stage_name(stage.number)
     config = {"system": system.name, "stage": stage.number, "preset": parts.preset,
               "world": o.world, "seed": o.seed, "batch": batch, "pool": len(scenes),
@@ -170,8 +165,7 @@ def run_stage(system, o: RunOptions) -> dict:
                  o.resume, o.device, o.quiet)
     model.eval()
     after = score(system, o, precision)
-    print(scores.table(before, after))
-    print(f"wrote {folder}")
+    print(f"{scores.table(before, after)}\nwrote {folder}")
     return {"before": before, "after": after, "folder": folder, "system": system}
 
 

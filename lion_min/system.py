@@ -99,9 +99,9 @@ class System:
     @staticmethod
     def index(chunks: list[dict], rows: list[int]) -> dict:
         """Rows of several chunks of `encode`, one picture a prompt."""
-        size = len(chunks[0]["tags"])
         if len(chunks) == 1:
             return index(chunks[0], rows)
+        size = len(chunks[0]["tags"])
         return join([index(chunks[row // size], [row % size]) for row in rows])
 
     # ---- one question, scores ----------------------------------------------------------------
@@ -120,7 +120,8 @@ class System:
         answer = self.answer(features, [text])[0]
         seconds = time.perf_counter() - start
         notes = dict.fromkeys(notes + (self.doubts(image, text) if self.doubts else []))
-        return Reply(text, answer, boxes, BoxText().parse(answer), seconds, features, image, [*notes])
+        return Reply(text, answer, boxes, BoxText().parse(answer), seconds, features, image,
+                     [*notes])
 
     def score(self, world: World, seed: int, checks: int | None = None) -> dict:
         """The scores that a run prints before and after, on held-out scenes."""

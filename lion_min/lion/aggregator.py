@@ -2,9 +2,8 @@
 
     V = B2(B1(V_i; V_j); V_k)        B(X; Y) = FFN(XAttn(Attn(X), Y))
 
-with i, j, k = blocks 38, 28, 18 of EVA ViT-g (0-based). The Q-Former keeps what a sentence needs;
-this branch keeps every patch, with the spatial detail of the middle of the ViT. Official code:
-models/lion_adapters.py, `FusionAdapter` of stock BertLayers, that is post-norm throughout.
+with i, j, k = blocks 38, 28, 18 of EVA ViT-g (0-based), for the spatial detail of the middle of the
+ViT. Official code: models/lion_adapters.py, `FusionAdapter` of stock, post-norm BertLayers.
 
 Shapes: B batch, N patches (and CLS), D width of the ViT, H heads.
 """
@@ -17,7 +16,7 @@ from lion_min.qformer import Attention, FeedForward, init_bert
 
 
 class AggregatorBlock(nn.Module):
-    """B(X; Y). Both attentions see every patch: nothing here is causal, nothing is masked."""
+    """B(X; Y). Both attentions are over every patch, without a mask."""
 
     def __init__(self, width: int, heads: int, ffn: int, ln_eps: float, dropout: float,
                  init_std: float):
@@ -49,7 +48,6 @@ class VisionAggregator(nn.Module):
     def forward(self, query_state: Tensor, key_states: list[Tensor],
                 return_attention: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:
         """query_state V_i [B,N,D], key_states [V_j, V_k] each [B,N,D], all raw residual streams.
-
         Returns [B,N,D] and, with return_attention, one cross-attention map [B,H,N,N] a block.
         ValueError unless there is one key state for each block."""
         x, maps = query_state, []

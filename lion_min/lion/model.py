@@ -9,15 +9,15 @@
 
 Symbols: B images, S samples (S = n*B), N patches, Q queries, R regions, L tokens, D LLM width.
 
-Deviations from the paper, all in the tiny preset; the published one has none of them:
+Deviations from the paper, all in the tiny preset alone:
 - the LLM is a Llama with [Z_a | Z_q | text], so that it reads an image once for its questions;
 - `region_tokens`: a box in the prompt is text and one token (PVIT's idea), of the features that
   RoIAlign pools and of the box's position;
 - each of the few queries begins with its share of the patches (QFormer.anchor): stage 1's
   captions then name objects with F1 .90, without it .71 (one seed, 64 scenes);
 - each patch of Z_a carries the LLM's words for its column and row, as stage 0's text scenes do;
-- the encoder has 4 blocks and gives states 4, 2, 1 where LION's gives 39, 29, 19;
-- a box literal is six words of the tiny tokenizer, not digits;
+- the encoder has 4 blocks and gives states 4, 2, 1 where LION's gives 39, 29, 19; a box literal is
+  six words of the tiny tokenizer, not digits;
 - answers are decoded greedily; the published settings (5 beams, repetition 1.5) hurt digits.
 """
 
@@ -84,24 +84,22 @@ class Lion(nn.Module):
         s = self.settings = settings
         if s.mode not in ("qformer", "aggregator", "all"):
             raise ValueError(f"unknown mode {s.mode!r}: 'qformer', 'aggregator' or 'all'")
-        vision_width, width = s.vision.width, llm.width
+        dv, width = s.vision.width, llm.width
         self.vision, self.llm = freeze(vision), freeze(llm)
         if s.mode != "aggregator":
-            self.ln_vision = nn.LayerNorm(vision_width)
+            self.ln_vision = nn.LayerNorm(dv)
             self.qformer = QFormer(s.qformer)
             if s.anchors:
                 self.qformer.anchor(1 + s.vision.side ** 2, s.anchors)
             self.query_proj = nn.Linear(s.qformer.width, width)
         if s.mode != "qformer":
-            self.aggregator = VisionAggregator(
-                vision_width, s.aggregator_heads, s.aggregator_ffn, blocks=len(s.depths) - 1,
-                init_std=s.qformer.init_std)
-            self.ln_adapter = nn.LayerNorm(vision_width)
-            self.mlp = nn.Sequential(nn.Linear(vision_width, s.mlp), nn.GELU(),
-                                     nn.Linear(s.mlp, width))
+            self.aggregator = VisionAggregator(dv, s.aggregator_heads, s.aggregator_ffn,
+                                               len(s.depths) - 1, init_std=s.qformer.init_std)
+            self.ln_adapter = nn.LayerNorm(dv)
+            self.mlp = nn.Sequential(nn.Linear(dv, s.mlp), nn.GELU(), nn.Linear(s.mlp, width))
             if s.region_tokens:
-                self.region_proj = RegionToken(
-                    s.region_bins ** 2 * len(s.region_depths) * vision_width, width)
+                pooled = s.region_bins ** 2 * len(s.region_depths) * dv
+                self.region_proj = RegionToken(pooled, width)
         self.adapters = attach_adapters(llm.model, width, s.bottleneck,
                                         s.adapters or (2 if s.mode == "all" else 1))
         self.soft_prompt = SoftPrompt(width)
@@ -143,8 +141,6 @@ class Lion(nn.Module):
             embeds = splice(embeds, text.ids, self.settings.region_id, self.region_features(x))
         return embeds
 
-    # ---- train and answer --------------------------------------------------------------------
-
     def forward(self, x: LionInputs) -> tuple[Tensor, dict[str, Tensor]]:
         """(loss, its named parts): the mean cross-entropy of the answer tokens."""
         set_task(self.adapters, x.task)
@@ -165,24 +161,21 @@ def around(vision: VisionSettings, language: LanguageSettings, vocab: int,
            mode: str = "all") -> LionSettings:
     """LION between a pretrained ViT and LLM, whose tokenizer has `vocab` ids and two placeholders.
     Depths at the blocks' end, three quarters and half, as LION's 39, 29, 19 of 39."""
-    width, last = vision.width, vision.blocks
+    last = vision.blocks
     return LionSettings(
-        vision=vision, language=language, mode=mode,
-        qformer=QFormerSettings(width=256, layers=4, heads=4, ffn=1024, queries=32,
-                                vision_width=width, vocab=vocab, max_text=128,
-                                init_std=256 ** -0.5),
-        depths=(last, round(last * 3 / 4), last // 2), aggregator_heads=vision.heads,
-        aggregator_ffn=4 * width, mlp=2 * language.width, bottleneck=64,
+        vision, language,
+        QFormerSettings(width=256, layers=4, heads=4, ffn=1024, queries=32, init_std=256 ** -0.5,
+                        vision_width=vision.width, vocab=vocab, max_text=128),
+        mode, depths=(last, round(last * 3 / 4), last // 2), aggregator_heads=vision.heads,
+        aggregator_ffn=4 * vision.width, mlp=2 * language.width, bottleneck=64,
         region_depths=(last // 2, last), region_id=vocab + 2, hint_id=vocab + 3)
 
 
 def tiny(vision: VisionSettings, vocab: int, mode: str = "all", llm: str = "llama") -> LionSettings:
     """The bundled preset: about 1 M parameters a part, trained from random in this repository."""
-    family, layers = ("t5", 3) if llm == "t5" else ("llama", 5)
+    layers = 3 if llm == "t5" else 5
     return LionSettings(
-        vision=vision,
-        language=LanguageSettings(family=family, vocab=vocab, layers=layers, ffn=384),
-        qformer=QFormerSettings(width=128, layers=2, heads=4, ffn=256, queries=6,
-                                vision_width=128, vocab=vocab, max_text=64, cross_every=1,
-                                init_std=128 ** -0.5),
-        mode=mode, anchors=6.0, first_cell_id=6)
+        vision, LanguageSettings(llm, vocab, layers=layers, ffn=384),
+        QFormerSettings(width=128, layers=2, heads=4, ffn=256, queries=6, init_std=128 ** -0.5,
+                        vision_width=128, vocab=vocab, max_text=64, cross_every=1),
+        mode, anchors=6.0, first_cell_id=6)

@@ -21,10 +21,8 @@ WANTS_A_BOX = re.compile(r"\b(where|find|locate|coordinates|box of|point to)\b",
 
 
 def route(prompt: str) -> int:
-    """LION's category of a prompt: REGION when it holds a box or requests one, else IMAGE.
-
-    The official code takes it from the caller, and silently takes the image route when the flag
-    has the wrong type (spec 2.9); here the words decide, in training and in use."""
+    """LION's category of a prompt: REGION when it holds a box or requests one, else IMAGE. In the
+    official code the caller decides, and a flag of the wrong type means IMAGE (spec 2.9)."""
     return REGION if BoxText().parse(prompt) or WANTS_A_BOX.search(prompt) else IMAGE
 
 
@@ -51,8 +49,7 @@ def make_inputs(model: Lion, tokenizer: TinyTokenizer, states: list[Tensor], pro
     if tags is not None:
         rows = [tag_ids(tokenizer, t) + row for t, row in zip(tags, rows)]
     rows = [tokenizer.chat_prompt(row) for row in rows]
-    boxes = [(i // n, box) for i, p in enumerate(prompts) if region[i]
-             for box in BoxText().parse(p)]
+    boxes = [(i // n, b) for i, p in enumerate(prompts) if region[i] for b in BoxText().parse(p)]
     ids, mask = question_batch(questions or tokenizer, prompts, s.qformer.max_text, device)
     return LionInputs(
         states, ids, mask, rows, task,

@@ -18,12 +18,9 @@ TAG_PROMPT = ("According to <extra_id_0>, you are allowed to use or partially us
 
 
 def with_tags(question: str, tags: list[str], hint_token: str = HINT_TOKEN) -> str:
-    """The question behind the tag sentence. `hint_token`: another LLM's placeholder, if not T5.
-
-    Plain replacement and no str.format: braces in a tag or a question are only text.
-    """
-    head = TAG_PROMPT.replace(HINT_TOKEN, hint_token)
-    return head.replace("{}", ", ".join(tags)) + question
+    """The tag sentence, then the question; `hint_token`: the placeholder of an LLM other than T5.
+    Replaced without str.format, for braces in a tag or a question are only text."""
+    return TAG_PROMPT.replace(HINT_TOKEN, hint_token).replace("{}", ", ".join(tags)) + question
 
 
 def noisy_tags(tags: list[str], words: tuple[str, ...], rng: random.Random,
@@ -42,7 +39,6 @@ class SoftPrompt(nn.Module):
 
     def forward(self, embeds: Tensor, ids: Tensor, hint_id: int) -> Tensor:
         """embeds [S,T,D], ids [S,T] -> [S,T,D]: the hint wherever ids == hint_id.
-
         Any number a sample, also none (the official code needs exactly one, and fails on a batch
         whose truncation cut the placeholder off). `embeds` itself is not changed."""
         is_hint = (ids == hint_id)[..., None]                                    # [S, T, 1]

@@ -13,8 +13,7 @@ from lion_min.training import Plan
 
 
 def start(earlier) -> dict[str, Tensor]:
-    """Stage 1 and stage 2 side by side, their adapters merged. The merge is not in the official
-    code; it follows from the router's start (spec 3.1)."""
+    """Stages 1 and 2 side by side, adapters merged (not in the official code; spec 3.1)."""
     image, region = earlier(1), earlier(2)
     return image | region | merge_stage_adapters(region, image)
 
