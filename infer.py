@@ -53,10 +53,10 @@ def infer(args: argparse.Namespace) -> None:
     """Everything that can be refused is refused before the model is loaded."""
     import torch
     from lion_min import images, launch
-    from lion_min.system import read_prompt
+    from lion_min.system import parse_prompt
     outputs = check_outputs(args)
     image = images.load_image(args.image)
-    read_prompt(args.prompt, image)
+    parse_prompt(args.prompt, image)
     torch.manual_seed(args.seed)
     system = launch.load(args.system, args.weights, args.device, args.preset, args.vision, args.llm)
     reply = system.ask(image, args.prompt)

@@ -5,9 +5,9 @@ LION eq. for one FFN sub-layer with un-normalised input X and task t (official l
 
     O^t = X + FFN(Norm(X)) + sum_k G_k^t * H_k(X)          G_k^t in R^D, H_k a bottleneck adapter
 
-The router is no network: the gates are free vectors chosen by the task alone, one task a batch.
-The adapters live in a ModuleList of the caller; the LLM only gets forward hooks, so its own
-parameters, names and checkpoints stay as they were.
+The router is no network: the gates are free vectors chosen by the task alone, one task a batch. The
+adapters are in a ModuleList of the caller; the LLM gets forward hooks alone, and its parameters,
+names and checkpoints stay as they were.
 
 Shapes: S samples, T tokens, D width, r bottleneck, K adapters (1 or 2), 2 tasks.
 """
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-REGION, IMAGE = 0, 1  # the task t; also the place of the adapter that starts as that task's own
+REGION, IMAGE = 0, 1  # the task t; also the index of the adapter that its gates start with
 
 
 class Adapter(nn.Module):
@@ -27,8 +27,7 @@ class Adapter(nn.Module):
 
     def __init__(self, width: int, bottleneck: int):
         super().__init__()
-        self.down = nn.Linear(width, bottleneck)
-        self.up = nn.Linear(bottleneck, width)
+        self.down, self.up = nn.Linear(width, bottleneck), nn.Linear(bottleneck, width)
         self.scale = nn.Parameter(torch.ones(1))
         nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
         for zero in (self.down.bias, self.up.weight, self.up.bias):
@@ -39,17 +38,15 @@ class Adapter(nn.Module):
 
 
 def identity_router(width: int) -> Tensor:
-    """[K,2,D] at the start: each task takes all of its own adapter, nothing of the other."""
+    """[K,2,D] at the start: each task takes all of one adapter, nothing of the other."""
     return torch.eye(2)[:, :, None].expand(2, 2, width).clone()
 
 
 class MixtureOfAdapters(nn.Module):
     """sum_k G_k^t * H_k(X): `router` [K,2,D] holds G_k^t at [k,t] and starts as the identity.
 
-    So adapter 0 begins as the region-level one, adapter 1 as the image-level one, and training
-    lets each task borrow from the other. count == 1: a single adapter, no router, any task.
-    The official router_ratio1 is router[0], router_ratio2 is router[1].
-    """
+    So adapter 0 begins as the region-level one, adapter 1 as the image-level one (officially
+    router_ratio1 and router_ratio2). count == 1: a single adapter, no router, any task."""
 
     def __init__(self, width: int, bottleneck: int, count: int):
         super().__init__()
@@ -70,27 +67,26 @@ class MixtureOfAdapters(nn.Module):
         return sum(gate * adapter(x) for gate, adapter in zip(gates, self.adapters))
 
 
-def mixtures(where: nn.Module | Iterable[nn.Module]) -> list[MixtureOfAdapters]:
+def mixtures(roots: nn.Module | Iterable[nn.Module]) -> list[MixtureOfAdapters]:
     """Every mixture inside a module or a list of modules, in order, each once."""
-    roots = [where] if isinstance(where, nn.Module) else where
-    found = (m for root in roots for m in root.modules() if isinstance(m, MixtureOfAdapters))
-    return list(dict.fromkeys(found))
+    roots = [roots] if isinstance(roots, nn.Module) else roots
+    return list(dict.fromkeys(m for root in roots for m in root.modules()
+                              if isinstance(m, MixtureOfAdapters)))
 
 
-def set_task(where: nn.Module | Iterable[nn.Module], task: int) -> None:
-    """Route the next batches as `task` (REGION or IMAGE) in every mixture inside `where`."""
+def set_task(roots: nn.Module | Iterable[nn.Module], task: int) -> None:
+    """Route the next batches as `task` (REGION or IMAGE) in every mixture inside `roots`."""
     if task not in (REGION, IMAGE):
         raise ValueError(f"task must be REGION ({REGION}) or IMAGE ({IMAGE}), not {task!r}")
-    for mixture in mixtures(where):
+    for mixture in mixtures(roots):
         mixture.task = task
 
 
 def attach_adapters(llm: nn.Module, width: int, bottleneck: int, count: int) -> nn.ModuleList:
     """Put a mixture in parallel to every feed-forward sub-layer of a T5 or a Llama-like LLM.
 
-    Returns the mixtures in the LLM's own order (T5: encoder blocks, then decoder blocks); the
-    caller keeps them. Raises ValueError when the LLM has no such sub-layer, or adapters already.
-    """
+    Returns the mixtures in the order of the layers (T5: encoder, then decoder); the caller keeps
+    them. ValueError when the LLM has no such sub-layer, or adapters already."""
     if getattr(llm, "has_adapters", False):  # a second set of hooks would silently add up
         raise ValueError("this LLM already carries adapters; build it afresh")
     adapters = nn.ModuleList()
@@ -110,7 +106,7 @@ def attach_adapters(llm: nn.Module, width: int, bottleneck: int, count: int) -> 
 
 
 def _added(output: Tensor, mixture: MixtureOfAdapters, x: Tensor) -> Tensor:
-    # fp32 adapters beside a bf16 LLM: think in theirs, answer in its precision.
+    # fp32 adapters beside a bf16 LLM: computed in their precision, added in the LLM's.
     return output + mixture(x.to(mixture.adapters[0].down.weight.dtype)).to(output.dtype)
 
 
@@ -120,7 +116,7 @@ def _t5_hook(ffn: nn.Module, mixture: MixtureOfAdapters) -> None:
 
 
 def _llama_hook(layer: nn.Module, mixture: MixtureOfAdapters) -> None:
-    """The norm before the MLP sees X; what is added to the MLP's output joins the same residual."""
+    """The norm before the MLP gets X; the MLP's output joins the same residual."""
     held: list[Tensor] = []
 
     def keep(_, inputs: tuple) -> None:
@@ -131,27 +127,18 @@ def _llama_hook(layer: nn.Module, mixture: MixtureOfAdapters) -> None:
     layer.mlp.register_forward_hook(lambda _, inputs, out: _added(out, mixture, held.pop()))
 
 
-@torch.no_grad()
-def router_mix(adapters: nn.Module | Iterable[nn.Module], task: int) -> Tensor:
-    """How much of each adapter a task takes: mean |G_k^t| over the width, [layers, K]."""
-    return torch.stack([torch.ones(1) if m.router is None else
-                        m.router[:, task].abs().mean(-1).cpu() for m in mixtures(adapters)])
-
-
 def merge_stage_adapters(region: dict[str, Tensor], image: dict[str, Tensor]
                          ) -> dict[str, Tensor]:
     """The mixtures of LION stage 3 out of the trained tensors of stages 2 and 1.
 
     Both hold single adapters under 'adapters.LAYER.adapters.0.*'. The router starts as the
-    identity, so at step 0 the region route is exactly the stage-2 adapter and the image route
-    the stage-1 adapter (not in the official code; follows from its router init).
-    """
+    identity, so at step 0 each route is its stage's adapter (not in the official code)."""
     merged = {}
-    for place, tensors in ((REGION, region), (IMAGE, image)):
+    for index, tensors in ((REGION, region), (IMAGE, image)):
         for name, tensor in tensors.items():
             if name.startswith("adapters."):
                 layer, rest = name.split(".adapters.0.")
-                merged[f"{layer}.adapters.{place}.{rest}"] = tensor
+                merged[f"{layer}.adapters.{index}.{rest}"] = tensor
                 if rest == "up.bias":                                            # [D]
                     merged[f"{layer}.router"] = identity_router(len(tensor))
     return merged

@@ -1,4 +1,4 @@
-"""Box arithmetic, the door every box passes, and the one formatter between boxes and text.
+"""Box arithmetic, the check of every box from outside, and the formatter of boxes as text.
 
 The frame, everywhere in the code: a box is float32 xyxy in fractions of the original
 (EXIF-rotated) image, 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1. Pictures are squashed to the
@@ -58,7 +58,7 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
     return iou(a[:, None], b[None])
 
 
-# ---- the door -----------------------------------------------------------------------------------
+# ---- checks -------------------------------------------------------------------------------------
 
 def check_box(numbers: Sequence[float], width: int, height: int,
               where: str = "prompt") -> tuple[Box, str]:
@@ -74,27 +74,27 @@ def check_box(numbers: Sequence[float], width: int, height: int,
     except (TypeError, ValueError, OverflowError):  # words or None in an annotation file
         raise BadInput(f"{where}: box {str(numbers)[:60]} is not made of numbers; "
                        "four are needed, [x1,y1,x2,y2]") from None
-    said = f"{where}: box [{','.join(f'{v:g}' for v in numbers[:8])}]"
+    start = f"{where}: box [{','.join(f'{v:g}' for v in numbers[:8])}]"
     if len(numbers) != 4:
-        raise BadInput(f"{said} has {len(numbers)} numbers; a box needs four, [x1,y1,x2,y2]")
+        raise BadInput(f"{start} has {len(numbers)} numbers; a box needs four, [x1,y1,x2,y2]")
     if not all(map(math.isfinite, numbers)):
-        raise BadInput(f"{said} is not finite; give four ordinary numbers, [x1,y1,x2,y2]")
+        raise BadInput(f"{start} is not finite; give four ordinary numbers, [x1,y1,x2,y2]")
     # 1.004 is a fraction that sticks out a little; as pixels it would name a single dot.
     fractions = max(numbers) <= 1 + STICK_OUT + ROUNDING
     sides = (1, 1, 1, 1) if fractions else (width, height, width, height)
     raw = [v / side for v, side in zip(numbers, sides)]
     if raw[0] >= raw[2] or raw[1] >= raw[3]:
-        raise BadInput(f"{said} is reversed or empty; x1 < x2 and y1 < y2 are needed")
+        raise BadInput(f"{start} is reversed or empty; x1 < x2 and y1 < y2 are needed")
     if min(raw) < -STICK_OUT - ROUNDING or max(raw) > 1 + STICK_OUT + ROUNDING:
         limits = "fractions 0 to 1" if fractions else f"{width}x{height} pixels"
-        raise BadInput(f"{said} leaves the image; keep it within {limits}")
+        raise BadInput(f"{start} leaves the image; keep it within {limits}")
     box = tuple(min(max(v, 0.0), 1.0) for v in raw)
     pixels = (box[2] - box[0]) * width, (box[3] - box[1]) * height
     if min(pixels) < 1 - 1e-3:
-        raise BadInput(f"{said} covers {pixels[0]:.2g}x{pixels[1]:.2g} pixels of the "
+        raise BadInput(f"{start} covers {pixels[0]:.2g}x{pixels[1]:.2g} pixels of the "
                        f"{width}x{height} image; at least one pixel each side is needed")
     clipped = any(abs(v - w) > ROUNDING for v, w in zip(raw, box))
-    return box, f"{said} stuck out of the image and was clipped to its edge" if clipped else ""
+    return box, f"{start} stuck out of the image and was clipped to its edge" if clipped else ""
 
 
 def check_prompt(prompt: str) -> str:
@@ -114,17 +114,17 @@ def check_prompt(prompt: str) -> str:
 # ---- boxes as text ------------------------------------------------------------------------------
 
 class BoxText:
-    """Writes a box into text and reads it back: LION's "[0.440,0.060,0.650,0.367]".
+    """Formats a box as text and parses it: LION's "[0.440,0.060,0.650,0.367]".
 
     Fractions with three decimals and no spaces (lion.md 3.3). A system whose paper writes boxes
-    differently has its own class with the same two methods.
+    differently has another class with the same two methods.
     """
 
     def format(self, box: Sequence[float]) -> str:
         """A checked box (fractions, x1 < x2, y1 < y2) -> its text.
 
         A side thinner than the printed precision is widened to 0.001, so that what is written
-        is always a box when it is read. Anything that is no box raises BadInput.
+        is always a box when it is parsed. Anything that is no box raises BadInput.
         """
         x1, y1, x2, y2 = (float(v) for v in box)
         if not (x1 < x2 and y1 < y2 and min(x1, y1) > -5e-4 and max(x2, y2) < 1 + 5e-4):
@@ -137,10 +137,10 @@ class BoxText:
         """Every well-formed box in a text, in reading order; for what a model wrote.
 
         Never raises. A literal that is not four fractions with x1 < x2 and y1 < y2 is left
-        out: turning its corners round would hide a model's mistake from the score.
+        out: exchanging its corners would hide a model's mistake from the score.
         """
-        found = (_numbers(match[1]) for match in BRACKETS.finditer(text))
-        return [tuple(n) for n in found if n and len(n) == 4 and _is_box(*n)]
+        numbers = (_numbers(match[1]) for match in BRACKETS.finditer(text))
+        return [tuple(n) for n in numbers if n and len(n) == 4 and _is_box(*n)]
 
 
 def _thousandths(low: float, high: float) -> tuple[int, int]:
@@ -154,7 +154,7 @@ def _is_box(x1: float, y1: float, x2: float, y2: float) -> bool:
 
 
 def _numbers(inside: str) -> list[float] | None:
-    """The numbers between two brackets; [] for a list with a gap, None when words stand there."""
+    """The numbers between two brackets; [] for a list with a gap, None for words."""
     fields = SEPARATOR.split(inside.strip())
     if not any(fields) or not all(NUMBER.fullmatch(field) for field in fields if field):
         return None

@@ -1,4 +1,4 @@
-"""Pictures out: boxes with labels, where the model looked, and the panel of `infer.py --show`.
+"""Pictures out: boxes with labels, attention maps, and the panel of `infer.py --show`.
 
 Boxes are xyxy fractions of the picture, as everywhere, so a picture may be enlarged first.
 """
@@ -37,7 +37,7 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Sequence[float]], labels: Seq
                colours: Sequence[str] | None = None) -> Image.Image:
     """Draw boxes (xyxy fractions) and one label each on an enlarged copy of the picture.
 
-    A label stands above its box where there is room, else at the next free place; it never
+    A label stands above its box where there is space, else at the next free position; it never
     leaves the picture, and is cut with an ellipsis when it is wider than the picture.
     colours: one per box, any of Pillow's colour names; the default goes round COLOURS.
     """
@@ -46,12 +46,12 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Sequence[float]], labels: Seq
     colours = colours or [COLOURS[i % len(COLOURS)] for i in range(len(boxes))]
     line = max(2, min(picture.size) // 160)
     corners = [_corners(box, picture.size) for box in boxes]
-    for place, colour in zip(corners, colours):  # all boxes first: no line crosses a label
-        pen.rectangle(place, outline=INK, width=line + 2)  # a dark rim shows on any background
-        pen.rectangle([v + d for v, d in zip(place, (1, 1, -1, -1))], outline=colour, width=line)
-    for place, label, colour in zip(corners, labels, colours, strict=True):
+    for box, colour in zip(corners, colours):  # all boxes first: no line crosses a label
+        pen.rectangle(box, outline=INK, width=line + 2)  # a dark rim shows on any background
+        pen.rectangle([v + d for v, d in zip(box, (1, 1, -1, -1))], outline=colour, width=line)
+    for box, label, colour in zip(corners, labels, colours, strict=True):
         if label.strip():
-            taken.append(_label(pen, picture.size, place, label, colour, taken))
+            taken.append(_label(pen, picture.size, box, label, colour, taken))
     return picture
 
 
@@ -66,26 +66,26 @@ def _side(low: float, high: float, length: int) -> tuple[int, int]:
     return first, max(first + 4, min(round(high * length), length) - 1)
 
 
-def _label(pen: ImageDraw.ImageDraw, size: tuple[int, int], place: list[int], label: str,
+def _label(pen: ImageDraw.ImageDraw, size: tuple[int, int], box: list[int], label: str,
            colour: str, taken: list[list[int]]) -> list[int]:
     """Write one label on a patch of its colour; returns the patch's corners."""
     font = _font(max(15, min(size) // 24))
     text = _fit(label, font, size[0] - 8)
     wide, high = math.ceil(font.getlength(text)) + 8, sum(font.getmetrics()) + 2
-    if wide > size[0] or high > size[1]:  # a sliver of a picture has no room for words
+    if wide > size[0] or high > size[1]:  # a very thin picture has no space for words
         return [0, 0, 0, 0]
-    left = max(0, min(place[0], size[0] - wide))
+    left = max(0, min(box[0], size[0] - wide))
     # Above the box, inside its top, inside its bottom, below: the first that hides no label.
-    tops = [place[1] - high, place[1], place[3] - high, place[3]]
-    rooms = [[left, top, left + wide, top + high] for top in tops if 0 <= top <= size[1] - high]
-    rooms = rooms or [[left, 0, left + wide, high]]
-    room = next((r for r in rooms if not any(_meet(r, t) for t in taken)), rooms[0])
-    pen.rectangle([room[0], room[1], room[2] - 1, room[3] - 1], fill=colour)
-    pen.text((room[0] + 4, room[1] + 1), text, font=font, fill=_contrast(colour))
-    return room
+    tops = [box[1] - high, box[1], box[3] - high, box[3]]
+    patches = [[left, top, left + wide, top + high] for top in tops if 0 <= top <= size[1] - high]
+    patches = patches or [[left, 0, left + wide, high]]
+    patch = next((p for p in patches if not any(_overlap(p, t) for t in taken)), patches[0])
+    pen.rectangle([patch[0], patch[1], patch[2] - 1, patch[3] - 1], fill=colour)
+    pen.text((patch[0] + 4, patch[1] + 1), text, font=font, fill=_contrast(colour))
+    return patch
 
 
-def _meet(a: list[int], b: list[int]) -> bool:
+def _overlap(a: list[int], b: list[int]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
@@ -107,13 +107,13 @@ def _fit(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     return text if text == whole else text + "…"
 
 
-# ---- where the model looked ---------------------------------------------------------------------
+# ---- attention maps -----------------------------------------------------------------------------
 
 def heat_map(image: Image.Image, weights: Tensor) -> Image.Image:
     """Lay attention weights [h, w] over an enlarged grey copy of the picture.
 
-    Scaled to the map's own lowest and highest weight: dark blue is the least looked at, yellow
-    the most. A flat map (nothing looked at more than the rest) stays blue.
+    Scaled to the map's lowest and highest weight: dark blue is the least attention, yellow the
+    most. A flat map stays blue.
     """
     picture = enlarge(image)
     values = weights.detach().float().cpu().nan_to_num()  # [h, w]
@@ -125,12 +125,12 @@ def heat_map(image: Image.Image, weights: Tensor) -> Image.Image:
     return Image.blend(ImageOps.grayscale(picture).convert("RGB"), heat, 0.55)
 
 
-# ---- where RoIAlign reads ------------------------------------------------------------------------
+# ---- the points of RoIAlign ----------------------------------------------------------------------
 
 def sampling_points(image: Image.Image, box: Sequence[float], cells: int, bins: int
                     ) -> Image.Image:
     """An enlarged copy with the map's cells, a box (xyxy fractions), its bins, and every point
-    that RoIAlign reads as a dot. The map has cells x cells, the crop bins x bins."""
+    of RoIAlign as a dot. The map has cells x cells, the crop bins x bins."""
     picture = enlarge(image)
     pen, (W, H) = ImageDraw.Draw(picture), picture.size
     x1, y1, x2, y2 = _corners(box, picture.size)
@@ -142,7 +142,7 @@ def sampling_points(image: Image.Image, box: Sequence[float], cells: int, bins: 
         pen.line((x1, y, x2, y), fill=COLOURS[0])
     pen.rectangle((x1, y1, x2, y2), outline=COLOURS[0], width=3)
     points, _ = axis_points(*torch.tensor([*box]).view(2, 2) * cells, bins)     # [x and y, S, G]
-    xs, ys = (own[own.isfinite()].add(0.5).div(cells).tolist() for own in points)
+    xs, ys = (axis[axis.isfinite()].add(0.5).div(cells).tolist() for axis in points)
     for x, y in ((x * W, y * H) for y in ys for x in xs):
         pen.ellipse((x - 4, y - 4, x + 4, y + 4), fill=PAPER, outline=INK)
     return picture
@@ -167,8 +167,8 @@ def panel(images_with_titles: Sequence[tuple[Image.Image, str]],
     step = tile + gap, tile + title + gap
     sheet = Image.new("RGB", (columns * step[0] + gap, rows * step[1] + gap), PAPER)
     pen = ImageDraw.Draw(sheet)
-    for place, (picture, text) in enumerate(tiles):
-        left, top = gap + place % columns * step[0], gap + place // columns * step[1]
+    for i, (picture, text) in enumerate(tiles):
+        left, top = gap + i % columns * step[0], gap + i // columns * step[1]
         pen.text((left, top + 4), _fit(text, _font(16), tile), font=_font(16), fill=INK)
         sheet.paste(picture, (left, top + title))
     return sheet
@@ -187,13 +187,13 @@ def _bar_chart(bars: Sequence[tuple[float, float]], side: int) -> Image.Image:
     font, every = _font(max(11, min(14, int(row * 0.45)))), math.ceil(13 / row)
     for layer, pair in enumerate(bars):
         middle = 30 + (layer + 0.5) * row
-        if layer % every == 0:  # many layers: name every second or third, so that all are read
+        if layer % every == 0:  # many layers: name every second or third, so that all are legible
             pen.text((4, middle), f"layer {layer + 1}", font=font, fill=INK, anchor="lm")
         for i, value in enumerate(pair):
             top = middle - thick if i == 0 else middle + 1
             length = max(0.0, value) / longest * (side - 120)  # a negative share has no length
             pen.rectangle([60, top, 60 + length, top + thick - 1], fill=COLOURS[i])
-            if row >= 24:  # room for the two numbers
+            if row >= 24:  # space for the two numbers
                 pen.text((66 + length, top + thick / 2), f"{value:.2f}", font=font, fill=INK,
                          anchor="lm")
     pen.line([59, 30, 59, side], fill=RULE, width=1)

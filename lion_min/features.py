@@ -1,4 +1,4 @@
-"""What the frozen encoder computes of pictures: kept in memory, or computed for every batch.
+"""The frozen encoder's features of pictures: kept in memory, or computed for every batch.
 
 A system's `encode` turns pictures into features: a dict of "states" (every state of the ViT,
 each [B, 1+N, Dv]), "tags" (B lists of words) and whatever else a system needs once a picture.
@@ -58,7 +58,7 @@ def _joined(values: list):
 
 
 class FeatureCache:
-    """Encodes all scenes once and keeps what a stage reads, states in half precision."""
+    """Encodes all scenes once and keeps the states that the model uses, in half precision."""
 
     def __init__(self, system, scenes: list):
         chunks = []
@@ -71,7 +71,7 @@ class FeatureCache:
         self.features = join(chunks)
 
     def take(self, rows: list[int]) -> dict:
-        """The features of some scenes; states are empty at depths that nothing reads."""
+        """The features of some scenes; states are empty at depths that the model does not use."""
         taken = index(self.features, rows)
         return taken | {"states": [s.float() for s in taken["states"]]}
 
@@ -86,8 +86,11 @@ class FeaturesOnTheFly:
         return self.system.encode([self.scenes[r].draw() for r in rows])
 
 
-def features_of(system, scenes: list, encoder_trains: bool) -> FeatureCache | FeaturesOnTheFly:
-    """The cache where it fits in MEMORY and stays true while training."""
+Features = FeatureCache | FeaturesOnTheFly
+
+
+def features_of(system, scenes: list, encoder_trains: bool) -> Features:
+    """The cache where it fits in MEMORY and stays valid while training."""
     v = system.parts.vision.settings
     size = 2 * len(scenes) * (1 + v.side ** 2) * v.width * max(1, len(system.depths))   # bytes
     return (FeaturesOnTheFly if encoder_trains or size > MEMORY else FeatureCache)(system, scenes)

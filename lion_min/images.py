@@ -25,8 +25,8 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 def load_image(path: str | Path) -> Image.Image:
     """Read a PNG, JPEG, WEBP, BMP or GIF (first frame) as an upright RGB picture.
 
-    Upright: a phone stores its photographs lying down beside a tag that says "turn me"; boxes
-    are drawn on what one sees, so the tag is obeyed before anything else looks at the size.
+    Upright: a phone may store a photograph rotated, with a tag for its orientation; boxes refer to
+    the displayed picture, so the tag is applied before anything else uses the size.
     Raises BadInput, one line, for whatever is not such a picture of at most 50 million pixels.
     """
     name = repr(str(path))
@@ -37,7 +37,7 @@ def load_image(path: str | Path) -> Image.Image:
     if not os.path.getsize(path):
         raise BadInput(f"image {name}: the file is empty; save or download it again")
     with _open(path, name) as image:
-        # 11 KB of PNG can hold 268 MB of pixels: look at the size before decoding any of them.
+        # 11 KB of PNG can hold 268 MB of pixels: check the size before decoding any of them.
         if image.width * image.height > MAX_PIXELS:
             raise BadInput(f"image {name}: {image.width}x{image.height} pixels; "
                            f"shrink it below {MAX_PIXELS // 10**6} million pixels")

@@ -1,14 +1,12 @@
 """The frozen LLM, T5 family or Llama family: embed, splice, loss, generate.
 
-Symbols: B images, S samples (S = n*B, sample s asks about image s // n), L tokens of a row,
+Symbols: B images, S samples (S = n*B, sample s is about image s // n), L tokens of a row,
 P shared visual tokens of an image, K own visual tokens of a sample, D width.
 
-Visual tokens come in two kinds. `shared` [B, P, D] depends on the image alone; `own` [S, K, D]
-depends on the question too (an instruction-aware Q-Former). A decoder-only LLM reads
-[shared | own | text]: in a causal LLM the keys and values of the shared tokens depend on nothing
-behind them, so it reads them once an image, and the cache is repeated for the image's questions,
-in training as in generation. An encoder-decoder reads [own | shared | text], LION's published
-order, and all of it for every sample.
+Of the visual tokens, `shared` [B, P, D] depend on the image alone, `own` [S, K, D] on the question
+too (an instruction-aware Q-Former). A decoder-only LLM reads [shared | own | text]: keys and values
+of the shared tokens do not depend on what follows, so it reads them once an image and repeats the
+cache for the image's questions. An encoder-decoder reads [own | shared | text] for every sample.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ class TextBatch:
 
 @dataclass
 class Prefix:
-    """What a decoder-only LLM has read of S samples; further reading extends it."""
+    """Keys and values that a decoder-only LLM holds of S samples; a call extends them."""
 
     cache: object                          # transformers' DynamicCache: keys, values [S, H, T, d]
     mask: Tensor                           # [S, T] True = token, False = padding
@@ -52,27 +50,24 @@ class Prefix:
         return Prefix(cache, self.mask[rows])
 
     def crop(self, n: int) -> None:
-        """Forget the last n columns."""
+        """Remove the last n columns."""
         self.cache.crop(-n)
         self.mask = self.mask[:, :self.mask.shape[1] - n]
 
 
 def splice(embeds: Tensor, ids: Tensor, token: int, features: Tensor) -> Tensor:
-    """Replace the embedding of every `token` in ids [S, T] by the next row of features [R, D].
-
-    Differentiable in both. ValueError when placeholders and features differ in number.
-    """
-    where = ids == token                                              # [S, T]
-    if int(where.sum()) != len(features):
-        raise ValueError(f"{int(where.sum())} placeholders in the text for "
-                         f"{len(features)} features")
+    """Replace the embedding of every `token` in ids [S, T] by the next row of features [R, D],
+    differentiable in both. ValueError when placeholders and features differ in number."""
+    slots = ids == token                                              # [S, T]
+    if int(slots.sum()) != len(features):
+        raise ValueError(f"{slots.sum()} placeholders in the text for {len(features)} features")
     out = embeds.clone()
-    out[where] = features.to(out.dtype)                               # row-major: reading order
+    out[slots] = features.to(out.dtype)                               # row-major: reading order
     return out
 
 
 def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask to add to attention scores: 0 where one may look, the lowest number elsewhere."""
+    """A mask to add to attention scores: 0 where attention is allowed, else the lowest number."""
     return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
 
 
@@ -85,18 +80,17 @@ def alike(lengths: Tensor) -> list[Tensor]:
     return [rows[:cut], rows[cut:]] if cells[cut] < 0.7 * cells[0] else [rows]
 
 
-def _pad(rows: list[list], value: float, left: bool = False) -> Tensor:
-    longest = max(map(len, rows))
-    return torch.tensor([[value] * (longest - len(r)) * left + r + [value] * (longest - len(r))
-                         * (not left) for r in rows])
+def pad_rows(rows: list[list], value: float, left: bool = False) -> Tensor:
+    """Lists of numbers -> one tensor [S, L], filled up with `value`."""
+    padding = [[value] * (max(map(len, rows)) - len(r)) for r in rows]
+    return torch.tensor([p + r if left else r + p for p, r in zip(padding, rows)])
 
 
 class LanguageModel(nn.Module):
     """One interface over transformers' T5ForConditionalGeneration and LlamaForCausalLM.
 
     model: a ready one (backbones.py); None: a random one of these settings. Family 'llama' is
-    every decoder-only LLM with the parts of Llama's: SmolLM2, Vicuna, Qwen2.
-    """
+    every decoder-only LLM with the parts of Llama's: SmolLM2, Vicuna, Qwen2."""
 
     def __init__(self, settings: LanguageSettings, model: nn.Module | None = None):
         super().__init__()
@@ -119,25 +113,23 @@ class LanguageModel(nn.Module):
         return table(ids.masked_fill(ids >= table.num_embeddings, 0))
 
     def cell_words(self, first: int, side: int) -> Tensor:
-        """Its own words for column and row of every cell of a side x side grid, summed: [N, D].
+        """The embedded words for column and row of each cell of a side x side grid, summed: [N, D].
         first: id of the first column's word; columns, then rows, follow one another."""
         columns, rows = self.embed(first + torch.arange(2 * side, device=self.device)).split(side)
         return (rows[:, None] + columns[None]).flatten(0, 1)
 
     def pack(self, prompts: list[list[int]], answers: list[list[int]] | None = None) -> TextBatch:
-        """Token id lists of S samples -> TextBatch. With answers for `loss`, else `generate`.
-
-        A decoder-only LLM's answers follow the prompt in its row. Rows are padded right; prompts
-        that it is to continue are padded left.
-        """
+        """Token id lists of S samples -> TextBatch; with answers for `loss`, else `generate`. A
+        decoder-only LLM's answers follow the prompt in its row. Rows are padded right; prompts that
+        it is to continue are padded left."""
         s, device, rows, labels = self.settings, self.device, prompts, None
         if answers is not None:
             answers = [a + [s.eos_id] for a in answers]
             if not self.encoder_decoder:
                 rows = [q + a for q, a in zip(prompts, answers)]
                 answers = [[-100] * len(q) + a for q, a in zip(prompts, answers)]
-            labels = _pad(answers, -100).to(device)
-        ids = _pad(rows, -1, left=answers is None and not self.encoder_decoder).to(device)
+            labels = pad_rows(answers, -100).to(device)
+        ids = pad_rows(rows, -1, left=answers is None and not self.encoder_decoder).to(device)
         return TextBatch(ids.clamp(min=0).masked_fill(ids < 0, s.pad_id), ids >= 0, labels)
 
     # ---- decoder-only: an image is read once, its samples behind it ---------------------------
@@ -145,16 +137,16 @@ class LanguageModel(nn.Module):
     def states(self, embeds: Tensor, mask: Tensor, prefix: Prefix) -> Tensor:
         """States after the final norm [S, L, D] of tokens behind a prefix, which is extended."""
         prefix.mask = torch.cat([prefix.mask, mask], 1)                   # [S, T+L]
-        here, whole = embeds.shape[1], prefix.mask.shape[1]
-        causal = mask.new_ones(here, whole).tril(whole - here)
+        new, whole = embeds.shape[1], prefix.mask.shape[1]
+        causal = mask.new_ones(new, whole).tril(whole - new)
         seen = causal & prefix.mask[:, None]                              # [S, L, T+L]
-        position = (prefix.mask.cumsum(1) - 1).clamp(min=0)[:, -here:]    # padding has none
+        position = (prefix.mask.cumsum(1) - 1).clamp(min=0)[:, -new:]     # padding has none
         return self.model.model(
             inputs_embeds=embeds, attention_mask=additive(seen, embeds.dtype)[:, None],
             position_ids=position, past_key_values=prefix.cache, use_cache=True).last_hidden_state
 
     def prefix(self, shared: Tensor | None, samples: int, dtype: torch.dtype) -> Prefix:
-        """Shared tokens [B, P, D] read once and repeated for S samples; None: nothing read yet."""
+        """Shared tokens [B, P, D] read once and repeated for S samples; None: an empty prefix."""
         from transformers import DynamicCache
         images = samples if shared is None else len(shared)
         prefix = Prefix(DynamicCache(), torch.ones(images, 0, dtype=torch.bool, device=self.device))
@@ -165,13 +157,13 @@ class LanguageModel(nn.Module):
 
     def _behind(self, embeds: Tensor, mask: Tensor, shared: Tensor | Prefix | None,
                 own: Tensor | None) -> tuple[Tensor, Tensor, Prefix]:
-        """(embeds [S, K+L, D] with the own tokens first, their mask, what they stand behind)."""
+        """(embeds [S, K+L, D] with the own tokens first, their mask, the prefix before them)."""
         if not isinstance(shared, Prefix):
             shared = self.prefix(shared, len(embeds), embeds.dtype)
-        if own is None:
-            return embeds, mask, shared
-        return (torch.cat([own.to(embeds.dtype), embeds], 1),
-                F.pad(mask, (own.shape[1], 0), value=True), shared)
+        if own is not None:
+            embeds = torch.cat([own.to(embeds.dtype), embeds], 1)
+            mask = F.pad(mask, (own.shape[1], 0), value=True)
+        return embeds, mask, shared
 
     def text_states(self, embeds: Tensor, text: TextBatch, shared: Tensor | Prefix | None = None,
                     own: Tensor | None = None) -> Tensor:
@@ -180,14 +172,14 @@ class LanguageModel(nn.Module):
 
     def logits(self, embeds: Tensor, text: TextBatch, shared: Tensor | Prefix | None = None,
                own: Tensor | None = None) -> Tensor:
-        """What the LLM foretells at every token of the text, [S, L, V]."""
+        """The LLM's prediction after every token of the text, [S, L, V]."""
         return self.model.lm_head(self.text_states(embeds, text, shared, own))
 
     # ---- encoder-decoder: a row holds all ------------------------------------------------------
 
     def _joined(self, embeds: Tensor, mask: Tensor, shared: Tensor | None,
                 own: Tensor | None) -> dict[str, Tensor]:
-        """What the encoder reads: [own | shared | text] of every sample, [S, K+P+L, D]."""
+        """The encoder's inputs: [own | shared | text] of every sample, [S, K+P+L, D]."""
         if shared is not None:
             shared = shared.repeat_interleave(len(embeds) // len(shared), 0)     # [S, P, D]
         visual = [v.to(embeds.dtype) for v in (own, shared) if v is not None]
@@ -197,21 +189,20 @@ class LanguageModel(nn.Module):
 
     def encode(self, embeds: Tensor, mask: Tensor, shared: Tensor | None) -> Tensor:
         """The encoder's states of the text behind the shared tokens, [S, L, D]."""
-        rows = self._joined(embeds, mask, shared, None)
-        return self.model.encoder(**rows).last_hidden_state[:, -embeds.shape[1]:]
+        states = self.model.encoder(**self._joined(embeds, mask, shared, None)).last_hidden_state
+        return states[:, -embeds.shape[1]:]
 
     # ---- train and answer ----------------------------------------------------------------------
 
     def loss(self, embeds: Tensor, text: TextBatch, shared: Tensor | Prefix | None = None,
              own: Tensor | None = None, balanced: bool = False) -> Tensor:
-        """Mean cross-entropy of the answer tokens; embeds [S, L, D] are text.ids embedded and
-        spliced. shared: [B, P, D], or the prefix that the LLM read already. `balanced`: every
-        answer counts alike, not every token, so that a yes is not drowned by a caption.
-        ValueError when no label is left (the mean would be NaN)."""
+        """Mean cross-entropy of the answer tokens, or with `balanced` of the answers, so that a yes
+        weighs as much as a caption. embeds [S, L, D] are text.ids embedded and spliced; shared:
+        [B, P, D], or the prefix that the LLM has read. ValueError where every label is -100."""
         if not bool((text.labels != -100).any()):
             raise ValueError("no answer token to learn from: every label is -100")
-        found = [self._foretold(*part) for part in self._groups(embeds, text, shared, own)]
-        logits, labels, share = map(torch.cat, zip(*found))               # [A, V], [A], [A]
+        parts = [self._predict(*part) for part in self._groups(embeds, text, shared, own)]
+        logits, labels, share = map(torch.cat, zip(*parts))               # [A, V], [A], [A]
         each = F.cross_entropy(logits.float(), labels, reduction="none")
         return (each * share).sum() / share.sum() if balanced else each.mean()
 
@@ -229,20 +220,18 @@ class LanguageModel(nn.Module):
                           None if own is None else own[rows]))
         return parts
 
-    def _foretold(self, embeds: Tensor, text: TextBatch, shared: Tensor | Prefix | None,
-                  own: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _predict(self, embeds: Tensor, text: TextBatch, shared: Tensor | Prefix | None,
+                 own: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """(logits of the answer tokens [A, V], the tokens [A], each one's share of its answer)."""
+        labels = text.labels if self.encoder_decoder else text.labels[:, 1:]
+        answers = labels != -100
         if self.encoder_decoder:
-            labels = text.labels
             before = self.model.prepare_decoder_input_ids_from_labels(labels)
-            answers = labels != -100
             logits = self.model(**self._joined(embeds, text.mask, shared, own),
                                 decoder_input_ids=before, use_cache=False).logits[answers]
-        else:
-            labels = text.labels[:, 1:]                                   # the token before
-            answers = labels != -100                                      # foretells it
+        else:                                                             # a token predicts the
             states = self.text_states(embeds, text, shared, own)[:, :-1]
-            logits = self.model.lm_head(states[answers])                  # of nothing else
+            logits = self.model.lm_head(states[answers])                  # next; answers alone
         share = answers / answers.sum(1, keepdim=True).clamp(min=1)
         return logits, labels[answers], share[answers]
 

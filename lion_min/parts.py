@@ -1,13 +1,14 @@
-"""The frozen parts that every system stands on, and the folders of runs they are loaded from.
+"""The frozen parts of every system, and the folders of runs that they are loaded from.
 
-Stage 0 (tiny/stage0.py) made an encoder with its tag head and an LLM that has only read text;
-every tiny system starts from the same ones. launch.py makes `Parts` and hands them to a system.
+Stage 0 (tiny/stage0.py) trained an encoder with its tag head, and an LLM on text alone; every tiny
+system starts from the same ones. launch.py makes `Parts` and hands them to a system.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from lion_min.vision import TagHead, VisionEncoder, VisionSettings
 
 WEIGHTS = Path(__file__).with_name("weights")
 STAGE0 = "lion/stage0"                     # below --out, and below the bundled weights
-TINY = "tiny"                              # the preset whose frozen parts are made here
+TINY = "tiny"                              # the preset whose frozen parts stage 0 trains
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Parts:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Which frozen parts these are; read it before any of them trains. A tag head for
+        """Which frozen parts these are; compute it before any of them trains. A tag head for
         photographs may be trained before or after a run, so it does not count there."""
         tiny = (self.vision, self.tagger, self.llm)
         return fingerprint(*tiny if self.preset == TINY else (self.vision, self.llm))
@@ -122,6 +123,20 @@ def say_if_stage0_bundled(out: Path, *parts: str) -> None:
 def _say(folder: Path, name: str, out: Path) -> None:
     if WEIGHTS in folder.parents:
         print(f"no {name} in {out}: starting from the bundled weights {folder}")
+
+
+def load_init(init: Path, check: Callable[[dict, Path], None] = lambda config, folder: None,
+              **wanted) -> dict[str, Tensor]:
+    """The tensors of the run of --init, which must be what `wanted` says: system, stage, for stage
+    0 part. BadInput for another one, or one that `check` refuses."""
+    tensors, config = checkpoints.load_run(init)
+    actual = {key: config.get(key) for key in wanted}
+    if actual != wanted:
+        is_, needed = (" ".join(str(v) for v in (c["system"], "stage", c["stage"], c.get("part"))
+                                if v is not None) for c in (actual, wanted))
+        raise BadInput(f"{init}: is {is_}; --init goes on from a run of {needed}")
+    check(config, init)
+    return {k: v.float() for k, v in tensors.items()}
 
 
 # ---- the tiny parts -----------------------------------------------------------------------------

@@ -1,12 +1,12 @@
-"""Q-Former: a few learned queries read an image, led by a question.
+"""Q-Former: a few learned queries attend to an image and to a question about it.
 
-BLIP-2/InstructBLIP's querying transformer (arXiv 2301.12597, 2305.06500), as LION uses it
+BLIP-2's and InstructBLIP's querying transformer (arXiv 2301.12597, 2305.06500), as LION uses it
 (LION sec. 3, official models/Qformer.py). BERT layers in post-norm form:
 
     [queries ; text] -> self-attention -> queries only: cross-attention to the image
                                        -> queries: query_ffn | text: text_ffn
 
-Shapes: S samples, B images (S = n*B, sample s looks at image s // n), N image tokens, L text
+Shapes: S samples, B images (S = n*B, sample s is about image s // n), N image tokens, L text
 tokens, Q queries, T = Q + L, D width, Dv vision width, H heads, d = D / H.
 """
 
@@ -49,9 +49,7 @@ def init_bert(module: nn.Module, std: float = 0.02) -> None:
 class MultiHead(nn.Module):
     """Multi-head attention of x over a context: x itself or, for cross-attention, another tensor.
 
-    A context with fewer rows than x is shared: rows n*b .. n*b+n-1 of x read row b, whose keys
-    and values are made only once.
-    """
+    A context with fewer rows than x is shared: rows n*b .. n*b+n-1 of x attend to its row b."""
 
     def __init__(self, width: int, heads: int, context_width: int | None = None,
                  dropout: float = 0.0):
@@ -60,31 +58,28 @@ class MultiHead(nn.Module):
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
         self.heads, self.dropout = heads, dropout
         self.query = nn.Linear(width, width)
-        self.key = nn.Linear(context_width or width, width)
-        self.value = nn.Linear(context_width or width, width)
+        self.key, self.value = (nn.Linear(context_width or width, width) for _ in range(2))
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None,
                 cache: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """x [S,T,D], context [B,N,Dc] -> ([S,T,D], probabilities [S,H,T,N]).
 
-        mask: True = may be seen, [B,1,1,N] or, where S == B, [B,1,T,N]; or numbers [T,N], added
-        to the scores. An empty `cache` takes the keys and values of the context; a filled one
-        lends its own, which stand before the context's and are first in the mask.
-        """
+        mask: True = attended to, [B,1,1,N] or, where S == B, [B,1,T,N]; or numbers [T,N], added
+        to the scores. An empty `cache` takes the keys and values of the context; those of a filled
+        one come before the context's, in the mask as well."""
         images, n = len(context), len(x) // len(context)
         if len(x) != n * images:
             raise ValueError(f"{len(x)} samples cannot share {images} images evenly")
         # Samples of one image are laid side by side: B longer rows instead of n copies of keys.
-        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (
-            self.query(x.reshape(images, -1, x.shape[-1])),                     # [B, H, n*T, d]
-            self.key(context), self.value(context)))                            # [B, H, N, d]
+        rows = x.reshape(images, -1, x.shape[-1])                               # [B, n*T, D]
+        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2)            # [B, H, *, d]
+                   for y in (self.query(rows), self.key(context), self.value(context)))
         if cache:
             k, v = (torch.cat(pair, 2) for pair in zip(cache, (k, v)))          # [B, H, *+N, d]
         elif cache is not None:
             cache += [k, v]
-        # Plain products: the fused kernel hands no probabilities out, and in bf16 its backward
-        # takes five times as long on a CPU.
+        # Plain products: the fused kernel returns no probabilities and is slow in bf16 on a CPU.
         scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5                  # [B, H, n*T, N]
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool \
@@ -115,17 +110,15 @@ class FeedForward(nn.Module):
     def __init__(self, width: int, inner: int, ln_eps: float = 1e-12, dropout: float = 0.0):
         super().__init__()
         self.dropout = dropout
-        self.up = nn.Linear(width, inner)
-        self.out = nn.Linear(inner, width)
+        self.up, self.out = nn.Linear(width, inner), nn.Linear(inner, width)
         self.norm = nn.LayerNorm(width, eps=ln_eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.out(F.gelu(self.up(x)))
-        return self.norm(x + F.dropout(y, self.dropout, self.training))
+        return self.norm(x + F.dropout(self.out(F.gelu(self.up(x))), self.dropout, self.training))
 
 
 class QFormerLayer(nn.Module):
-    """One layer. A form with more sources extends `__init__` and `look`."""
+    """One layer. A form with more sources extends `__init__` and `cross_attend`."""
 
     def __init__(self, settings: QFormerSettings, cross: bool):
         super().__init__()
@@ -137,27 +130,26 @@ class QFormerLayer(nn.Module):
         self.query_ffn = FeedForward(s.width, s.ffn, **rest)
         self.text_ffn = FeedForward(s.width, s.ffn, **rest)
 
-    def look(self, queries: Tensor, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Let the queries [S,Q,D] read the image [B,N,Dv]: ([S,Q,D], map [S,H,Q,N] or None).
-        `anchors` [Q,N] is added to the scores."""
+    def cross_attend(self, queries: Tensor, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Queries [S,Q,D] attend to the image [B,N,Dv], `anchors` [Q,N] added to the scores:
+        ([S,Q,D], map [S,H,Q,N] or None)."""
         return (queries, None) if self.cross is None else self.cross(queries, image, self.anchors)
 
     def forward(self, hidden: Tensor, mask: Tensor | None, image: Tensor, last: bool = False,
                 cache: list[Tensor] | None = None) -> tuple[Tensor, Tensor | None]:
-        """hidden [S,T,D] -> ([S,T,D], cross-attention map or None); the last layer -> [S,Q,D],
-        for nobody reads the text half of the last layer."""
+        """hidden [S,T,D] -> ([S,T,D], cross-attention map or None); the last layer -> [S,Q,D]."""
         rows = hidden[:, :self.queries] if last else hidden
         hidden, _ = self.attention(rows, hidden, mask, cache)                   # [S, T, D]
         queries, text = hidden[:, :self.queries], hidden[:, self.queries:]
-        queries, seen = self.look(queries, image)                               # [S, Q, D]
+        queries, seen = self.cross_attend(queries, image)                       # [S, Q, D]
         queries = self.query_ffn(queries)
         return torch.cat([queries, self.text_ffn(text)], 1) if text.shape[1] else queries, seen
 
 
 class QFormer(nn.Module):
-    """Instruction-aware Q-Former with its own query tokens [1,Q,D] ~ N(0, 0.02)."""
+    """Instruction-aware Q-Former with learned query tokens [1,Q,D] ~ N(0, 0.02)."""
 
-    layer_type = QFormerLayer  # a multi-scale form puts its own layer here
+    layer_type = QFormerLayer  # the multi-scale form has another
 
     def __init__(self, settings: QFormerSettings):
         super().__init__()
@@ -166,34 +158,31 @@ class QFormer(nn.Module):
         self.words = nn.Embedding(s.vocab, s.width)
         self.positions = nn.Embedding(s.max_text, s.width)
         self.norm = nn.LayerNorm(s.width, eps=s.ln_eps)
-        self.layers = nn.ModuleList(
-            self.layer_type(s, cross=i % s.cross_every == 0) for i in range(s.layers))
+        self.layers = nn.ModuleList(self.layer_type(s, i % s.cross_every == 0)
+                                    for i in range(s.layers))
         self.apply(partial(init_bert, std=s.init_std))
 
     def forward(self, image: Tensor, text_ids: Tensor | None = None,
                 text_mask: Tensor | None = None, return_attention: bool = False,
                 ) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """Read each image under each of its questions.
-
-        image [B,N,Dv]; text_ids [S,L] (None: no question, S = B); text_mask [S,L], 0 or False on
-        padding. Returns the query states [S,Q,D] and, with return_attention, one map [S,H,Q,N]
-        for each layer that has cross-attention.
-        """
+        """image [B,N,Dv], text_ids [S,L] (None: no question, S = B), text_mask [S,L], 0 or False on
+        padding -> the query states [S,Q,D] and, with return_attention, one map [S,H,Q,N] for each
+        layer that has cross-attention."""
         hidden, maps = self.run(image, *self.embed(len(image), text_ids, text_mask))
         return (hidden, maps) if return_attention else hidden
 
     def anchor(self, tokens: int, start: float) -> None:
-        """Give every query its own equal share of N image tokens, in their order, to look at
-        first: a learned number for each pair, at the start `start` for its own and 0 elsewhere."""
-        own = torch.arange(tokens) * self.settings.queries // tokens            # [N]
-        begin = start * (own == torch.arange(self.settings.queries)[:, None])   # [Q, N]
+        """Let every query begin with an equal share of the N image tokens, in their order: a
+        learned number for each pair, at first `start` inside the share and 0 elsewhere."""
+        share = torch.arange(tokens) * self.settings.queries // tokens          # [N]
+        scores = start * (share == torch.arange(self.settings.queries)[:, None])   # [Q, N]
         for layer in self.layers:
             if layer.cross is not None:
-                layer.anchors = nn.Parameter(begin.clone())
+                layer.anchors = nn.Parameter(scores.clone())
 
     def run(self, image: Tensor, hidden: Tensor, mask: Tensor | None,
             caches: list[list[Tensor]] | None = None) -> tuple[Tensor, list[Tensor]]:
-        """All layers over what `embed` gave: (query states [S,Q,D], cross-attention maps)."""
+        """All layers over the output of `embed`: (query states [S,Q,D], cross-attention maps)."""
         maps = []
         for i, layer in enumerate(self.layers):
             hidden, seen = layer(hidden, mask, image, i == len(self.layers) - 1,
@@ -205,21 +194,19 @@ class QFormer(nn.Module):
               positions: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """([queries ; text] after one LayerNorm [S,T,D], self-attention mask [S,1,1,T] or None)."""
         x = self.query_tokens.expand(images if text_ids is None else len(text_ids), -1, -1)
-        mask = None
         if text_ids is not None:
             x = torch.cat([x, self.embed_text(text_ids, positions)], dim=1)     # [S, T, D]
+        mask = None
         if text_mask is not None:
             mask = F.pad(text_mask.bool(), (self.settings.queries, 0), value=True)[:, None, None]
         return F.dropout(self.norm(x), self.settings.dropout, self.training), mask
 
     def embed_text(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Words and positions before the LayerNorm: [S,L] ids -> [S,L,D].
-
-        Queries have no position: they are a set. Only the text is numbered, 0.. unless given.
-        """
+        """Words and positions (0, 1, ... unless given) before the LayerNorm: [S,L] -> [S,L,D]."""
         length, most = ids.shape[1], self.settings.max_text
-        if positions is None and length > most:
-            raise BadInput(f"question of {length} tokens: the Q-Former reads at most {most}; "
-                           "shorten it")
-        where = torch.arange(length, device=ids.device) if positions is None else positions
-        return self.words(ids) + self.positions(where)
+        if positions is None:
+            if length > most:
+                raise BadInput(f"question of {length} tokens: the Q-Former reads at most {most}; "
+                               "shorten it")
+            positions = torch.arange(length, device=ids.device)
+        return self.words(ids) + self.positions(positions)

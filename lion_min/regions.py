@@ -2,21 +2,19 @@
 
 A feature map has few cells (8x8, 16x16), a box has corners anywhere; rounding the corners to
 cells (RoIPool) moves them by up to half an object of the drawn world. RoIAlign (He et al., Mask
-R-CNN, arXiv 1703.06870, sec. 3) rounds nothing: it lays S x S bins over the box, reads the map at
-a few points of every bin by bilinear interpolation, and averages. Semantics: torchvision's
-roi_align, which Detectron2's ROIAlignV2 calls (pvit.md 2.4).
+R-CNN, arXiv 1703.06870, sec. 3) rounds nothing: it divides the box into S x S bins, interpolates
+the map bilinearly at a few points of every bin, and averages. Semantics: torchvision's roi_align,
+which Detectron2's ROIAlignV2 calls (pvit.md 2.4).
 
-**The frame.** The value of cell i stands at its centre, i + 0.5 in units of cells. Subtracting
-0.5 (`aligned=True`) turns a corner into index units; without it every box slides by half a cell.
+**The frame.** The value of cell i is at its centre, i + 0.5 in units of cells. Subtracting 0.5
+(`aligned=True`) turns a corner into index units; without it every box moves by half a cell.
 
-**One axis.** A box from c1 to c2 (index units) has bins of width b = (c2 - c1) / S. Bin s is read
-at g = ceil(b) points (adaptive: about one a cell) or a fixed number, and a point takes from cell
-h the share hat:
+**One axis.** A box from c1 to c2 (index units) has bins of width b = (c2 - c1) / S. Bin s has
+g = ceil(b) points (adaptive: about one a cell) or a fixed number; a point's share of cell h is hat:
 
     p(s, a) = c1 + s b + (a + 1/2) b / g,   a = 0 .. g-1           hat(p, h) = max(0, 1 - |p - h|)
 
-A point farther than one cell outside the map (p < -1 or p > H) reads zero; one less far outside
-is moved to the nearest cell.
+A point more than one cell outside the map (p < -1 or p > H) is zero; others move to the next cell.
 
 **Two axes.** The bilinear share of cell (h, w) is hat(y, h) hat(x, w), and the points of a bin
 form a grid, so their average factors into two small matrices a box, without any loop:
@@ -24,8 +22,7 @@ form a grid, so their average factors into two small matrices a box, without any
     crop[s, t] = sum_h sum_w  Y[s, h] X[t, w] map[h, w],    Y[s, h] = 1/g_y sum_a hat(y(s, a), h)
 
 **By hand**, on a 4x4 map with map[h, w] = 4 h + w: a box from (0.5, 1) to (2.5, 3) in cells, 2x2
-bins. In index units x runs from 0 to 2 and y from 0.5 to 2.5; bins are 1 wide, so g = 1, and the
-points are x = 0.5, 1.5 (halfway between two cells) and y = 1, 2 (on one):
+bins: g = 1, the points are x = 0.5, 1.5 (halfway between two cells) and y = 1, 2 (on one):
 
 >>> axis_weights(torch.tensor([0.5]), torch.tensor([2.5]), cells=4, bins=2)[0]  # X
 tensor([[0.5000, 0.5000, 0.0000, 0.0000],
@@ -52,11 +49,10 @@ CHUNK_ELEMENTS = 1 << 25  # numbers held at a time while pooling: 128 MB of floa
 
 def axis_points(start: Tensor, end: Tensor, bins: int, sampling_ratio: int = 0,
                 aligned: bool = True) -> tuple[Tensor, Tensor]:
-    """Where each bin is read, along one axis: [R], [R] -> (points [R, bins, G], counts [R]).
+    """The points of each bin along one axis: [R], [R] -> (points [R, bins, G], counts [R]).
 
     start, end: the boxes' two sides in units of cells; points are in index units. A box has
-    counts[r] points a bin and G is the most of all boxes: the rest of its row is infinite.
-    """
+    counts[r] points a bin and G is the most of all boxes: the rest of its row is infinite."""
     start, end = start - 0.5 * aligned, end - 0.5 * aligned
     # The older form (not aligned) widens a box thinner than one cell.
     width = (end - start if aligned else (end - start).clamp(min=1)) / bins  # [R], b
@@ -72,11 +68,10 @@ def axis_points(start: Tensor, end: Tensor, bins: int, sampling_ratio: int = 0,
 
 def axis_weights(start: Tensor, end: Tensor, cells: int, bins: int, sampling_ratio: int = 0,
                  aligned: bool = True) -> Tensor:
-    """How much of every cell each bin takes, along one axis: [R], [R] -> [R, bins, cells].
+    """The share of every cell in each bin, along one axis: [R], [R] -> [R, bins, cells].
 
     A row sums to 1, or to less where the bin's points lie outside the map; an adaptive box of
-    no extent has no points and its rows are zero (g = ceil(0) = 0), never NaN.
-    """
+    no extent has no points and its rows are zero (g = ceil(0) = 0), never NaN."""
     points, counts = axis_points(start, end, bins, sampling_ratio, aligned)
     used = (points >= -1) & (points <= cells)  # [R, S, G]; the infinite ones are not
     cell = torch.arange(cells, device=points.device, dtype=points.dtype)  # [cells]
@@ -89,23 +84,20 @@ def roi_align(features: Tensor, rois: Tensor, output_size: int, scale: float = 1
               sampling_ratio: int = 0, aligned: bool = True) -> Tensor:
     """Pool every box to output_size x output_size bins: [B, C, H, W], [R, 5] -> [R, C, S, S].
 
-    rois: rows (image's index in the batch, x1, y1, x2, y2); coordinates times `scale` are cells,
-        so pixels of the padded input with scale 1/16 for a map of stride 16.
+    rois: rows (image's index in the batch, x1, y1, x2, y2); coordinates times `scale` are cells.
     sampling_ratio: 0 takes ceil(bin size) samples per bin and axis, k > 0 takes k. A box of no
-        extent gives zeros with 0; with k it has one point, read k x k times (as in torchvision).
-    Differentiable in the features, not in the boxes (as torchvision). Half precision is pooled in
-    float32.
-    """
+        extent gives zeros with 0; with k it has one point, k x k times (as in torchvision).
+    Differentiable in the features, not in the boxes; half precision is pooled in float32."""
     if rois.ndim != 2 or rois.shape[1] != 5:
         raise ValueError(f"rois must be [R, 5] = (batch index, x1, y1, x2, y2), got {rois.shape}")
     B, C, H, W = features.shape
     index = rois[:, 0].long()  # [R]
-    if ((index < 0) | (index >= B)).any():  # -1 would quietly read the last image
+    if ((index < 0) | (index >= B)).any():  # -1 would silently be the last image
         raise ValueError(f"rois name image {index.min()} to {index.max()} of a batch of {B}")
     exact = torch.promote_types(features.dtype, torch.float32)
     sides = rois[:, 1:].detach().to(exact) * scale  # [R, 4], cells
 
-    # Memory grows with the largest box times the number of boxes: bound it by working in chunks.
+    # Memory grows with the largest box times the number of boxes: chunks bound it.
     S, rest = output_size, (sampling_ratio, aligned)
     longest = (sides[:, 2:] - sides[:, :2]).max().item() if len(sides) else 0.0
     samples = sampling_ratio or math.ceil(max(longest, 1) / S)
@@ -126,8 +118,7 @@ def pool_regions(states: Tensor, boxes: Tensor, index: Tensor, size: int) -> Ten
     """Pool boxes out of an encoder's patch states: [B, N, D], [R, 4], [R] -> [R, size*size, D].
 
     states: one block's patches, without CLS, row by row on a square grid; boxes: xyxy fractions
-    of the image; index: the image each box belongs to. Bins come row by row, as the patches do.
-    """
+    of the image; index: the image each box belongs to. Bins come row by row, as the patches do."""
     B, N, D = states.shape
     side = math.isqrt(N)
     if side * side != N:
@@ -138,12 +129,10 @@ def pool_regions(states: Tensor, boxes: Tensor, index: Tensor, size: int) -> Ten
 
 
 class RegionToken(nn.Module):
-    """What RoIAlign cut out of a box, and the box: one token. [R, P], [R, 4] -> [R, D].
+    """A box's pooled features and its position as one token: [R, P], [R, 4] -> [R, D].
 
-    Pooling forgets how large a box was and where it lay; a layer over centre and size in eighths
-    of the image adds them to the features (as UNITER's location features, arXiv 1909.11740, or
-    PVIT's bbox_fc). boxes: xyxy fractions.
-    """
+    Pooling loses size and position; a layer over centre and size in eighths of the image adds them
+    (as UNITER's location features, arXiv 1909.11740, or PVIT's bbox_fc). boxes: xyxy fractions."""
 
     def __init__(self, pooled: int, width: int, hidden: int = 128):
         super().__init__()
@@ -153,5 +142,5 @@ class RegionToken(nn.Module):
 
     def forward(self, pooled: Tensor, boxes: Tensor) -> Tensor:
         low, high = boxes[:, :2], boxes[:, 2:]
-        place = 8 * torch.cat([(low + high) / 2 - 0.5, high - low], 1)  # [R, 4]
-        return self.out(F.gelu(self.look(self.norm(pooled)) + self.place(place)))
+        position = 8 * torch.cat([(low + high) / 2 - 0.5, high - low], 1)  # [R, 4]
+        return self.out(F.gelu(self.look(self.norm(pooled)) + self.place(position)))

@@ -1,8 +1,7 @@
-"""One stage of any system: rounds of questions, what a step draws, the run from start to scores.
+"""One stage of any system: its rounds of questions, the scenes of a step, the run and its scores.
 
-A stage script (lion/stage2.py) says what is special about its stage in one `Stage`; the system's
-`batch_loss` turns drawn scenes into a loss; `run_stage` carries it out with the loop of
-training.py. Every batch is a pure function of (system, stage, seed, step, shard).
+A stage script (lion/stage2.py) declares a `Stage`; the system's `batch_loss` turns scenes into a
+loss; `run_stage` trains. A batch depends on system, stage, seed, step and shard alone.
 """
 
 from __future__ import annotations
@@ -14,22 +13,21 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lion_min import BadInput, checkpoints, parallel, scores, training
-from lion_min.features import FeatureCache, FeaturesOnTheFly, features_of
-from lion_min.parts import TINY, stage_name
+from lion_min.features import Features, features_of
+from lion_min.parts import TINY, load_init, stage_name
 from lion_min.scenes import WORLDS, Scene, make_scene
-from lion_min.trainable import count_parameters, only_trainable
+from lion_min.trainable import count_parameters, halve_frozen, only_trainable
 from lion_min.training import Plan
 
-POOL = 16384                               # training scenes of a run
-BATCH = 16                                 # scenes a step
+POOL, BATCH = 16384, 16                    # training scenes of a run, of a step
 
 
 @dataclass(frozen=True)
 class Round:
-    """What every scene of one step is asked, and how many times the batch there are scenes."""
+    """The tasks of one step, one question each for every scene; `scenes` times the batch size."""
 
     level: str                             # 'image' or 'region', for systems that tell them apart
     tasks: tuple[str, ...]
@@ -49,7 +47,7 @@ ROUNDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One stage of a system: what trains, on which rounds, how long, from what."""
+    """One stage of a system: what trains, on which rounds, how long, from which weights."""
 
     number: int | str
     trains: tuple[str, ...]                # parameter-name prefixes; everything else is frozen
@@ -78,37 +76,34 @@ class RunOptions:
     scenes: list | None = None
     score: Callable[..., dict] | None = None   # system -> scores; None: on held-out scenes
     checks: int | None = None              # held-out scenes before and after
-    init: Path | None = None               # a finished run of the same stage to go on from
+    init: Path | None = None               # a finished run of the same stage to start from
     quiet: bool = False
 
 
-# ---- what a step sees ---------------------------------------------------------------------------
+# ---- the scenes of a step -----------------------------------------------------------------------
 
-def step_loss(system, scenes: list, features: FeatureCache | FeaturesOnTheFly, seed: int,
-              rows_of: Callable):
-    """(step, shard) -> (loss, parts): drawn scenes and their round, as the system learns them.
-    rows_of: of `drawer`."""
+def step_loss(system, scenes: list, features: Features, seed: int, draw_rows: Callable):
+    """(step, shard) -> (loss, its named parts) of the system on the step's scenes."""
     stage = system.stage
 
     def loss(step: int, shard: int = 0):
         round_ = ROUNDS[stage.rounds[step % len(stage.rounds)]] if stage.rounds else None
-        rng = random.Random(f"{system.name}/{stage.number}/{seed}/{step}"
-                            + f"/{shard}" * bool(shard))
-        rows = rows_of(round_, step, rng)
+        key = f"{system.name}/{stage.number}/{seed}/{step}" + f"/{shard}" * bool(shard)
+        rows = draw_rows(round_, step, rng := random.Random(key))
         return system.batch_loss(round_, [scenes[r] for r in rows], features.take(rows), rng)
 
     return loss
 
 
-def drawer(stage: Stage, scenes: list, batch: int):
-    """(round, step, rng) -> rows of `scenes`: what one step is drawn from."""
+def row_sampler(stage: Stage, scenes: list, batch: int):
+    """(round, step, rng) -> the rows of `scenes` that one step trains on."""
     if stage.unlike_captions:
         return _unlike_captions(scenes, batch)
     everything = range(len(scenes))
     alike = [i for i in everything if stage.lookalike_share and has_lookalikes(scenes[i])]
     few = [i for i in everything if len(scenes[i].objects) <= 2] or everything
 
-    def rows_of(round_: Round, step: int, rng: random.Random) -> list[int]:
+    def draw_rows(round_: Round, step: int, rng: random.Random) -> list[int]:
         rows = rng.choices(few if step < stage.curriculum_steps else everything,
                            k=batch * round_.scenes)
         if alike and round_.level == "region":
@@ -116,110 +111,78 @@ def drawer(stage: Stage, scenes: list, batch: int):
             rows[:share] = rng.choices(alike, k=share)
         return rows
 
-    return rows_of
+    return draw_rows
 
 
 def _unlike_captions(scenes: list, batch: int):
-    """A batch without a caption twice: to a contrast, a true pair would count as wrong."""
+    """Batches without a caption twice: a contrastive loss would count a true pair as wrong."""
     captions = [s.caption() for s in scenes]
     if len(set(captions)) < 2 or batch < 2:
         raise BadInput("this stage takes at least two scenes of different captions a step; raise "
                        "--batch-size or add scenes to --data")
 
-    def rows_of(round_: None, step: int, rng: random.Random) -> list[int]:
+    def draw_rows(round_: None, step: int, rng: random.Random) -> list[int]:
         drawn = rng.sample(range(len(scenes)), min(2 * batch, len(scenes)))
         return list({captions[r]: r for r in drawn}.values())[:batch]
 
-    return rows_of
+    return draw_rows
 
 
 def has_lookalikes(scene: Scene) -> bool:
-    """Whether two drawn objects are alike but for their size: the hardest to tell apart."""
-    named = [(t.colour, t.kind, t.texture) for t in scene.objects] \
-        if isinstance(scene, Scene) else []
-    return len(set(named)) < len(named)
+    """Whether two drawn objects differ in size alone: the hardest to tell apart."""
+    things = scene.objects if isinstance(scene, Scene) else ()
+    return len({(t.colour, t.kind, t.texture) for t in things}) < len(things)
 
 
 # ---- the run ------------------------------------------------------------------------------------
 
 def run_stage(system, o: RunOptions) -> dict:
-    """Train the system's stage and write its folder.
-
-    Returns the scores 'before' and 'after', the 'folder' and the trained 'system'.
-    """
+    """Train the stage and write its folder: scores 'before' and 'after', 'folder', 'system'."""
     parallel.start()
-    stage, parts, model, plan = system.stage, system.parts, system.model, o.plan or system.stage.plan
+    stage, parts, model = system.stage, system.parts, system.model
+    plan, batch = o.plan or stage.plan, o.batch or stage.batch
     system.announce()
-    for module in (model, parts.vision, system.tagger):
-        module.to(o.device)
+    model.to(o.device), parts.vision.to(o.device), system.tagger.to(o.device)
     names = only_trainable(model, stage.trains)
     load_start(system, o.init)
     print(count_parameters(dict(model.named_children())))
     halved = parts.preset != TINY and plan.precision == "bf16"
     if halved:
         halve_frozen(model.vision, model.llm)
-    score = scorer(system, o, torch.autocast(torch.device(o.device).type, torch.bfloat16, halved))
-    before = score()
-    live = any(n.startswith("vision.") for n in names)
+    precision = torch.autocast(torch.device(o.device).type, torch.bfloat16, halved)
+    before = score(system, o, precision)
+    encoder_trains = any(n.startswith("vision.") for n in names)
     scenes = o.scenes or [make_scene(WORLDS[o.world], "train", o.seed, i)
-                          for i in range(16 * o.pool if live else o.pool)]
-    batch, folder = o.batch or stage.batch, parts.out / system.name / stage_name(stage.number)
-    rows_of = drawer(stage, scenes, batch)         # may refuse, so before the minute of encoding
-    with torch.autocast(torch.device(o.device).type, torch.bfloat16, halved):
-        features = features_of(system, scenes, live)
+                          for i in range(16 * o.pool if encoder_trains else o.pool)]
+    draw_rows = row_sampler(stage, scenes, batch)  # may refuse: before the minute of encoding
+    with precision:
+        features = features_of(system, scenes, encoder_trains)
+    folder = parts.out / system.name / stage_name(stage.number)
     config = {"system": system.name, "stage": stage.number, "preset": parts.preset,
               "world": o.world, "seed": o.seed, "batch": batch, "pool": len(scenes),
               "stage0": parts.fingerprint, "settings": asdict(model.settings)}
-    if parts.source is not None:
-        config["source"] = parts.source
-    training.run(model, step_loss(system, scenes, features, o.seed, rows_of), plan, folder, config,
+    config |= {} if parts.source is None else {"source": parts.source}
+    training.run(model, step_loss(system, scenes, features, o.seed, draw_rows), plan, folder, config,
                  o.resume, o.device, o.quiet)
     model.eval()
-    after = score()
-    print(scores.table(before, after))
-    print(f"wrote {folder}")
+    after = score(system, o, precision)
+    print(f"{scores.table(before, after)}\nwrote {folder}")
     return {"before": before, "after": after, "folder": folder, "system": system}
 
 
 def load_start(system, init: Path | None) -> None:
     """The tensors that the stage starts from: of earlier stages, or of a run of its own."""
     stage, model, parts = system.stage, system.model, system.parts
-    parts.fingerprint                      # taken before the LLM can change
-    begin = {} if init and not stage.needs_earlier else stage.start(
+    parts.fingerprint                      # computed before the LLM can change
+    tensors = {} if init and not stage.needs_earlier else stage.start(
         partial(parts.earlier, system.name))
     if init:
-        begin |= going_on(init, parts.check, system=system.name, stage=stage.number)
-    checkpoints.load_into(model, begin, f"the weights stage {stage.number} starts from",
-                          names=[n for n, _ in model.named_parameters() if n in begin])
+        tensors |= load_init(init, parts.check, system=system.name, stage=stage.number)
+    checkpoints.load_into(model, tensors, f"the weights stage {stage.number} starts from",
+                          names=[n for n, _ in model.named_parameters() if n in tensors])
 
 
-def going_on(init: Path, check: Callable[[dict, Path], None] = lambda config, folder: None,
-             **wanted) -> dict[str, Tensor]:
-    """The tensors of a finished run that is what `wanted` says: system, stage, for stage 0 part.
-
-    BadInput for another one, or one that `check` refuses.
-    """
-    tensors, config = checkpoints.load_run(init)
-    found = {key: config.get(key) for key in wanted}
-    if found != wanted:
-        is_, needed = (" ".join(str(v) for v in (c["system"], "stage", c["stage"], c.get("part"))
-                                if v is not None) for c in (found, wanted))
-        raise BadInput(f"{init}: is {is_}; --init goes on from a run of {needed}")
-    check(config, init)
-    return {k: v.float() for k, v in tensors.items()}
-
-
-def scorer(system, o: RunOptions, precision) -> Callable[[], dict]:
-    """() -> the system's scores, without gradients and in the run's precision."""
-    def score() -> dict:
-        with torch.no_grad(), precision:
-            return o.score(system) if o.score else system.score(WORLDS[o.world], o.seed, o.checks)
-
-    return score
-
-
-def halve_frozen(*parts: nn.Module) -> None:
-    """Hold a pretrained part in bf16 where none of it trains: half the memory."""
-    for part in parts:
-        if not any(p.requires_grad for p in part.parameters()):
-            part.to(torch.bfloat16)
+def score(system, o: RunOptions, precision) -> dict:
+    """The scores of the system as it is now, without gradients, in the run's precision."""
+    with torch.no_grad(), precision:
+        return o.score(system) if o.score else system.score(WORLDS[o.world], o.seed, o.checks)

@@ -1,7 +1,7 @@
-"""A system: a model with its frozen parts, its tokenizer and its stage, trained or asked.
+"""A system: a model with its frozen parts, its tokenizer and its stage.
 
-`encode` pictures once, `answer` prompts about them, `batch_loss` of drawn scenes in training,
-`ask` for one picture and one question. Each of the four systems is a subclass in its system.py.
+`encode` pictures once, `answer` prompts about them; `ask` does both for one picture and one
+question; `batch_loss` is for training. Each of the four systems is a subclass in its system.py.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lion_min.parts import Parts, say_if_stage0_bundled
 from lion_min.scenes import World
 from lion_min.trainable import only_trainable
 
-MAX_TOKENS = 512         # of a question; the tiny LLMs were trained on far shorter ones
+MAX_TOKENS = 512           # of a question; the tiny LLMs were trained on far shorter ones
 ABOUT_A_BOX = re.compile(r"\b(describe|in|inside|within|does)\s+((the|this|that)\s+)?"
                          r"(box|region)\b", re.IGNORECASE)
 
@@ -34,18 +34,18 @@ ABOUT_A_BOX = re.compile(r"\b(describe|in|inside|within|does)\s+((the|this|that)
 class Reply:
     """A question and its answer. Boxes are xyxy fractions of the upright picture."""
 
-    prompt: str                # as the model read it
+    prompt: str                # in the model's text
     answer: str
     prompt_boxes: list[Box]
     boxes: list[Box]           # of the answer
     seconds: float             # from the picture in memory to the answer, loading not counted
-    features: dict             # what the encoder gave; for System.explain
+    features: dict             # of the picture, for System.explain
     image: Image.Image
-    notes: list[str]           # what the user should know beside the answer
+    notes: list[str]           # warnings for the user
 
 
-def read_prompt(prompt: str, image: Image.Image) -> tuple[str, list[Box], list[str]]:
-    """(prompt in the model's text, its boxes, notes); BadInput for what cannot be asked."""
+def parse_prompt(prompt: str, image: Image.Image) -> tuple[str, list[Box], list[str]]:
+    """(prompt in the model's text, its boxes, notes); BadInput for one without an answer."""
     text, boxes, notes = prompt_boxes(prompt, *image.size)
     if ABOUT_A_BOX.search(text) and not boxes:
         raise BadInput('prompt: it needs a box, such as "describe box [x1,y1,x2,y2]" '
@@ -54,12 +54,11 @@ def read_prompt(prompt: str, image: Image.Image) -> tuple[str, list[Box], list[s
 
 
 class System:
-    """What training, infer.py and the scores talk to; `build` and `batch_loss` are a system's own.
-    """
+    """The interface of training, infer.py and the scores; a subclass has the first four methods."""
 
-    ANSWERS: tuple[int | str, ...] = ()    # the stages that can be asked; the last is bundled
+    ANSWERS: tuple[int | str, ...] = ()    # the stages that answer; the last is bundled
     doubts: Callable[[Image.Image, str], list[str]] | None = None   # more notes for a Reply
-    open_stage: Callable[[int], System] | None = None   # of the same run; set where one is opened
+    open_stage: Callable[[int], System] | None = None   # another stage of an opened run
 
     def __init__(self, parts: Parts, stage, model: nn.Module | None = None):
         self.parts, self.stage = parts, stage
@@ -68,10 +67,10 @@ class System:
 
     @property
     def name(self) -> str:
-        """'lion', 'pvit', 'lyrics' or 'lmeye': the package the class stands in."""
+        """'lion', 'pvit', 'lyrics' or 'lmeye': the package of the class."""
         return type(self).__module__.split(".")[1]
 
-    # ---- a system's own ----------------------------------------------------------------------
+    # ---- of every subclass -------------------------------------------------------------------
 
     def build(self) -> nn.Module:
         """The untrained model of self.stage around self.parts."""
@@ -79,11 +78,11 @@ class System:
 
     @property
     def depths(self) -> set[int]:
-        """The encoder states that anything reads."""
+        """The encoder states that the model uses."""
         raise NotImplementedError
 
     def batch_loss(self, round_, scenes: list, features: dict, rng) -> tuple[Tensor, dict]:
-        """(loss, its named parts) of scenes that are asked what the round says."""
+        """(loss, its named parts) of scenes with questions of the round's tasks."""
         raise NotImplementedError
 
     def answer(self, features: dict, prompts: list[str], **options) -> list[str]:
@@ -93,28 +92,26 @@ class System:
     # ---- pictures ----------------------------------------------------------------------------
 
     def encode(self, images: list[Image.Image]) -> dict:
-        """Frozen features and tags of images; computed once, asked often."""
+        """Frozen features and tags of images, computed once for all of their questions."""
         states = encode_images(self.parts.vision, images)
         return {"states": states, "tags": self.tagger.predict(states[-1])}
 
     @staticmethod
     def index(chunks: list[dict], rows: list[int]) -> dict:
-        """Rows of several chunks of `encode`, one picture for each prompt to come."""
-        size = len(chunks[0]["tags"])
+        """Rows of several chunks of `encode`, one picture a prompt."""
         if len(chunks) == 1:
             return index(chunks[0], rows)
+        size = len(chunks[0]["tags"])
         return join([index(chunks[row // size], [row % size]) for row in rows])
 
     # ---- one question, scores ----------------------------------------------------------------
 
     @torch.no_grad()
     def ask(self, image: Image.Image | Path | str, prompt: str) -> Reply:
-        """Ask about one picture; boxes in the prompt are fractions or pixels of it.
-
-        BadInput for a picture or a prompt that cannot be read.
-        """
+        """Ask about one picture; boxes in the prompt are fractions or pixels of it. BadInput for
+        a picture or a prompt that is not valid."""
         image = image if isinstance(image, Image.Image) else load_image(image)
-        text, boxes, notes = read_prompt(prompt, image)
+        text, boxes, notes = parse_prompt(prompt, image)
         tokens = len(self.tokenizer.encode(text))
         if not 1 <= tokens <= MAX_TOKENS:
             raise BadInput(f"prompt: {tokens} words and signs; from 1 to {MAX_TOKENS} are read")
@@ -122,36 +119,36 @@ class System:
         features = self.encode([image])
         answer = self.answer(features, [text])[0]
         seconds = time.perf_counter() - start
-        notes = notes + (self.doubts(image, text) if self.doubts else [])
+        notes = dict.fromkeys(notes + (self.doubts(image, text) if self.doubts else []))
         return Reply(text, answer, boxes, BoxText().parse(answer), seconds, features, image,
-                     list(dict.fromkeys(notes)))
+                     [*notes])
 
     def score(self, world: World, seed: int, checks: int | None = None) -> dict:
-        """The scores that a run prints before and after, on held-out scenes of its own."""
+        """The scores that a run prints before and after, on held-out scenes."""
         return scores.evaluate(self, world, checks or 64, 2**20 + seed, shuffled=False)
 
     def report(self, world: World, count: int, seed: int) -> dict:
-        """What `python -m lion_min.evaluate` adds for this system."""
+        """More scores of `python -m lion_min.evaluate` for this system."""
         return {}
 
     # ---- runs --------------------------------------------------------------------------------
 
     def announce(self) -> None:
-        """Say which of the weights that a run starts from are the bundled ones."""
+        """Print which of the weights that a run starts from are the bundled ones."""
         if self.parts.source is None:
             say_if_stage0_bundled(self.parts.out, "vision", "llama")
 
     def load(self, folder: Path, config: dict) -> None:
-        """A run's tensors into the parameters its stage trained, every one accounted for; then
-        nothing trains any more. What the stage left as an earlier one had it comes from there."""
+        """Copy a run's tensors into the parameters that its stage trained, and those of an earlier
+        stage that it needs; all are checked, and nothing trains afterwards."""
         self.parts.check(config, folder)
         settings = checkpoints.as_json(asdict(self.model.settings))
         if changed := checkpoints.differences(config.get("settings", {}), settings):
             raise BadInput(f"{folder / checkpoints.CONFIG}: of another version of the tiny preset "
                            f"({changed[0]}); train the stage again")
         if self.stage.needs_earlier:
-            begin = self.stage.start(partial(self.parts.earlier, self.name, quiet=True))
-            checkpoints.load_into(self.model, begin, "the stage before", [*begin])
+            earlier = self.stage.start(partial(self.parts.earlier, self.name, quiet=True))
+            checkpoints.load_into(self.model, earlier, "the stage before", [*earlier])
         tensors, _ = checkpoints.load_run(folder)
         names = only_trainable(self.model, self.stage.trains)
         checkpoints.load_into(self.model, tensors, folder / checkpoints.MODEL, names)

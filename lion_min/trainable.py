@@ -45,6 +45,13 @@ def _train_children_only(self: nn.Module, mode: bool = True) -> nn.Module:
     return self
 
 
+def halve_frozen(*parts: nn.Module) -> None:
+    """Hold a pretrained part in bf16 where none of it trains: half the memory."""
+    for part in parts:
+        if not any(p.requires_grad for p in part.parameters()):
+            part.to(torch.bfloat16)
+
+
 def parameter_groups(model: nn.Module, weight_decay: float,
                      lr_scale: dict[str, float]) -> list[dict]:
     """AdamW's groups: (decay or not) x lr_scale, with names. The longest matching prefix counts."""

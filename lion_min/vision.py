@@ -1,4 +1,4 @@
-"""The frozen image encoder that returns every block's states, and the tag head that reads them.
+"""The frozen image encoder, which returns every block's states, and the tag head on top of it.
 
 Symbols: B images, N patches (a square grid, row by row), Dv width, G tags.
 
@@ -52,7 +52,7 @@ class VisionSettings:
 
 
 class ConvStem(nn.Sequential):
-    """Strided 3x3 convolutions in the place of one patch convolution: [B,3,H,W] -> [B,Dv,h,w].
+    """Strided 3x3 convolutions instead of one patch convolution: [B,3,H,W] -> [B,Dv,h,w].
 
     Each halves the map; three give patches of 8 pixels whose edges overlap, which small shapes
     need ("Early Convolutions Help Transformers See Better", Xiao et al. 2021).
@@ -67,7 +67,7 @@ class ConvStem(nn.Sequential):
 
     @property
     def weight(self) -> Tensor:
-        """transformers asks the patch layer for its dtype."""
+        """transformers takes the dtype of the patch layer."""
         return self[0].weight
 
 
@@ -116,7 +116,7 @@ def build(s: VisionSettings) -> nn.Module:
 
 
 class TagHead(nn.Module):
-    """Image tags as RAM gives them: one learned query a tag looks at the image and says yes or no.
+    """Image tags as in RAM: one learned query a tag attends to the image, for a yes or a no.
 
     RAM (arXiv 2306.03514) decodes 4585 tag queries with two cross-attention layers and no
     self-attention; here one layer. states[-1] [B, 1+N, Dv] -> logits [B, G].
@@ -131,9 +131,9 @@ class TagHead(nn.Module):
         self.ffn = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
 
     def forward(self, state: Tensor) -> Tensor:
-        seen = self.norm(state)                                           # [B, 1+N, Dv]
-        queries = self.queries.expand(len(seen), -1, -1)                  # [B, G, Dv]
-        return self.ffn(queries + self.attention(queries, seen, seen)[0])[..., 0]
+        image = self.norm(state)                                          # [B, 1+N, Dv]
+        queries = self.queries.expand(len(image), -1, -1)                 # [B, G, Dv]
+        return self.ffn(queries + self.attention(queries, image, image)[0])[..., 0]
 
     @torch.no_grad()
     def predict(self, state: Tensor, threshold: float = 0.5) -> list[list[str]]:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from lion_min.adapters import (IMAGE, REGION, Adapter, MixtureOfAdapters, attach_adapters,
-                               merge_stage_adapters, router_mix, set_task)
+                               merge_stage_adapters, set_task)
+from lion_min.lion.explain import router_mix
 
 D, VOCAB = 16, 40
 

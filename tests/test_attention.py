@@ -1,4 +1,4 @@
-"""The share of LMEye's attention inside the asked box, on a system whose looks are known."""
+"""The share of LMEye's attention inside the asked box, on a system whose attention is known."""
 
 import random
 from types import SimpleNamespace
@@ -24,13 +24,13 @@ class Known:
 
     def __init__(self, control: str = "interactive"):
         self.tokenizer = SimpleNamespace(encode=lambda prompt: [prompt])
-        self.model = SimpleNamespace(looks=self.looks, settings=SimpleNamespace(
+        self.model = SimpleNamespace(attention_maps=self.attention_maps, settings=SimpleNamespace(
             request_id=0, slot_id=1, control=control, interaction=SimpleNamespace(returned=2)))
 
     def encode(self, images):
         return {"states": [torch.zeros(len(images), 65, 8)]}
 
-    def looks(self, x):
+    def attention_maps(self, x):
         maps = torch.zeros(len(x.prompts), 2, 8, 8)
         for one, prompt in zip(maps, x.prompts):
             ring = any(word in prompt[0] for word in ("ring", "red", "small", BOX.format(RING.box)))

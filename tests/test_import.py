@@ -78,7 +78,7 @@ def test_parity_lmeye_imports_logits_and_loss(folders, values):
     x = LmeyeInputs([v["in/pooled_image_feature"][:, None]], ids.tolist())
     text = lmeye.TextBatch(ids, torch.ones_like(ids).bool(), ids)
     embeds = two_passes.add_at(model.words(x, text), ids == model.settings.slot_id,
-                               model.ask(x, model.requests(x)).flatten(0, 1))
+                               model.interact(x, model.requests(x)).flatten(0, 1))
     lmeye.close(model.llm.logits(embeds, text), v["out/logits_q5"])
     lmeye.close(model.llm.loss(embeds, text)[None], v["out/loss_q5"])
 

@@ -95,7 +95,7 @@ def test_tower_is_transformers_own():
     tower = made("tail").encoder
     ids = torch.tensor([[18, 3, 4, 5, 19]])
     words = tower.model.text_model.embeddings(ids)                    # positions everywhere
-    y, _ = tower.read(words)
+    y, _ = tower.encode(words)
     stock = tower.model(ids, attention_mask=torch.ones_like(ids))
     torch.testing.assert_close(y, stock.last_hidden_state, atol=1e-5, rtol=1e-5)
 
@@ -119,7 +119,7 @@ def test_tail_legacy_drops_the_first_request():
     for tail, places in (("legacy", [6, 7, 8]), ("fixed", [5, 6, 7])):
         tower = made("tail", tail=tail).encoder
         image, requests = torch.randn(2, 4, WIDTH), torch.randn(2, 3, WIDTH)
-        y, _ = tower.read(tower.sentence(image, requests))            # [2, 9, c], EOS at 8
+        y, _ = tower.encode(tower.sentence(image, requests))            # [2, 9, c], EOS at 8
         found, _ = tower(image, requests)
         torch.testing.assert_close(found, tower.model.text_projection(y[:, places]))
 
@@ -129,7 +129,7 @@ def test_map_is_of_the_requests_own_rows():
     """The map of EOS, of BOS, or of a row one too early under a request's name."""
     tower = made("tail").encoder
     image, requests = torch.randn(2, 4, WIDTH), torch.randn(2, 3, WIDTH)
-    _, rows = tower.read(tower.sentence(image, requests))             # [2, H, 9, 9]
+    _, rows = tower.encode(tower.sentence(image, requests))             # [2, H, 9, 9]
     expected = rows.mean(1)[:, 5:8, 1:5]
     torch.testing.assert_close(tower(image, requests)[1],
                                expected / expected.sum(-1, keepdim=True))

@@ -68,20 +68,20 @@ def test_zeroed_returns_the_same_whatever_is_asked():
     model = build(control="zeroed")
     assert not requests_of(model, inputs(model)).any()
     x = inputs(model, answers=False)
-    looks = model.looks(x)
-    torch.testing.assert_close(looks[0], looks[1])
+    maps = model.attention_maps(x)
+    torch.testing.assert_close(maps[0], maps[1])
     model.settings.control = "interactive"
-    assert (model.looks(x)[0] - model.looks(x)[1]).abs().max() > 1e-3
+    assert (model.attention_maps(x)[0] - model.attention_maps(x)[1]).abs().max() > 1e-3
 
 
 def test_static_returns_nothing():
-    """A static row whose slots are told something after all."""
+    """A static row whose slots receive something after all."""
     model = build(control="static")
     before = model(inputs(model))[0].item()
     nn.init.normal_(model.interaction.transmit.weight)
     assert model(inputs(model))[0].item() == before
-    with pytest.raises(ValueError, match="nothing is asked"):
-        model.looks(inputs(model, answers=False))
+    with pytest.raises(ValueError, match="no requests"):
+        model.attention_maps(inputs(model, answers=False))
 
 
 # ---- what the LLM is shown --------------------------------------------------------------------
@@ -140,15 +140,15 @@ def test_prompts_without_a_request_are_read_once():
 
 
 @torch.no_grad()
-def test_looks_follow_the_question_and_sum_to_one():
+def test_maps_follow_the_question_and_sum_to_one():
     """The map of another sample or image; a map that no question moves."""
     model = build()
-    looks = model.looks(inputs(model, answers=False))
-    assert looks.shape == (6, 3, 16)
-    torch.testing.assert_close(looks.sum(-1), torch.ones(6, 3))
+    maps = model.attention_maps(inputs(model, answers=False))
+    assert maps.shape == (6, 3, 16)
+    torch.testing.assert_close(maps.sum(-1), torch.ones(6, 3))
     for i in range(6):
-        alone = model.looks(inputs(model, [i], answers=False))
-        torch.testing.assert_close(alone[0], looks[i], atol=1e-5, rtol=1e-4)
+        alone = model.attention_maps(inputs(model, [i], answers=False))
+        torch.testing.assert_close(alone[0], maps[i], atol=1e-5, rtol=1e-4)
 
 
 def test_the_vit_and_the_llm_are_frozen():
@@ -170,7 +170,7 @@ def test_unknown_settings_raise(changes):
 def test_a_static_token_says_where_it_looked():
     """Places of another token or layer, or none: then no static token tells where its object is."""
     model = build()
-    x, places = inputs(model), model.places()                             # [N, D]
+    x, places = inputs(model), model.cells()                             # [N, D]
     with torch.no_grad():
         static = model.static_tokens(x)                                   # [B, Q, D]
         queries, maps = model.qformer(model.patches(x), return_attention=True)
@@ -180,7 +180,7 @@ def test_a_static_token_says_where_it_looked():
     x.blind = True                                                        # what it is: hidden
     torch.testing.assert_close(model.static_tokens(x), where, atol=1e-5, rtol=1e-5)
     x.blind, model.settings.first_cell_id = False, None                   # the published forms
-    assert model.places() is None
+    assert model.cells() is None
     assert not torch.allclose(model.static_tokens(x), static, atol=1e-3)
 
 

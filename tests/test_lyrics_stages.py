@@ -14,7 +14,7 @@ import train
 from lion_min import BadInput, checkpoints, features, launch
 from lion_min.lyrics import system as module
 from lion_min.scenes import WORLDS, make_scene
-from lion_min.stage import drawer
+from lion_min.stage import row_sampler
 from lion_min.studies import lyrics
 from lion_min.vision import TagHead
 
@@ -127,14 +127,14 @@ def test_the_ablation_without_refiner(trained):
 def test_no_caption_twice_in_a_batch():
     """Guards: a true pair that counts as a wrong one; a step whose batch depends on the last."""
     scenes = [make_scene(WORLD, "train", 0, i % 5) for i in range(40)]
-    rows = drawer(stage_of(1), scenes, 8)
+    rows = row_sampler(stage_of(1), scenes, 8)
     drawn = [rows(None, step, Random(step)) for step in (3, 4, 3)]
     assert drawn[0] == drawn[2] != drawn[1]
     assert all(len({scenes[r].caption() for r in d}) == len(d) for d in drawn)
-    assert len(drawer(stage_of(1), scenes[:5], 8)(None, 0, Random(0))) == 5
+    assert len(row_sampler(stage_of(1), scenes[:5], 8)(None, 0, Random(0))) == 5
     for few, batch in ((scenes[:1], 8), ([scenes[0], scenes[5]], 8), (scenes, 1)):
         with pytest.raises(BadInput, match="two scenes of different captions.*--batch-size"):
-            drawer(stage_of(1), few, batch)
+            row_sampler(stage_of(1), few, batch)
 
 
 def test_objects_of_the_cache_are_those_of_their_scene(trained, monkeypatch):

@@ -97,14 +97,14 @@ def test_parity_interaction(case, values):
     tower = model.interaction.encoder
     sentence = tower.sentence(image, values[f"out/request_{form}"][:, None])
     close(sentence, values[f"out/interaction_input_{form}"])
-    close(tower.read(sentence)[0], values[f"out/interaction_output_{form}"])
+    close(tower.encode(sentence)[0], values[f"out/interaction_output_{form}"])
 
 
 @torch.no_grad()
 def test_parity_returned(case, values):
     """Pooling of another place than EOS, or the slots' vectors in another order."""
     form, model, x, text = case
-    close(model.ask(x, model.requests(x)), values[f"out/returned_{form}"])
+    close(model.interact(x, model.requests(x)), values[f"out/returned_{form}"])
 
 
 @torch.no_grad()
@@ -112,7 +112,7 @@ def test_parity_logits_and_loss(case, values):
     """e_imgd lost in the second pass, slots replaced instead of added to, e_img forgotten."""
     form, model, x, text = case
     embeds = two_passes.add_at(model.words(x, text), text.ids == model.settings.slot_id,
-                               model.ask(x, model.requests(x)).flatten(0, 1))
+                               model.interact(x, model.requests(x)).flatten(0, 1))
     close(model.llm.logits(embeds, text), values[f"out/logits_{form}"])
     close(model.llm.loss(embeds, text)[None], values[f"out/loss_{form}"])
 

@@ -1,10 +1,9 @@
-"""LION's Vision Aggregator: the last ViT state reads two earlier ones (LION sec. 3, fine-grained).
+"""LION's Vision Aggregator: the last ViT state attends to two earlier ones (LION sec. 3).
 
     V = B2(B1(V_i; V_j); V_k)        B(X; Y) = FFN(XAttn(Attn(X), Y))
 
-with i, j, k = blocks 38, 28, 18 of EVA ViT-g (0-based). The Q-Former keeps what a sentence needs;
-this branch keeps every patch, with the spatial detail of the middle of the ViT. Official code:
-models/lion_adapters.py, `FusionAdapter` of stock BertLayers, that is post-norm throughout.
+with i, j, k = blocks 38, 28, 18 of EVA ViT-g (0-based), for the spatial detail of the middle of the
+ViT. Official code: models/lion_adapters.py, `FusionAdapter` of stock, post-norm BertLayers.
 
 Shapes: B batch, N patches (and CLS), D width of the ViT, H heads.
 """
@@ -17,7 +16,7 @@ from lion_min.qformer import Attention, FeedForward, init_bert
 
 
 class AggregatorBlock(nn.Module):
-    """B(X; Y). Both attentions see every patch: nothing here is causal, nothing is masked."""
+    """B(X; Y). Both attentions are over every patch, without a mask."""
 
     def __init__(self, width: int, heads: int, ffn: int, ln_eps: float, dropout: float,
                  init_std: float):
@@ -26,11 +25,10 @@ class AggregatorBlock(nn.Module):
         self.cross = Attention(width, heads, ln_eps=ln_eps, dropout=dropout)
         self.ffn = FeedForward(width, ffn, ln_eps=ln_eps, dropout=dropout)
         self.apply(partial(init_bert, std=init_std))
-        # With every way out of the residual at zero, the block only re-normalises its tokens:
-        # the untrained branch hands on a standardised V_i, not noise.
+        # With every output projection at zero, the block only normalises its tokens: the untrained
+        # branch returns a standardised V_i, not noise.
         for part in (self.attention, self.cross, self.ffn):
-            nn.init.zeros_(part.out.weight)
-            nn.init.zeros_(part.out.bias)
+            nn.init.zeros_(part.out.weight), nn.init.zeros_(part.out.bias)
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """x, y [B,N,D] -> ([B,N,D], map [B,H,N,N] of the cross-attention)."""
@@ -50,10 +48,8 @@ class VisionAggregator(nn.Module):
     def forward(self, query_state: Tensor, key_states: list[Tensor],
                 return_attention: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:
         """query_state V_i [B,N,D], key_states [V_j, V_k] each [B,N,D], all raw residual streams.
-
         Returns [B,N,D] and, with return_attention, one cross-attention map [B,H,N,N] a block.
-        Raises ValueError unless there is exactly one key state for each block.
-        """
+        ValueError unless there is one key state for each block."""
         x, maps = query_state, []
         for block, y in zip(self.blocks, key_states, strict=True):
             x, weights = block(x, y)

@@ -1,4 +1,4 @@
-"""Where LION looked for its answer: cross-attention of both branches, and the router's mix.
+"""LION's attention maps: the cross-attention of both branches, and the router's mix.
 
 Symbols: S samples, H heads, Q queries, N patches.
 """
@@ -6,11 +6,12 @@ Symbols: S samples, H heads, Q queries, N patches.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lion_min.adapters import router_mix
+from lion_min.adapters import mixtures
 from lion_min.system import Reply, System
 from lion_min.boxes import Box
 from lion_min.lion.prompt import route
@@ -21,7 +22,7 @@ def explain(system: System, reply: Reply
             ) -> tuple[list[tuple[str, Tensor]], list[tuple[float, float]] | None]:
     """([(title, weights [h, w])], the router's (region, image) shares a layer or None).
 
-    Weights are means over layers and heads, of the patches only: CLS has no place.
+    Weights are means over layers and heads, of the patches alone, without CLS.
     """
     model, task = system.model, route(reply.prompt)
     x, maps = system.inputs(reply.features, [reply.prompt], task), []
@@ -39,6 +40,13 @@ def explain(system: System, reply: Reply
     return maps, bars
 
 
+@torch.no_grad()
+def router_mix(adapters: nn.Module | Iterable[nn.Module], task: int) -> Tensor:
+    """How much of each adapter a task takes: mean |G_k^t| over the width, [layers, K]."""
+    return torch.stack([torch.ones(1) if m.router is None else
+                        m.router[:, task].abs().mean(-1).cpu() for m in mixtures(adapters)])
+
+
 def _square(weights: Tensor) -> Tensor:
     """[1+N] with CLS first -> [side, side]."""
     side = math.isqrt(len(weights) - 1)
@@ -46,7 +54,7 @@ def _square(weights: Tensor) -> Tensor:
 
 
 def _inside(boxes: list[Box], patches: int) -> list[int]:
-    """Places in [CLS, patches] of the patches that any box touches."""
+    """Indices in [CLS, patches] of the patches that any box touches."""
     side = math.isqrt(patches)
     return [1 + row * side + col for row in range(side) for col in range(side)
             if any(x1 * side < col + 1 and col < x2 * side and y1 * side < row + 1

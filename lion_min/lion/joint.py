@@ -1,6 +1,6 @@
-"""The bound: everything trained together, encoder and LLM too.
+"""The upper bound: everything trained together, encoder and LLM too.
 
-What the staged pipeline with its frozen parts is held against. Starts from stage 0; the encoder
+The staged pipeline with its frozen parts is compared with it. Starts from stage 0; the encoder
 is not frozen, so no features are cached and a step costs about three times as much.
 """
 

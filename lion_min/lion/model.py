@@ -9,15 +9,15 @@
 
 Symbols: B images, S samples (S = n*B), N patches, Q queries, R regions, L tokens, D LLM width.
 
-Deviations from the paper, all in the tiny preset; the published one has none of them:
-- the LLM is a Llama, read [Z_a | Z_q | text], so that an image is read once for its questions;
-- `region_tokens`: a box in the prompt is text and one token (PVIT's idea), of what RoIAlign
-  pools and of where the box lies;
-- each of the few queries begins with its own share of the patches (QFormer.anchor): stage 1's
+Deviations from the paper, all in the tiny preset alone:
+- the LLM is a Llama with [Z_a | Z_q | text], so that it reads an image once for its questions;
+- `region_tokens`: a box in the prompt is text and one token (PVIT's idea), of the features that
+  RoIAlign pools and of the box's position;
+- each of the few queries begins with its share of the patches (QFormer.anchor): stage 1's
   captions then name objects with F1 .90, without it .71 (one seed, 64 scenes);
-- each patch of Z_a carries the LLM's words for its column and row, as told scenes do;
-- the encoder has 4 blocks and gives states 4, 2, 1 where LION's gives 39, 29, 19;
-- a box literal is six words of the tiny tokenizer, not digits;
+- each patch of Z_a carries the LLM's words for its column and row, as stage 0's text scenes do;
+- the encoder has 4 blocks and gives states 4, 2, 1 where LION's gives 39, 29, 19; a box literal is
+  six words of the tiny tokenizer, not digits;
 - answers are decoded greedily; the published settings (5 beams, repetition 1.5) hurt digits.
 """
 
@@ -40,7 +40,7 @@ from lion_min.vision import VisionEncoder, VisionSettings
 
 @dataclass
 class LionSettings:
-    """Everything that shapes the model. `mode` is LION's visual_input: what sees the image."""
+    """Everything that shapes the model. `mode` is LION's visual_input: the branches it has."""
 
     vision: VisionSettings
     language: LanguageSettings
@@ -77,35 +77,34 @@ class LionInputs:
 
 
 class Lion(nn.Module):
-    """The whole model. The ViT and the LLM are frozen; what else trains is the stage's choice."""
+    """The whole model. ViT and LLM are frozen; the stage says which of the rest trains."""
 
     def __init__(self, settings: LionSettings, vision: VisionEncoder, llm: LanguageModel):
         super().__init__()
         s = self.settings = settings
         if s.mode not in ("qformer", "aggregator", "all"):
             raise ValueError(f"unknown mode {s.mode!r}: 'qformer', 'aggregator' or 'all'")
-        seen, width = s.vision.width, llm.width
+        dv, width = s.vision.width, llm.width
         self.vision, self.llm = freeze(vision), freeze(llm)
         if s.mode != "aggregator":
-            self.ln_vision = nn.LayerNorm(seen)
+            self.ln_vision = nn.LayerNorm(dv)
             self.qformer = QFormer(s.qformer)
             if s.anchors:
                 self.qformer.anchor(1 + s.vision.side ** 2, s.anchors)
             self.query_proj = nn.Linear(s.qformer.width, width)
         if s.mode != "qformer":
-            self.aggregator = VisionAggregator(seen, s.aggregator_heads, s.aggregator_ffn,
-                                               blocks=len(s.depths) - 1,
-                                               init_std=s.qformer.init_std)
-            self.ln_adapter = nn.LayerNorm(seen)
-            self.mlp = nn.Sequential(nn.Linear(seen, s.mlp), nn.GELU(), nn.Linear(s.mlp, width))
+            self.aggregator = VisionAggregator(dv, s.aggregator_heads, s.aggregator_ffn,
+                                               len(s.depths) - 1, init_std=s.qformer.init_std)
+            self.ln_adapter = nn.LayerNorm(dv)
+            self.mlp = nn.Sequential(nn.Linear(dv, s.mlp), nn.GELU(), nn.Linear(s.mlp, width))
             if s.region_tokens:
-                pooled = s.region_bins ** 2 * len(s.region_depths) * seen
+                pooled = s.region_bins ** 2 * len(s.region_depths) * dv
                 self.region_proj = RegionToken(pooled, width)
         self.adapters = attach_adapters(llm.model, width, s.bottleneck,
                                         s.adapters or (2 if s.mode == "all" else 1))
         self.soft_prompt = SoftPrompt(width)
 
-    # ---- what the LLM is shown ---------------------------------------------------------------
+    # ---- the LLM's inputs --------------------------------------------------------------------
 
     def query_tokens(self, x: LionInputs, maps: bool = False):
         """Z_q [S, Q, D]; with maps also the Q-Former's cross-attention, [S, H, Q, 1+N] a layer."""
@@ -119,30 +118,28 @@ class Lion(nn.Module):
         out = self.aggregator(last, keys, return_attention=maps)
         tokens = self.mlp(self.ln_adapter(out[0] if maps else out))
         if (first := self.settings.first_cell_id) is not None:
-            places = self.llm.cell_words(first, self.settings.vision.side)    # [N, D]
-            tokens = torch.cat([tokens[:, :1], tokens[:, 1:] + places], 1)
+            cells = self.llm.cell_words(first, self.settings.vision.side)     # [N, D]
+            tokens = torch.cat([tokens[:, :1], tokens[:, 1:] + cells], 1)
         return (tokens, out[1]) if maps else tokens
 
     def region_features(self, x: LionInputs) -> Tensor:
-        """One token a box: RoIAlign on two depths, flattened, and the box's place. [R, D]."""
+        """One token a box: RoIAlign on two depths, flattened, and the box's position. [R, D]."""
         pooled = [pool_regions(x.states[d][:, 1:], x.boxes, x.box_image, self.settings.region_bins)
                   for d in self.settings.region_depths]                   # each [R, bins^2, Dv]
         return self.region_proj(torch.cat(pooled, -1).flatten(1), x.boxes)
 
     def visual(self, x: LionInputs) -> tuple[Tensor | None, Tensor | None]:
-        """(shared Z_a, own Z_q); None where the mode has no such branch."""
+        """(Z_a of the images, Z_q of the samples); None where the mode has no such branch."""
         mode = self.settings.mode
         return (self.aggregated_tokens(x) if mode != "qformer" else None,
                 self.query_tokens(x) if mode != "aggregator" else None)
 
     def words(self, x: LionInputs, text: TextBatch) -> Tensor:
-        """Embedded text with the soft prompt and the region tokens in their places."""
+        """Embedded text with the soft prompt and the region tokens spliced in."""
         embeds = self.soft_prompt(self.llm.embed(text.ids), text.ids, self.settings.hint_id)
-        if x.boxes is not None and self.settings.region_tokens and hasattr(self, "region_proj"):
+        if x.boxes is not None and hasattr(self, "region_proj"):
             embeds = splice(embeds, text.ids, self.settings.region_id, self.region_features(x))
         return embeds
-
-    # ---- train and answer --------------------------------------------------------------------
 
     def forward(self, x: LionInputs) -> tuple[Tensor, dict[str, Tensor]]:
         """(loss, its named parts): the mean cross-entropy of the answer tokens."""
@@ -162,28 +159,23 @@ class Lion(nn.Module):
 
 def around(vision: VisionSettings, language: LanguageSettings, vocab: int,
            mode: str = "all") -> LionSettings:
-    """LION between a pretrained ViT and LLM, its tokenizer's ids from `vocab` on (words.py).
-
-    Depths at the blocks' end, three quarters and half, as LION's 39, 29, 19 of 39.
-    """
-    seen, last = vision.width, vision.blocks
+    """LION between a pretrained ViT and LLM, whose tokenizer has `vocab` ids and two placeholders.
+    Depths at the blocks' end, three quarters and half, as LION's 39, 29, 19 of 39."""
+    last = vision.blocks
     return LionSettings(
-        vision=vision, language=language, mode=mode,
-        qformer=QFormerSettings(width=256, layers=4, heads=4, ffn=1024, queries=32,
-                                vision_width=seen, vocab=vocab, max_text=128,
-                                init_std=256 ** -0.5),
-        depths=(last, round(last * 3 / 4), last // 2), aggregator_heads=vision.heads,
-        aggregator_ffn=4 * seen, mlp=2 * language.width, bottleneck=64,
+        vision, language,
+        QFormerSettings(width=256, layers=4, heads=4, ffn=1024, queries=32, init_std=256 ** -0.5,
+                        vision_width=vision.width, vocab=vocab, max_text=128),
+        mode, depths=(last, round(last * 3 / 4), last // 2), aggregator_heads=vision.heads,
+        aggregator_ffn=4 * vision.width, mlp=2 * language.width, bottleneck=64,
         region_depths=(last // 2, last), region_id=vocab + 2, hint_id=vocab + 3)
 
 
 def tiny(vision: VisionSettings, vocab: int, mode: str = "all", llm: str = "llama") -> LionSettings:
-    """The bundled preset: about 1 M parameters a part, everything made here."""
-    family, layers = ("t5", 3) if llm == "t5" else ("llama", 5)
+    """The bundled preset: about 1 M parameters a part, trained from random in this repository."""
+    layers = 3 if llm == "t5" else 5
     return LionSettings(
-        vision=vision,
-        language=LanguageSettings(family=family, vocab=vocab, layers=layers, ffn=384),
-        qformer=QFormerSettings(width=128, layers=2, heads=4, ffn=256, queries=6,
-                                vision_width=128, vocab=vocab, max_text=64, cross_every=1,
-                                init_std=128 ** -0.5),
-        mode=mode, anchors=6.0, first_cell_id=6)
+        vision, LanguageSettings(llm, vocab, layers=layers, ffn=384),
+        QFormerSettings(width=128, layers=2, heads=4, ffn=256, queries=6, init_std=128 ** -0.5,
+                        vision_width=128, vocab=vocab, max_text=64, cross_every=1),
+        mode, anchors=6.0, first_cell_id=6)

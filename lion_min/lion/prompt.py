@@ -1,4 +1,4 @@
-"""Text to what Lion reads: ids with placeholders, region rows, the tag preface, the router's row.
+"""Text to the inputs of Lion: ids with placeholders, region rows, the tag preface, the task.
 
 Symbols: B images, S samples (S = n*B), Lq tokens of a question.
 """
@@ -12,42 +12,35 @@ from torch import Tensor
 
 from lion_min.adapters import IMAGE, REGION
 from lion_min.boxes import BoxText
+from lion_min.language import pad_rows
 from lion_min.lion.model import Lion, LionInputs
 from lion_min.lion.softprompt import with_tags
 from lion_min.tokenizer import TinyTokenizer
 
-ASKS_FOR_A_BOX = re.compile(r"\b(where|find|locate|coordinates|box of|point to)\b", re.IGNORECASE)
+WANTS_A_BOX = re.compile(r"\b(where|find|locate|coordinates|box of|point to)\b", re.IGNORECASE)
 
 
 def route(prompt: str) -> int:
-    """LION's category of a prompt: REGION when it holds a box or asks for one, else IMAGE.
-
-    The official code wants the caller to say it and silently takes the image route when the
-    flag has the wrong type (spec 2.9); here the words decide, in training and in use.
-    """
-    return REGION if BoxText().parse(prompt) or ASKS_FOR_A_BOX.search(prompt) else IMAGE
+    """LION's category of a prompt: REGION when it holds a box or requests one, else IMAGE. In the
+    official code the caller decides, and a flag of the wrong type means IMAGE (spec 2.9)."""
+    return REGION if BoxText().parse(prompt) or WANTS_A_BOX.search(prompt) else IMAGE
 
 
 def question_batch(tokenizer: TinyTokenizer, prompts: list[str], most: int,
                    device) -> tuple[Tensor, Tensor]:
     """The bare questions for the Q-Former: ids and mask [S, Lq], cut on the right at `most`."""
-    rows = [tokenizer.encode(p)[:most] or [tokenizer.unk_id or 0] for p in prompts]
-    longest = max(map(len, rows))
-    ids = torch.tensor([r + [tokenizer.pad_id] * (longest - len(r)) for r in rows])
-    lengths = torch.tensor([len(r) for r in rows])
-    return ids.to(device), (torch.arange(longest) < lengths[:, None]).to(device)
+    ids = pad_rows([tokenizer.encode(p)[:most] or [tokenizer.unk_id or 0] for p in prompts], -1)
+    return ids.masked_fill(ids < 0, tokenizer.pad_id).to(device), (ids >= 0).to(device)
 
 
 def make_inputs(model: Lion, tokenizer: TinyTokenizer, states: list[Tensor], prompts: list[str],
-                task: int, answers: list[str] | None = None,
-                tags: list[list[str]] | None = None,
+                task: int, answers: list[str] | None = None, tags: list[list[str]] | None = None,
                 as_text: list[bool] | None = None, questions=None) -> LionInputs:
     """Text to ids, boxes to region rows. Samples of an image stand together: S = n*B.
 
-    tags: for each sample, the words of the preface behind the soft prompt (stage 4); None: none.
+    tags: of each sample, for the preface with the soft prompt (stage 4); None: no preface.
     as_text: samples whose boxes stay text alone, without region tokens; None: none of them.
-    questions: the Q-Former's own tokenizer (published: BERT's); None: the LLM's.
-    """
+    questions: the Q-Former's tokenizer (published: BERT's); None: the LLM's."""
     s, device = model.settings, states[0].device
     n = len(prompts) // len(states[0])
     region = [s.region_tokens and s.mode != "qformer" and not text
@@ -56,8 +49,7 @@ def make_inputs(model: Lion, tokenizer: TinyTokenizer, states: list[Tensor], pro
     if tags is not None:
         rows = [tag_ids(tokenizer, t) + row for t, row in zip(tags, rows)]
     rows = [tokenizer.chat_prompt(row) for row in rows]
-    boxes = [(i // n, box) for i, p in enumerate(prompts) if region[i]
-             for box in BoxText().parse(p)]
+    boxes = [(i // n, b) for i, p in enumerate(prompts) if region[i] for b in BoxText().parse(p)]
     ids, mask = question_batch(questions or tokenizer, prompts, s.qformer.max_text, device)
     return LionInputs(
         states, ids, mask, rows, task,

@@ -1,8 +1,8 @@
 """LION's soft prompt: image tags go before the question, behind one learnable vector.
 
-Tags come from a tagger that errs, so the LLM is not told to trust them but "according to <hint>"
-(LION sec. 3, soft prompting). The <hint> is an ordinary token of the LLM whose embedding is
-overwritten by the vector - one vector for all images and tasks.
+A tagger makes mistakes, so the sentence before the tags begins "According to <hint>" (LION sec. 3,
+soft prompting). <hint> is an ordinary token of the LLM whose embedding is overwritten by the
+vector, one for all images and tasks.
 
 Shapes: S samples, T tokens, D width of the LLM.
 """
@@ -18,18 +18,15 @@ TAG_PROMPT = ("According to <extra_id_0>, you are allowed to use or partially us
 
 
 def with_tags(question: str, tags: list[str], hint_token: str = HINT_TOKEN) -> str:
-    """The question behind the tag sentence. `hint_token`: another LLM's placeholder, if not T5.
-
-    Plain replacement and no str.format: braces in a tag or a question are only text.
-    """
-    head = TAG_PROMPT.replace(HINT_TOKEN, hint_token)
-    return head.replace("{}", ", ".join(tags)) + question
+    """The tag sentence, then the question; `hint_token`: the placeholder of an LLM other than T5.
+    Replaced without str.format, for braces in a tag or a question are only text."""
+    return TAG_PROMPT.replace(HINT_TOKEN, hint_token).replace("{}", ", ".join(tags)) + question
 
 
 def noisy_tags(tags: list[str], words: tuple[str, ...], rng: random.Random,
                noise: float) -> list[str]:
-    """Each right tag lost with probability `noise`, each wrong one of `words` added with 0.3 of
-    it, for there are more of those (RAM errs too)."""
+    """Drop each right tag with probability `noise`, add each wrong one of `words` with 0.3 of it,
+    for there are more of those (RAM makes such mistakes, too)."""
     return [w for w in words if (w in tags) != (rng.random() < noise * (1 if w in tags else .3))]
 
 
@@ -42,9 +39,7 @@ class SoftPrompt(nn.Module):
 
     def forward(self, embeds: Tensor, ids: Tensor, hint_id: int) -> Tensor:
         """embeds [S,T,D], ids [S,T] -> [S,T,D]: the hint wherever ids == hint_id.
-
-        Any number of places a sample, also none (the official code needs exactly one, and fails
-        on a batch whose truncation cut the placeholder off). `embeds` itself is left untouched.
-        """
-        here = (ids == hint_id)[..., None]                                       # [S, T, 1]
-        return torch.where(here, self.hint.to(embeds.dtype), embeds)
+        Any number a sample, also none (the official code needs exactly one, and fails on a batch
+        whose truncation cut the placeholder off). `embeds` itself is not changed."""
+        is_hint = (ids == hint_id)[..., None]                                    # [S, T, 1]
+        return torch.where(is_hint, self.hint.to(embeds.dtype), embeds)

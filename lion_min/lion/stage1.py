@@ -1,8 +1,8 @@
 """LION stage 1: image-level knowledge.
 
-Starts from nothing but the frozen parts. The Q-Former reads the last ViT state under the
-question; its queries, projected, are all the LLM sees of the image. One adapter a feed-forward
-net learns the image-level tasks. Paper: captioning and VQA sets; Q-Former from BLIP-2.
+Starts from the frozen parts alone. The Q-Former reads the last ViT state with the question; its
+queries, projected, are all visual tokens of the LLM. One adapter a feed-forward net learns the
+image-level tasks. Paper: captioning and VQA sets; Q-Former from BLIP-2.
 """
 
 from lion_min.lion.stages import LionStage

@@ -1,11 +1,10 @@
-"""LION stage 2: region-level knowledge, apart from stage 1 so that the two do not fight.
+"""LION stage 2: region-level knowledge, apart from stage 1 so that the two do not interfere.
 
-Starts from nothing but the frozen parts; the Q-Former is absent. The vision aggregator reads
-three depths of the ViT, a box in the prompt brings its pooled feature (every other time: else the
-aggregator's tokens would have nothing to say), and one adapter a feed-forward net learns to
-describe regions (REG) and to find them (REC). The aggregator starts as the identity and learns at
-a tenth of the rate: at the full rate its noise costs more than its depths bring (VQA loss after
-150 steps .238, at a tenth .093, one seed).
+Starts from the frozen parts alone, without a Q-Former. The vision aggregator reads three depths of
+the ViT, a box in the prompt brings its pooled feature (every other time, or the aggregator's tokens
+would not be needed), and one adapter a feed-forward net learns to describe regions (REG) and to
+find them (REC). The aggregator starts as the identity and learns at a tenth of the rate: at the
+full rate its noise costs more than it gains (VQA loss after 150 steps .238, at a tenth .093).
 """
 
 from lion_min.lion.stages import LionStage

@@ -1,8 +1,8 @@
 """LION stage 3: both kinds of knowledge in one model, through the mixture of adapters.
 
-Starts from stage 1 (Q-Former, image adapter) and stage 2 (aggregator, region adapter). The
-router starts as the identity, so at step 0 an image batch passes the stage-1 adapter alone and a
-region batch the stage-2 adapter alone. Batches of the two levels alternate (spec 3.2).
+Starts from stage 1 (Q-Former, image adapter) and stage 2 (aggregator, region adapter). The router
+starts as the identity, so at step 0 an image batch passes the stage-1 adapter alone and a region
+batch the stage-2 adapter alone. Batches of the two levels alternate (spec 3.2).
 """
 
 from torch import Tensor
@@ -13,8 +13,7 @@ from lion_min.training import Plan
 
 
 def start(earlier) -> dict[str, Tensor]:
-    """Stage 1 and stage 2 side by side, their adapters merged. The merge is not in the official
-    code; it follows from the router's start (spec 3.1)."""
+    """Stages 1 and 2 side by side, adapters merged (not in the official code; spec 3.1)."""
     image, region = earlier(1), earlier(2)
     return image | region | merge_stage_adapters(region, image)
 

@@ -1,10 +1,9 @@
 """LION stage 4: image tags through the soft prompt (three stages in print, four in the code).
 
 Starts from stage 3. Every prompt gets the tagger's words behind a sentence whose <extra_id_0> is
-one learned vector: it may tell the LLM how far to trust tags that err. In training a tenth of
-the tags is lost and 3 % of the absent ones are added, on top of the tagger's own mistakes, which
-are rare in the drawn world. When regions are asked, a third of the scenes hold two objects that
-differ in size alone: a small striped triangle was called large because of the one beside it.
+one learned vector, which lets the LLM learn how reliable tags are. In training a tenth of the tags
+is lost and 3 % of the absent ones are added, for the tagger's own mistakes are rare. In region
+rounds a third of the scenes hold two objects that differ in size alone, which were confused.
 """
 
 from lion_min.lion.stage3 import STAGE as STAGE3

@@ -1,4 +1,4 @@
-"""What a stage of LION says beside every system's `Stage`: see stage1.py to stage4.py."""
+"""The settings of a LION stage beside every system's `Stage`: see stage1.py to stage4.py."""
 
 from dataclasses import dataclass, field
 
@@ -12,5 +12,5 @@ class LionStage(Stage):
     mode: str                              # LionSettings.mode
     box_as_text: float = 0.5               # share of boxes without a region token, as in the paper
     tags: bool = False                     # the tag preface behind the soft prompt
-    tag_noise: float = 0.0                 # share of the tags made wrong in training
+    tag_noise: float = 0.0                 # share of wrong tags in training
     changes: dict = field(default_factory=dict)   # of LionSettings, for a comparison (studies)

@@ -1,4 +1,4 @@
-"""LION as a system: built around the frozen parts, taught by rounds, asked by route."""
+"""LION as a system: built around the frozen parts, trained by rounds, answering by route."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LionSystem(System):
     """LION's stages 1-4; `stage` is a LionStage."""
 
     ANSWERS = ("joint", 1, 2, 3, 4)
-    question_tokenizer = None              # the Q-Former's own (published: BERT's)
+    question_tokenizer = None              # the Q-Former's, where not the LLM's (published: BERT's)
 
     def build(self) -> Lion:
         settings = replace(settings_around(self.parts, self.stage.mode), **self.stage.changes)
@@ -30,17 +30,17 @@ class LionSystem(System):
         return {*self.model.settings.depths, *self.model.settings.region_depths}
 
     def batch_loss(self, round_, scenes, features, rng) -> tuple[Tensor, dict[str, Tensor]]:
-        """A batch is of one level, for the router has one row a batch; some boxes stay text
-        alone; in stage 4 every prompt has its tags, some of them wrong."""
+        """A batch is of one level, as the router needs; some boxes stay text alone; in stage 4
+        every prompt has its tags, some of them wrong."""
         s = self.stage
-        asked = [e for scene in scenes for e in examples(scene, rng, round_.tasks)]
+        questions = [e for scene in scenes for e in examples(scene, rng, round_.tasks)]
         tags = [noisy_tags(t, self.tagger.tags, rng, s.tag_noise)
                 for t in features["tags"] for _ in round_.tasks] if s.tags else None
-        as_text = [rng.random() < s.box_as_text for _ in asked]
+        as_text = [rng.random() < s.box_as_text for _ in questions]
+        task = REGION if round_.level == "region" else IMAGE
         return self.model(make_inputs(
-            self.model, self.tokenizer, features["states"], [e.prompt for e in asked],
-            REGION if round_.level == "region" else IMAGE, [e.answer for e in asked], tags,
-            as_text))
+            self.model, self.tokenizer, features["states"], [e.prompt for e in questions], task,
+            [e.answer for e in questions], tags, as_text))
 
     def inputs(self, features: dict, prompts: list[str], task: int) -> LionInputs:
         return make_inputs(self.model, self.tokenizer, features["states"], prompts, task,
@@ -48,7 +48,7 @@ class LionSystem(System):
                            questions=self.question_tokenizer)
 
     def answer(self, features: dict, prompts: list[str], **options) -> list[str]:
-        """One answer a picture; prompts of both routes may be mixed, each takes its own."""
+        """One answer a picture; a batch may mix prompts of both routes."""
         answers = [""] * len(prompts)
         for task in (REGION, IMAGE):
             if rows := [i for i, p in enumerate(prompts) if route(p) == task]:
@@ -72,9 +72,8 @@ def settings_around(parts: Parts, mode: str) -> LionSettings:
     near, published = around(vision, language, vocab, mode), parts.published
     if published is None or published.vision != vision:
         return near
-    # All but the Q-Former's words, which are the LLM's own here.
     return replace(published, mode=mode, language=language, generate={},
-                   qformer=replace(published.qformer, vocab=vocab),
+                   qformer=replace(published.qformer, vocab=vocab),    # the LLM's, not BERT's
                    region_id=near.region_id, hint_id=near.hint_id)
 
 

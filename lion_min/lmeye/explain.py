@@ -1,4 +1,4 @@
-"""What LMEye asked: for each request, the patches that the interaction attended to.
+"""LMEye's attention maps: for each request, the patches that the interaction attends to.
 
 Symbols: n requests, N patches.
 """
@@ -19,17 +19,17 @@ def explain(system: System, reply: Reply) -> tuple[list[tuple[str, Tensor]], Non
     """([(title, weights [side, side])], None): a map a request, and all of them for OTHER."""
     if not system.stage.requests:
         return [], None
-    own, other = (attention_maps(system, reply.features, prompt)
+    weights, other = (attention_maps(system, reply.features, prompt)
                   for prompt in (reply.prompt, OTHER))
-    maps = [("all requests together", own.mean(0))]
-    maps += [(f"request {i}", one) for i, one in enumerate(own, 1)]
+    maps = [("all requests together", weights.mean(0))]
+    maps += [(f"request {i}", one) for i, one in enumerate(weights, 1)]
     return maps + [(f"asked instead: {OTHER}", other.mean(0))], None
 
 
 @torch.no_grad()
 def attention_maps(system: System, features: dict, prompt: str) -> Tensor:
-    """Where each request of a prompt looks: [n, side, side], each sums to 1."""
-    weights = system.model.looks(make_inputs(system.model, system.tokenizer, features["states"],
-                                             [prompt]))[0]                # [n, N]
+    """Attention of each request of a prompt: [n, side, side], each sums to 1."""
+    x = make_inputs(system.model, system.tokenizer, features["states"], [prompt])
+    weights = system.model.attention_maps(x)[0]                           # [n, N]
     side = math.isqrt(weights.shape[1])
     return weights.view(-1, side, side).cpu()

@@ -1,4 +1,4 @@
-"""LMEye (arXiv 2305.03701): an LLM that asks the image before it answers.
+"""LMEye (arXiv 2305.03701): an LLM that requests information of the image before it answers.
 
     pixels -> frozen ViT -> patch features of two depths
         +- Q-Former without text - query_proj ----------> static image tokens [B, Q, D]
@@ -7,25 +7,24 @@
        [static | question | <img-q> | <img-d> x m, returned added | question] -> LLM (pass 2)
 
 Several LMEyes exist (spec section 0). The paper era: static='pooled', one vector added onto the
-token <img>; the first <img-d> asks (request_id None); CLIP's text tower; pool='eos'. The later
-form: static='qformer' with 32 queries, reads='queries', five requests, pool='tail'. The tiny
-preset: reads='patches', so that a request can point at a place.
+token <img>; the first <img-d> is the request (request_id None); CLIP's text tower; pool='eos'. The
+later form: static='qformer' with 32 queries, reads='queries', five requests, pool='tail'. The tiny
+preset: reads='patches', so that a request can select a position.
 
 Symbols: B images, S samples (S = n*B), N patches, F features the interaction reads, Dv their
 width, Q queries, L tokens, m return slots, D LLM width.
 
 Deviations from the paper and its code:
-- tiny: two requests for up to four objects: five listed them all, whatever was asked;
+- tiny: two requests for up to four objects: five listed them all, whatever the question;
 - tiny: the interaction is a trainable block over 64 patches, not CLIP's text tower;
-- tiny: a static query begins with two patches of its own (QFormer.anchor): 1,500 steps of stage 1
-  then end at a loss of .03, 4,500 steps without it at .06 (one seed). So much is static then that
-  in a quarter of stage 2's steps it is hidden (`blind`), or nothing would be left to ask for;
-- tiny: an image token carries the LLM's words for its column and row, as told scenes do, a
-  static one for those of the patches it looks at; what a request looks at is also returned as
+- tiny: a static query begins with two patches (QFormer.anchor): 1,500 steps of stage 1 then end at
+  a loss of .03, 4,500 without it at .06 (one seed). The static tokens then hold so much that a
+  quarter of stage 2's steps hides them (`blind`), or nothing would be left to request;
+- tiny: an image token carries the LLM's words for its column and row, as stage 0's text scenes do,
+  a static one those of the patches it attends to; what a request attends to is also returned as
   it is, beside the transmitted vector;
-- tiny: the question stands once more behind the slots, where the LLM is used to find it;
-- `zeroed` blanks the LLM's state before the projection, whose bias stays: a question that
-  is the same for all, not no question;
+- tiny: the question is repeated behind the slots, where the LLM expects it;
+- `zeroed` blanks the LLM's state before the projection, whose bias stays: one question for all;
 - the later form's order is [static | text | request | slots]; officially text comes first;
 - a placeholder outside the LLM's vocabulary starts from zero, officially from a pad's row;
 - the second pass keeps the first one's cache (second_pass='full' reads everything again).
@@ -57,7 +56,7 @@ class LmeyeSettings:
     language: LanguageSettings
     interaction: InteractionSettings
     slot_id: int                           # <img-d>
-    request_id: int | None = None          # <img-q>; None: the first <img-d> asks (paper era)
+    request_id: int | None = None          # <img-q>; None: the first <img-d> (paper era)
     img_id: int | None = None              # <img>, static='pooled' alone
     static: str = "qformer"                # or 'pooled': one vector, added onto <img>
     qformer: QFormerSettings | None = None
@@ -79,11 +78,11 @@ class LmeyeInputs:
     #                                        reads row 0 of the last: CLIP's image feature
     prompts: list[list[int]]               # S prompts with their placeholders
     answers: list[list[int]] | None = None
-    blind: bool = False                    # the static tokens tell nothing: what is asked must do
+    blind: bool = False                    # hide the contents of the static tokens
 
 
 class Lmeye(nn.Module):
-    """The whole model. The ViT and the LLM are frozen; what else trains is the stage's choice."""
+    """The whole model. ViT and LLM are frozen; the stage says which of the rest trains."""
 
     def __init__(self, settings: LmeyeSettings, vision: VisionEncoder, llm: LanguageModel):
         super().__init__()
@@ -109,24 +108,23 @@ class Lmeye(nn.Module):
         self.e_imgd = nn.Parameter(torch.randn(llm.width) * s.token_std)
         self.interaction = InteractivePerception(s.interaction)
 
-    # ---- what the LLM is shown ---------------------------------------------------------------
+    # ---- the LLM's inputs --------------------------------------------------------------------
 
     def patches(self, x: LmeyeInputs) -> Tensor:
         """Each patch's states of some depths side by side, normalised: [B, N, Dv]."""
         return self.ln_vision(torch.cat([x.states[d][:, 1:] for d in self.settings.depths], -1))
 
     def static_tokens(self, x: LmeyeInputs) -> Tensor | None:
-        """What every question sees of an image: [B, Q, D]; None where it is added onto <img>."""
+        """[B, Q, D], the same for every question; None where the image is added onto <img>."""
         if self.settings.static == "pooled":
             return None
-        if (places := self.places()) is None:
-            tokens = self.query_proj(self.qformer(self.patches(x)))
-            return torch.zeros_like(tokens) if x.blind else tokens
         queries, maps = self.qformer(self.patches(x), return_attention=True)
-        where = maps[-1].mean(1) @ places                                 # [B, Q, N] @ [N, D]
-        return where if x.blind else self.query_proj(queries) + where
+        tokens = self.query_proj(queries)
+        tokens = torch.zeros_like(tokens) if x.blind else tokens
+        cells = self.cells()
+        return tokens if cells is None else tokens + maps[-1].mean(1) @ cells    # [B,Q,N] @ [N,D]
 
-    def places(self) -> Tensor | None:
+    def cells(self) -> Tensor | None:
         """The LLM's words for column and row of each patch, summed: [N, D]; tiny preset alone."""
         first = self.settings.first_cell_id
         return None if first is None else self.llm.cell_words(first, self.settings.vision.side)
@@ -140,21 +138,21 @@ class Lmeye(nn.Module):
         if s.request_id is not None:
             embeds = embeds + (ids == s.request_id)[..., None] * self.e_imgq
         if s.static == "pooled":
-            seen = self.img_proj(x.states[-1][:, 0]) + self.e_img         # [B, D]
-            seen = seen.repeat_interleave(len(ids) // len(seen), 0)
-            embeds = embeds + (ids == s.img_id)[..., None] * seen[:, None]
+            image = self.img_proj(x.states[-1][:, 0]) + self.e_img        # [B, D]
+            image = image.repeat_interleave(len(ids) // len(image), 0)
+            embeds = embeds + (ids == s.img_id)[..., None] * image[:, None]
         return embeds
 
-    # ---- what the LLM asks -------------------------------------------------------------------
+    # ---- the LLM's requests ------------------------------------------------------------------
 
     def features(self, x: LmeyeInputs) -> Tensor:
-        """What the interaction decomposes: [B, F, Dv]."""
+        """The features that the interaction decomposes: [B, F, Dv]."""
         reads = self.settings.reads
         if reads == "pooled":
             return x.states[-1][:, :1]
         return self.patches(x) if reads == "patches" else self.qformer(self.patches(x))
 
-    def ask(self, x: LmeyeInputs, hidden: Tensor, maps: bool = False):
+    def interact(self, x: LmeyeInputs, hidden: Tensor, maps: bool = False):
         """The LLM's states at the requests [S, D] -> returned [S, m, D], and maps [S, n, F]."""
         if self.settings.control == "zeroed":
             hidden = torch.zeros_like(hidden)
@@ -163,10 +161,10 @@ class Lmeye(nn.Module):
                 raise ValueError("control 'foreign' takes the request of another sample: "
                                  "give two samples or more")
             hidden = hidden.roll(1, 0)
-        return self.interaction(hidden, self.features(x), self.places(), maps)
+        return self.interaction(hidden, self.features(x), self.cells(), maps)
 
     def halves(self, x: LmeyeInputs) -> two_passes.Halves | None:
-        """The prompts cut at their requests; None where nothing is asked: one pass is enough."""
+        """The prompts cut at their requests; None without requests: one pass is enough."""
         s = self.settings
         if s.static == "pooled" and any(row.count(s.img_id) != 1 for row in x.prompts):
             raise ValueError("each prompt needs one <img>, onto which its image is added")
@@ -176,28 +174,28 @@ class Lmeye(nn.Module):
         return None if s.control == "static" else halves
 
     @torch.no_grad()
-    def looks(self, x: LmeyeInputs) -> Tensor:
-        """Where each request looks: attention over the image tokens, [S, n, F], rows sum to 1."""
-        return self.ask(x, self.requests(x), maps=True)[1]
+    def attention_maps(self, x: LmeyeInputs) -> Tensor:
+        """Attention of each request over the image tokens, [S, n, F]; rows sum to 1."""
+        return self.interact(x, self.requests(x), maps=True)[1]
 
     def requests(self, x: LmeyeInputs) -> Tensor:
         """The first pass alone: the LLM's states at the request tokens, [S, D]."""
         if (halves := self.halves(x)) is None:
-            raise ValueError("nothing is asked here: the prompts hold no request, or control is "
-                             "'static'")
+            raise ValueError("no requests: the prompts hold none, or control is 'static'")
         return two_passes.first_pass(self.llm, halves, partial(self.words, x),
                                      self.static_tokens(x))[0]
 
     # ---- train and answer --------------------------------------------------------------------
 
     def rows(self, x: LmeyeInputs) -> tuple[Tensor, TextBatch, Tensor | Prefix | None]:
-        """(embeds, text, what stands before them) of the pass that the LLM answers in."""
+        """(embeds, text, the tokens or prefix before them) of the pass that gives the answer."""
         shared = self.static_tokens(x)
         if (halves := self.halves(x)) is None:
             text = self.llm.pack(x.prompts, x.answers)
             return self.words(x, text), text, shared
-        return two_passes.second_pass(self.llm, halves, x.answers, partial(self.words, x), shared,
-                                      partial(self.ask, x), self.settings.second_pass == "cached")
+        return two_passes.second_pass(
+            self.llm, halves, x.answers, partial(self.words, x), shared, partial(self.interact, x),
+            self.settings.second_pass == "cached")
 
     def forward(self, x: LmeyeInputs) -> tuple[Tensor, dict[str, Tensor]]:
         """(loss, its named parts): the mean cross-entropy of the answer tokens."""
@@ -211,7 +209,7 @@ class Lmeye(nn.Module):
 
 
 def without_text(qformer: QFormer) -> QFormer:
-    """The static mapping asks nothing: a Q-Former's words and text half would be dead weight."""
+    """Remove a Q-Former's words and text half, which the static mapping does not use."""
     qformer.words = qformer.positions = None
     for layer in qformer.layers:
         layer.text_ffn = None
@@ -220,14 +218,11 @@ def without_text(qformer: QFormer) -> QFormer:
 
 def tiny(vision: VisionSettings, vocab: int) -> LmeyeSettings:
     """The bundled preset. <img-q> and <img-d> are the two ids behind the tokenizer's."""
-    start, seen = 128 ** -0.5, 2 * vision.width
+    std, width = 128 ** -0.5, 2 * vision.width
     return LmeyeSettings(
-        vision=vision,
-        language=LanguageSettings(family="llama", vocab=vocab, layers=5, ffn=384),
-        interaction=InteractionSettings(llm_width=128, image_width=seen, mlp=128, init_std=start,
-                                        requests=2, returned=2),
+        vision, LanguageSettings("llama", vocab, layers=5, ffn=384),
+        InteractionSettings(128, width, mlp=128, init_std=std, requests=2, returned=2),
         request_id=vocab, slot_id=vocab + 1,
-        qformer=QFormerSettings(width=128, layers=2, heads=4, ffn=256, queries=32,
-                                vision_width=seen, vocab=1, max_text=1, cross_every=1,
-                                init_std=start),
+        qformer=QFormerSettings(width=128, layers=2, heads=4, ffn=256, queries=32, init_std=std,
+                                vision_width=width, vocab=1, max_text=1, cross_every=1),
         token_std=0.1, anchors=6.0, first_cell_id=6)

@@ -1,8 +1,7 @@
-"""Text to what Lmeye reads: question, request token, return slots, and the question once more.
+"""Text to the inputs of Lmeye: question, request token, return slots, and the question again.
 
-The official prompts end in "<img-d> x5\\nAnswer:" (spec section 3): what follows the slots is a
-text that the LLM can answer from. The tiny LLM only ever read a scene and then its question, so
-here that text is the question again.
+The official prompts end in "<img-d> x5\\nAnswer:" (spec section 3). The tiny LLM was trained on a
+scene and then its question, so here the question follows the slots.
 """
 
 from __future__ import annotations
@@ -18,11 +17,9 @@ OTHER = "What is in the image?"              # a question to compare with, or to
 def make_inputs(model: Lmeye, tokenizer: TinyTokenizer, states: list[Tensor], prompts: list[str],
                 answers: list[str] | None = None, requests: bool = True,
                 blind: bool = False) -> LmeyeInputs:
-    """Samples of an image stand together: S = n*B. `requests` False: no request, no slots (stage 1)."""
-    return LmeyeInputs(states,
-                       [prompt_ids(model, tokenizer, p) if requests else tokenizer.encode(p)
-                        for p in prompts],
-                       answers and [tokenizer.encode(a) for a in answers], blind)
+    """Samples of an image stand together, S = n*B; without `requests` no request, no slots."""
+    rows = [prompt_ids(model, tokenizer, p) if requests else tokenizer.encode(p) for p in prompts]
+    return LmeyeInputs(states, rows, answers and [tokenizer.encode(a) for a in answers], blind)
 
 
 def prompt_ids(model: Lmeye, tokenizer: TinyTokenizer, prompt: str) -> list[int]:

@@ -1,7 +1,7 @@
 """LMEye stage 1: the static mapping.
 
-Image features become a few tokens of the LLM, the same whatever is asked; trained on captions
-(official run_llm_pretrain.py). Nothing is requested yet: the prompt holds no request token.
+Image features become a few tokens of the LLM, the same for every question; trained on captions
+(official run_llm_pretrain.py). The prompt holds no request token yet.
 """
 
 from lion_min.lmeye.stages import LmeyeStage

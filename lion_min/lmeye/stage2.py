@@ -1,13 +1,13 @@
-"""LMEye stage 2: multimodal instruction tuning, where the LLM learns to ask.
+"""LMEye stage 2: multimodal instruction tuning, where the LLM learns to request.
 
 Starts from stage 1. Trains the request, the interaction and what is returned, the two tokens
 <img-q> and <img-d>, and, as the official train.py of August 2023 does, the Q-Former's query tokens
 and their projection (spec section 4.2; unlike it, all of them are saved). With these two frozen, as
 before August 2023, 16 queries ended at existence .884 and count .850 (500 scenes, one seed).
-Some rounds ask for boxes: without them the requests never learn where to look. The encoder learns
-at a fifth of the rate (loss on boxes after 400 steps .44 against .67, one seed).
-In the `pointed` rounds the static tokens tell nothing: what a question about one object needs must
-be asked for. Without them the requests look at that object hardly more than at the others.
+Region rounds are needed: without boxes the requests do not learn positions. The encoder learns at
+a fifth of the rate (loss on boxes after 400 steps .44 against .67, one seed). In the `pointed`
+rounds the static tokens are hidden, and the requests must supply what a question about one object
+needs; without these rounds they attend to that object hardly more than to the others.
 """
 
 from lion_min.lmeye.stages import LmeyeStage

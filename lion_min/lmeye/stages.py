@@ -1,4 +1,4 @@
-"""What a stage of LMEye says beside every system's `Stage`: see stage1.py and stage2.py."""
+"""The settings of an LMEye stage beside every system's `Stage`: see stage1.py and stage2.py."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from lion_min.stage import Stage
 
 @dataclass(frozen=True, kw_only=True)
 class LmeyeStage(Stage):
-    """One stage of LMEye: does it request yet, and what fills the return slots."""
+    """One stage of LMEye: with or without requests, and what fills the return slots."""
 
     requests: bool
     blind: tuple[str, ...] = ()            # rounds in which the static tokens are hidden

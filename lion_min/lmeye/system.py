@@ -1,4 +1,4 @@
-"""LMEye as a system: built around the frozen parts, taught to request, asked."""
+"""LMEye as a system: built around the frozen parts, trained to request, answering."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ class LmeyeSystem(System):
         return {*self.model.settings.depths, self.model.settings.vision.blocks}
 
     def batch_loss(self, round_, scenes, features, rng) -> tuple[Tensor, dict[str, Tensor]]:
-        asked = [e for scene in scenes for e in examples(scene, rng, round_.tasks)]
+        questions = [e for scene in scenes for e in examples(scene, rng, round_.tasks)]
         blind = any(ROUNDS[name] == round_ for name in self.stage.blind)
         return self.model(make_inputs(
-            self.model, self.tokenizer, features["states"], [e.prompt for e in asked],
-            [e.answer for e in asked], self.stage.requests, blind))
+            self.model, self.tokenizer, features["states"], [e.prompt for e in questions],
+            [e.answer for e in questions], self.stage.requests, blind))
 
     def answer(self, features: dict, prompts: list[str], **options) -> list[str]:
         """One answer a picture."""
         if self.model.settings.control == "foreign" and len(prompts) == 1:
-            # Alone it has no other question's request to take: lend it one about its picture.
+            # A single sample has no other one's request: add a question about its picture.
             return self.answer(self.index([features], [0, 0]), [*prompts, OTHER], **options)[:1]
         x = make_inputs(self.model, self.tokenizer, features["states"], prompts,
                         requests=self.stage.requests)
         return [self.tokenizer.decode(row) for row in self.model.generate(x, **options).tolist()]
 
     def explain(self, reply):
-        """Where each request attended: see explain.py."""
+        """Attention maps of the requests: see explain.py."""
         from lion_min.lmeye.explain import explain
         return explain(self, reply)
 

@@ -27,12 +27,12 @@ from lion_min.cli import Parser
 from lion_min.language import LanguageModel, LanguageSettings, Prefix, TextBatch
 
 Words = Callable[[TextBatch], Tensor]      # text [S, L] -> embedded [S, L, D]
-Ask = Callable[[Tensor], Tensor]           # states at the requests [S, D] -> returned [S, n, D]
+Interact = Callable[[Tensor], Tensor]      # states at the requests [S, D] -> returned [S, n, D]
 
 
 @dataclass
 class Halves:
-    """Prompts cut where the LLM stops to ask."""
+    """Prompts cut at their requests."""
 
     prompts: list[list[int]]
     heads: list[list[int]]                 # up to and with the request
@@ -42,34 +42,34 @@ class Halves:
 
 
 def cut(prompts: list[list[int]], n: int, slot: int, request: int | None) -> Halves:
-    """Find the placeholders. `request` None: the first slot asks.
+    """Find the placeholders. `request` None: the first slot is it.
 
     ValueError unless each prompt has one request and, right behind it, n slots side by side.
     """
     overlap, firsts = int(request is None), []
     for i, row in enumerate(prompts):
-        asks = [k for k, token in enumerate(row) if token == request]
+        requests = [k for k, token in enumerate(row) if token == request]
         slots = [k for k, token in enumerate(row) if token == slot]
         if not slots or slots != [*range(slots[0], slots[0] + n)] or (
-                request is not None and asks != [slots[0] - 1]):
+                request is not None and requests != [slots[0] - 1]):
             raise ValueError(f"sample {i} needs one request and right behind it {n} slots side by "
-                             f"side; it has requests at {asks} and slots at {slots}")
+                             f"side; it has requests at {requests} and slots at {slots}")
         firsts.append(slots[0])
     return Halves(prompts, [row[:k + overlap] for row, k in zip(prompts, firsts)],
                   [row[k:] for row, k in zip(prompts, firsts)], slot, overlap)
 
 
-def add_at(embeds: Tensor, where: Tensor, values: Tensor) -> Tensor:
-    """Add the next row of values [R, D] to every marked place, never replacing what is there."""
-    if int(where.sum()) != len(values):
-        raise ValueError(f"{int(where.sum())} places for {len(values)} vectors")
-    return embeds.index_put(where.nonzero(as_tuple=True), values.to(embeds.dtype),
+def add_at(embeds: Tensor, marks: Tensor, values: Tensor) -> Tensor:
+    """Add the next row of values [R, D] to every marked embedding, which is not replaced."""
+    if int(marks.sum()) != len(values):
+        raise ValueError(f"{int(marks.sum())} places for {len(values)} vectors")
+    return embeds.index_put(marks.nonzero(as_tuple=True), values.to(embeds.dtype),
                             accumulate=True)
 
 
 def first_pass(llm: LanguageModel, halves: Halves, words: Words, shared: Tensor | None
                ) -> tuple[Tensor, Prefix | None]:
-    """(the LLM's states at the requests [S, D], what it has read; encoder-decoder: None)."""
+    """(the LLM's states at the requests [S, D], its prefix; encoder-decoder: None)."""
     if llm.encoder_decoder:
         text = llm.pack(halves.prompts)
         states = llm.encode(words(text), text.mask, shared)               # [S, L, D]
@@ -81,9 +81,9 @@ def first_pass(llm: LanguageModel, halves: Halves, words: Words, shared: Tensor 
 
 
 def second_pass(llm: LanguageModel, halves: Halves, answers: list[list[int]] | None, words: Words,
-                shared: Tensor | None, ask: Ask, cached: bool = True
+                shared: Tensor | None, interact: Interact, cached: bool = True
                 ) -> tuple[Tensor, TextBatch, Tensor | Prefix | None]:
-    """(embeds with the slots filled, text, what stands before them) for llm.loss or generate."""
+    """(embeds with the slots filled, text, the tokens or prefix before them) for llm.loss."""
     states, prefix = first_pass(llm, halves, words, shared)
     if prefix is None or not cached:
         rows, prefix = halves.prompts, shared
@@ -91,7 +91,7 @@ def second_pass(llm: LanguageModel, halves: Halves, answers: list[list[int]] | N
         rows = halves.tails
         prefix.crop(halves.overlap)        # a request that is a slot is read anew
     text = llm.pack(rows, answers)
-    returned = ask(states).flatten(0, 1)                                  # [S*n, D]
+    returned = interact(states).flatten(0, 1)                             # [S*n, D]
     return add_at(words(text), text.ids == halves.slot, returned), text, prefix
 
 

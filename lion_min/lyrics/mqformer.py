@@ -67,13 +67,13 @@ class MQFormerLayer(QFormerLayer):
         self.object_cross = Attention(s.width, s.heads, s.object_width, ln_eps=s.ln_eps,
                                       dropout=s.dropout) if cross and s.object_queries else None
 
-    def look(self, queries: Tensor, sources: Sources
-             ) -> tuple[Tensor, Tensor | tuple[Tensor, Tensor] | None]:
+    def cross_attend(self, queries: Tensor, sources: Sources
+                     ) -> tuple[Tensor, Tensor | tuple[Tensor, Tensor] | None]:
         """queries [S,Q,D] -> the same and, with cross-attention, maps ([S,H,Qi,N], [S,H,Qo,M])."""
         if self.object_cross is None:
-            return super().look(queries, sources.image)
+            return super().cross_attend(queries, sources.image)
         for_image, for_objects = queries.split(self.groups, dim=1)              # [S, Qi | Qo, D]
-        for_image, seen = super().look(for_image, sources.image)
+        for_image, seen = super().cross_attend(for_image, sources.image)
         for_objects, found = self.object_cross(for_objects, sources.objects, sources.mask)
         return torch.cat([for_image, for_objects], 1), (seen, found[..., :-1])  # no blank row
 

@@ -53,7 +53,7 @@ def covered(boxes: Tensor, side: int, margin: float = 0.0) -> Tensor:
 def shares(system, features: dict, asked: list[tuple[Thing, str]]) -> Tensor:
     """COLUMNS of S questions, two for each image of `features`: [S, 6]."""
     x = make_inputs(system.model, system.tokenizer, features["states"], [q for _, q in asked])
-    maps = system.model.looks(x).mean(1)                                  # [S, N], all requests
+    maps = system.model.attention_maps(x).mean(1)                                  # [S, N], all requests
     swapped = maps.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)            # the other question's
     boxes, side = torch.tensor([thing.box for thing, _ in asked]), math.isqrt(maps.shape[1])
     parts = (covered(boxes, side, margin) for margin in (0, 0.5 / side))

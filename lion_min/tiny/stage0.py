@@ -26,8 +26,8 @@ from lion_min.tiny import reading
 from lion_min.lion.model import tiny
 from lion_min.tiny.textworld import TextScenes, tags_of
 from lion_min.scenes import WORLDS, Scene, World, make_scene
-from lion_min.parts import STAGE0
-from lion_min.stage import going_on, has_lookalikes
+from lion_min.parts import STAGE0, load_init
+from lion_min.stage import has_lookalikes
 from lion_min.tokenizer import GRID, REACH, TinyTokenizer, box_words
 from lion_min.training import Plan
 from lion_min.vision import TagHead, VisionEncoder, VisionSettings
@@ -164,7 +164,7 @@ def train(part: str, out: Path, world: str = "medium", seed: int = 0, resume: bo
         def step_loss(step: int, shard: int = 0):
             return model(reading.lesson(place, seed + (shard << 63), step, batch, tokenizer, part))
     if init:
-        checkpoints.load_into(model, going_on(init, system=LION, stage=0, part=part), init)
+        checkpoints.load_into(model, load_init(init, system=LION, stage=0, part=part), init)
     where = Path(out) / STAGE0 / part
     config = {"system": LION, "stage": 0, "part": part, "preset": "tiny", "world": world,
               "seed": seed, "batch": batch}

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import save
 
 from lion_min import BadInput, checkpoints
-from lion_min.parts import Parts, fingerprint
+from lion_min.parts import Parts, fingerprint, load_init
 from lion_min.lion.stage4 import STAGE
 from lion_min.scenes import WORLDS, make_scene
-from lion_min.stage import drawer, going_on, has_lookalikes, step_loss
+from lion_min.stage import has_lookalikes, row_sampler, step_loss
 
 WORLD = WORLDS["medium"]
 
@@ -35,7 +35,7 @@ def taken(stage, steps: int = 5) -> list[tuple[str, list[int]]]:
     """(level, rows) of the first steps."""
     system = Noting(stage)
     scenes = [make_scene(WORLD, "train", 0, i) for i in range(200)]
-    loss = step_loss(system, scenes, system, 0, drawer(stage, scenes, 16))
+    loss = step_loss(system, scenes, system, 0, row_sampler(stage, scenes, 16))
     for step in range(steps):
         loss(step)
     return system.taught
@@ -66,7 +66,7 @@ def test_region_rounds_take_their_share_of_twins():
             assert rows == none[step][1]
 
 
-def test_going_on_takes_the_same_stage_alone(tmp_path):
+def test_init_takes_the_same_stage_alone(tmp_path):
     """Guards: weights of another stage or another stage 0 taken in silence."""
     checkpoints.save_run(tmp_path, {"a": torch.ones(2).half()},
                          {"system": "lion", "stage": 4, "stage0": "abc"})
@@ -75,14 +75,14 @@ def test_going_on_takes_the_same_stage_alone(tmp_path):
         own.__dict__["fingerprint"] = fingerprint
         return own.check
 
-    begun = going_on(tmp_path, check("abc"), system="lion", stage=4)
+    begun = load_init(tmp_path, check("abc"), system="lion", stage=4)
     assert begun["a"].dtype == torch.float32
     with pytest.raises(BadInput, match="is lion stage 4; --init goes on from a run of lion stage 3"):
-        going_on(tmp_path, check("abc"), system="lion", stage=3)
+        load_init(tmp_path, check("abc"), system="lion", stage=3)
     with pytest.raises(BadInput, match="another stage 0"):
-        going_on(tmp_path, check("abd"), system="lion", stage=4)
+        load_init(tmp_path, check("abd"), system="lion", stage=4)
     with pytest.raises(BadInput, match="is lion stage 4; --init goes on .* stage 0 vision"):
-        going_on(tmp_path, system="lion", stage=0, part="vision")
+        load_init(tmp_path, system="lion", stage=0, part="vision")
 
 
 def test_a_fingerprint_is_the_hash_of_a_file_that_is_never_made():

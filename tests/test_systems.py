@@ -22,9 +22,9 @@ IDLE = ("vision.model.post_layernorm.", "vision.model.vision_model.post_layernor
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """(OUT with every stage of both rooms after a few steps, {(system, stage): (parameters before,
+    """(OUT with every stage of both systems after a few steps, {(system, stage): (parameters before,
     after)})."""
-    out = tmp_path_factory.mktemp("rooms")
+    out = tmp_path_factory.mktemp("systems")
     write_stage0(out)
     return out, {(s, n): few_steps(s, stage_of(s, n), out) for s, n in STAGES}
 
@@ -125,7 +125,7 @@ def test_foreign_answers_a_question_alone(trained):
     assert len(system.answer(features, QUESTIONS[2:], max_new_tokens=3)) == 1
 
 
-def test_going_on_keeps_what_the_stage_does_not_train(trained, tmp_path):
+def test_init_keeps_what_the_stage_does_not_train(trained, tmp_path):
     """Guards: --init of LMEye's stage 2 around a Q-Former of stage 1 that is random again."""
     shutil.copytree(trained[0], tmp_path / "out")
     end = trained[1]["lmeye", 2][1]
