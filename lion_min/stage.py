@@ -143,7 +143,7 @@ def run_stage(system, o: RunOptions) -> dict:
     plan, batch = o.plan or stage.plan, o.batch or stage.batch
     system.announce()
     model.to(o.device), parts.vision.to(o.device), system.tagger.to(o.device)
-    names = only_trainable(model, stage.trains)
+    encoder_trains = any(n.startswith("vision.") for n in only_trainable(model, stage.trains))
     load_start(system, o.init)
     print(count_parameters(dict(model.named_children())))
     halved = parts.preset != TINY and plan.precision == "bf16"
@@ -151,7 +151,6 @@ def run_stage(system, o: RunOptions) -> dict:
         halve_frozen(model.vision, model.llm)
     precision = torch.autocast(torch.device(o.device).type, torch.bfloat16, halved)
     before = score(system, o, precision)
-    encoder_trains = any(n.startswith("vision.") for n in names)
     scenes = o.scenes or [make_scene(WORLDS[o.world], "train", o.seed, i)
                           for i in range(16 * o.pool if encoder_trains else o.pool)]
     draw_rows = row_sampler(stage, scenes, batch)  # may refuse: before the minute of encoding
