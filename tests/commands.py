@@ -1,5 +1,7 @@
 """Calling a command as a user does, and an untrained LION for it to load."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from random_lion import write_stage, write_stage0
 from lion_min import launch
 from lion_min.scenes import WORLDS, make_scene
 
+ROOT = Path(__file__).resolve().parents[1]
 SCENE = make_scene(WORLDS["medium"], "heldout", 5, 0).draw()
 ASK = "describe box [0.1,0.1,0.6,0.6]"
 
@@ -52,3 +55,14 @@ def refused(result: tuple[int, str, str], *told: str) -> None:
     assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
     for words in told:
         assert words in err, err
+
+
+def light_help(*mains: str, imports: list[str]) -> str:
+    """What commands print for --help in a process that must not load a heavy library."""
+    calls = "".join(f"try: ({main})(['--help'])\nexcept SystemExit as end: assert end.code == 0\n"
+                    for main in mains)
+    code = "\n".join(["import sys", *(f"import {name}" for name in imports), calls]) + (
+        "\nassert not {'torch', 'transformers', 'numpy'} & set(sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -93,8 +93,7 @@ BAD = [
     (changed("samples", 0, boxes=[[16, 8, 48, 24]]), "not in fractions"),
     (changed("samples", 1, turns=[["a"]]), "line 2: turns must be"),
     (changed("samples", 1, turns="ab"), "line 2: turns is 'ab'"),
-    (changed("samples", 1, prompt=" "), "line 2: prompt has 0"),
-]
+    (changed("samples", 1, prompt=" "), "line 2: prompt has 0")]
 
 
 @pytest.mark.parametrize("data, told", BAD, ids=[f"{d[0]}-{t[:30]}" for d, t in BAD])

@@ -37,8 +37,6 @@ def drawn(tmp_path_factory):
     return folder
 
 
-# ---- the whole way -------------------------------------------------------------------------------
-
 def test_the_bundled_lion_on_coco(drawn, capsys):
     """Guards: boxes, pictures or names that are lost between COCO's file and the score."""
     code, out, err = call(evaluate.main, capsys, "--data", drawn / "instances.json", "--format",
@@ -65,8 +63,6 @@ def test_an_oracle_on_every_task(drawn):
         assert floor["caption_cider"] < result["caption_cider"]
         assert 4 < result["caption_cider"] < 6, "a perfect one of two references"
 
-
-# ---- asking --------------------------------------------------------------------------------------
 
 class Echo(Knowing):
     """Answers with the picture's number and the prompt; counts what it sees."""
@@ -159,8 +155,6 @@ def test_bad_data_is_told_before_asking(drawn):
                  "[0.500,0.500,0.600,0.600]", ((0.1, 0.1, 0.2, 0.2), (0.5004, 0.5, 0.6, 0.6)))
     assert benchmarks.true_box(two) == (0.5004, 0.5, 0.6, 0.6)
 
-
-# ---- the command ---------------------------------------------------------------------------------
 
 @pytest.fixture
 def knowing(monkeypatch):

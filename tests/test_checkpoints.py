@@ -78,8 +78,7 @@ def test_trainable_state_holds_exactly_what_trains():
 
 
 @pytest.mark.parametrize("change, told", [
-    ({"a.bias": None}, "missing: a.bias"),
-    ({"z": torch.ones(1)}, "unexpected: z"),
+    ({"a.bias": None}, "missing: a.bias"), ({"z": torch.ones(1)}, "unexpected: z"),
     ({"a.weight": torch.ones(3, 2)}, r"wrong shape: a.weight \[3, 2\] instead of \[2, 3\]"),
     ({f"z{i}": torch.ones(1) for i in range(9)}, "z0, z1, z2 and 6 more")])
 def test_load_into_names_what_does_not_fit_and_copies_nothing(change, told):

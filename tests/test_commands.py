@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import ASK, SCENE, call, ready, refused, runs, system  # noqa: F401 (fixtures)
+from commands import (ASK, ROOT, SCENE, call, light_help, ready, refused, runs,  # noqa: F401
+                      system)
 
 import infer
 import lion_min
@@ -16,10 +17,6 @@ from lion_min.cli import SYSTEMS, guarded
 from lion_min.scenes import write_scenes
 from lion_min.training import NonFinite
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
-# ---- weights -----------------------------------------------------------------------------------
 
 def cut(folder: Path) -> None:
     model = folder / checkpoints.MODEL
@@ -42,11 +39,9 @@ def config(**changed):
     (lambda f: (f / "model.safetensors").unlink(), "no such file"), (cut, "safetensors"),
     (config(system="pvit"), "system is 'pvit'"), (config(stage=0), "stage is 0"),
     (config(stage=1), "mode is qformer"), (config(stage=3), "does not fit"),
-    (config(world=["medium"]), "world is ['medium']"),
-    (config(settings=None), "family is None"),
+    (config(world=["medium"]), "world is ['medium']"), (config(settings=None), "family is None"),
     (config(settings={"language": {"family": "llama"}}), "another version"),
-    (lambda f: (f.parent / "stage0" / "llama" / "model.safetensors").write_text(""),
-     "safetensors"),
+    (lambda f: (f.parent / "stage0" / "llama" / "model.safetensors").write_text(""), "safetensors"),
     (lambda f: f.parent.rename(f.parents[1] / "renamed"), "'lion'")])
 def test_weights_that_do_not_fit(runs, tmp_path, monkeypatch, capsys, damage, told):
     """Guards: weights loaded in part and in silence, or around other frozen parts."""
@@ -69,8 +64,6 @@ def test_every_stage_can_be_asked(runs, ready, capsys, monkeypatch, number):
                             "--show", ready / "panel.png")
         assert code == 0 and (ready / "panel.png").exists()
 
-
-# ---- the other commands ------------------------------------------------------------------------
 
 def test_evaluate_prints_one_object(runs, ready, capsys, system):
     """Guards: a score that the contract names and the report lacks; a shuffled floor left out."""
@@ -147,17 +140,9 @@ def test_guarded_tells_a_loss_that_is_not_finite(capsys):
 
 def test_help_is_instant():
     """Guards: three seconds of imports before the first word of --help."""
-    code = """
-import sys, infer, train
-from lion_min import evaluate
-for main in (infer.main, train.main, evaluate.main):
-    try: main(["--help"])
-    except SystemExit as end: assert end.code == 0
-heavy = {"torch", "transformers", "numpy"} & set(sys.modules)
-assert not heavy, heavy"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "--show" in done.stdout and "--resume" in done.stdout
+    out = light_help("infer.main", "train.main", "lion_min.evaluate.main",
+                     imports=["infer", "train", "lion_min.evaluate"])
+    assert "--show" in out and "--resume" in out
 
 
 def test_the_script_itself(tmp_path):

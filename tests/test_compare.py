@@ -1,14 +1,12 @@
 """Comparisons: what is run, what the table and the log hold, and what the rooms compare."""
 
 import json
-import subprocess
-import sys
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
 import pytest
-from commands import call, refused
+from commands import call, light_help, refused
 
 from lion_min.studies import compare
 
@@ -16,7 +14,6 @@ from lion_min import launch, scores
 from lion_min.lmeye.model import CONTROLS
 from lion_min.training import Plan
 
-ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ("studies.lion", "studies.lmeye", "studies.pvit", "studies.lyrics")
 ARGS = ("--seeds", 0, 1, "--steps", 4, "--count", 10)
 RIGHT = {("one", 0): 0.1, ("one", 1): 0.3, ("two", 0): 0.2, ("two", 1): 0.4}    # else 0.5
@@ -75,11 +72,9 @@ def bench(monkeypatch, tmp_path):
     return Bench(monkeypatch)
 
 
-# ---- what is run ------------------------------------------------------------------------------
-
 def test_rows_are_run_and_told(bench, capsys):
-    """Guards: a row that was not asked for, or a difference to it; a seed that counts twice, so
-    that the spread shrinks; a row scored on scenes of another seed; a lost line or column."""
+    """Guards: a row that was not asked for, or a difference to it; a seed that counts twice, or the
+    deviation of a population, so that the spread shrinks; scenes of another seed; a lost line."""
     code, out, err = call(bench.main, capsys, *ARGS, "--rows", "two", "one", "--seeds", 0, 1, 1)
     assert code == 0 and err == ""
     assert bench.ran == ALL[:4]
@@ -114,8 +109,6 @@ def test_every_row_starts_from_the_same_stages(bench, capsys):
     assert [p.as_posix() for p in Path("out").rglob("*")] == ["out/lion", "out/lion/stage0"]
     refused(call(bench.main, capsys, *ARGS, "--steps", 1), "--steps 1: what one has 2 stages")
 
-
-# ---- the log ----------------------------------------------------------------------------------
 
 def test_what_is_in_the_log_is_not_run_again(bench, capsys):
     """Guards: a comparison that starts anew; scores of other steps, scenes or seeds taken for
@@ -189,14 +182,6 @@ def test_bad_arguments_are_one_line_before_anything_runs(bench, capsys, argv, to
     assert bench.ran == []
 
 
-def test_spread():
-    """Guards: the deviation of a population, too small for three seeds; a failure on one seed."""
-    assert compare.spread([0.1, 0.2, 0.6]) == "0.300 +- 0.265"
-    assert compare.spread([0.25]) == "0.250 +- 0.000"
-
-
-# ---- what the rooms compare ---------------------------------------------------------------------
-
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_rooms_state_rows_that_differ(script):
     """Guards: two rows that are the same run; a pair or a command that names nothing there is."""
@@ -221,15 +206,7 @@ def test_rows_are_what_they_are_called():
 
 def test_help_is_instant():
     """Guards: three seconds of torch before the first word of --help."""
-    code = f"""
-import sys
-from importlib import import_module
-from lion_min.studies import compare
-for script in {SCRIPTS}:
-    try: compare.main(import_module("lion_min." + script).COMPARISON, ["--help"])
-    except SystemExit as end: assert end.code == 0
-heavy = {{"torch", "transformers", "numpy"}} & set(sys.modules)
-assert not heavy, heavy"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("usage: ") == len(SCRIPTS) and "Does the asking help?" in done.stdout
+    mains = [f"lambda argv: compare.main(lion_min.{s}.COMPARISON, argv)" for s in SCRIPTS]
+    out = light_help(*mains, imports=["lion_min.studies.compare as compare",
+                                      *(f"lion_min.{script}" for script in SCRIPTS)])
+    assert out.count("usage: ") == len(SCRIPTS) and "Does the asking help?" in out

@@ -32,8 +32,6 @@ def test_nothing_and_uneven_lists(score):
         score(["yes", "no"], [BOX] if score is rec_acc else ["yes"])
 
 
-# ---- VQA -----------------------------------------------------------------------------------------
-
 @pytest.mark.parametrize("text, same", [
     ("The two  Dogs.", "2 dogs"), ("a", ""), ("none", "0"), ("ten", "10"), ("dont", "don't"),
     ("don't", "don't"), ("its", "its"), ("1,000", "1000"), ("1.5", "1.5"),
@@ -69,8 +67,6 @@ def test_by_hand(score, answer, truth, value):
     assert score(answer, truth) == pytest.approx(value)
 
 
-# ---- yes and no ----------------------------------------------------------------------------------
-
 @pytest.mark.parametrize("answer, yes", [
     ("yes", True), ("No", False), ("no, there is none", False), ("There is not a dog.", False),
     ("Yes. There is no cat.", True), ("No.", False), ("nothing", True), ("", True),
@@ -89,8 +85,6 @@ def test_pope_by_hand():
     assert pope(["no"], ["no"]) == {"accuracy": 1, "precision": 0, "recall": 0, "f1": 0,
                                     "yes_rate": 0}
 
-
-# ---- region recognition --------------------------------------------------------------------------
 
 NAMES = ["bicycle", "dog", "hot dog", "traffic light"]
 
@@ -116,8 +110,6 @@ def test_nearest_name_by_vectors():
     with pytest.raises(ValueError, match="no class names"):
         nearest_name("dog", [])
 
-
-# ---- CIDEr ---------------------------------------------------------------------------------------
 
 RED, BLUE = "one red bus waits outside", "seven blue birds sit together quietly"
 

@@ -83,7 +83,6 @@ def test_a_resumed_run_of_shards_is_the_uninterrupted_one(tmp_path):
     train(out, steps=2, resume=True)
 
 
-# ---- two processes ----------------------------------------------------------------------------
 SCRIPT = """
 import json, sys
 from pathlib import Path

@@ -61,11 +61,10 @@ def stage_of(number: int, system: str = "lion"):
     ("--stage all --labels dense --system lmeye", "lion's stage 0"),
     ("--stage all --labels coarse --system lyrics", "lion's stage 0"),
     ("--stage 0 --part vision --system lyrics", "only stage 0 of lion"),
-    ("--stage 0 --system pvit", "stage 0 is shared"),
-    ("--stage 0 --data .", "--data"), ("--stage 1 --data .", "scenes.jsonl"),
-    ("--stage 3 --system lmeye", "has the stages"), ("--stage 1 --world huge", "--world"),
-    (f"--stage 2 --out {__file__}", "not a folder"), (f"--stage all --out {__file__}/x", "not a f"),
-    ("--stage 2 --init nowhere", "nowhere")])
+    ("--stage 0 --system pvit", "stage 0 is shared"), ("--stage 0 --data .", "--data"),
+    ("--stage 1 --data .", "scenes.jsonl"), ("--stage 3 --system lmeye", "has the stages"),
+    ("--stage 1 --world huge", "--world"), (f"--stage 2 --out {__file__}", "not a folder"),
+    (f"--stage all --out {__file__}/x", "not a f"), ("--stage 2 --init nowhere", "nowhere")])
 def test_bad_command_lines(called, capsys, argv, told):
     """Guards: a mistake that trains something else, or a traceback."""
     refused(call(train.main, capsys, *argv.split()), told)

@@ -101,7 +101,6 @@ def test_a_fresh_run_keeps_the_earlier_log(whole):
         train(whole / "log.jsonl" / "run", poison=0)
 
 
-# ---- real processes -------------------------------------------------------------------------
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["torch", "torch._dynamo"])  # imported once for all three
 

@@ -92,8 +92,6 @@ def test_questions_do_not_depend_on_each_other():
     assert len({(row, e.task) for row, e in many}) == len(many)
 
 
-# ---- scores by hand ----------------------------------------------------------------------------
-
 def asked(*pairs: tuple[str, str]) -> list[tuple[int, Example]]:
     """Questions (task, right answer); every task needs a caption beside it."""
     return [(0, Example(task, "?", answer, tuple(BoxText().parse(answer))))
@@ -154,8 +152,6 @@ def test_captions_object_by_object(said, there, counts):
     """Guards: an object named twice that counts twice, half an object, silence as an object."""
     assert caption_matches((said, there)) == counts
 
-
-# ---- order -------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("batch", [1, 3, 7, 100])
 def test_answers_go_back_where_they_were_asked(batch):
