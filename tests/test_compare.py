@@ -210,3 +210,9 @@ def test_help_is_instant():
     out = light_help(*mains, imports=["lion_min.studies.compare as compare",
                                       *(f"lion_min.{script}" for script in SCRIPTS)])
     assert out.count("usage: ") == len(SCRIPTS) and "Does the asking help?" in out
+
+
+def test_spread():
+    """Guards: the deviation of a population, too small for three seeds; a failure on one seed."""
+    assert compare.spread([0.1, 0.2, 0.6]) == "0.300 +- 0.265"
+    assert compare.spread([0.25]) == "0.250 +- 0.000"
