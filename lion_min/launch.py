@@ -219,8 +219,10 @@ class Options:
     init: Path | None = None               # a run of the same stage to go on from
 
     def plan(self, plan: Plan) -> Plan:
-        """A stage's plan with the user's changes."""
-        wanted = {"steps": self.steps, "lr": self.lr, "precision": self.precision,
+        """A stage's plan with the user's changes; fp32 where this device is slow in bf16."""
+        slow = not training.multiplies_bf16(training.device_of(self.device))
+        wanted = {"steps": self.steps, "lr": self.lr,
+                  "precision": self.precision or ("fp32" if slow else None),
                   "accumulate": self.accumulate, "checkpointing": self.checkpointing or None}
         return replace(plan, seed=self.seed, **{k: v for k, v in wanted.items() if v is not None})
 

@@ -97,6 +97,12 @@ def device_of(name: str) -> torch.device:
     return torch.device("cuda", mine)
 
 
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether bf16 is worth its name here: every GPU, and a CPU for which oneDNN has bf16 kernels
+    (AVX-512, ARM's own). Elsewhere, on many laptops, PyTorch's bf16 product takes 40 times fp32's."""
+    return device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 # ---- the loop ------------------------------------------------------------------------------
 def run(model: nn.Module, step_loss: StepLoss, plan: Plan, out: Path | str, config: dict,
         resume: bool = False, device: str | torch.device = "cpu", quiet: bool = False) -> dict:

@@ -39,7 +39,7 @@ def build(name: str, number: int) -> tuple:
         raise Stop
 
     training.run = run
-    words = ["--stage", str(number), "--out", "nowhere"]
+    words = ["--stage", str(number), "--out", "nowhere", "--precision", os.environ["PRECISION"]]
     words += ["--part", name] if number == 0 else ["--system", name, "--data", os.environ["SCENES"]]
     with contextlib.suppress(Stop):
         train.main(words)
@@ -86,10 +86,12 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--old", type=Path, metavar="DIR", help="a checkout to compare with")
     p.add_argument("--steps", type=int, default=15, help="default: 15")
+    p.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: fp32")
     p.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.serve:
         return serve()
+    os.environ["PRECISION"] = args.precision
     with tempfile.TemporaryDirectory() as scenes:
         subprocess.run([sys.executable, "-m", "lion_min.scenes", scenes, "--count", "64"],
                        check=True, cwd=HERE, stdout=subprocess.DEVNULL)
