@@ -103,8 +103,9 @@ def test_the_plain_loop_is_stage_2(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training, "run", five)
     monkeypatch.setattr(scores, "evaluate", lambda *_, **__: {})
     monkeypatch.setattr(stage, "features_of", lambda system, scenes, live: OnDemand(system, scenes))
+    options = launch.Options(tmp_path, device="cpu", precision="fp32")
     with pytest.raises(KeyboardInterrupt):
-        launch.train_stage("lion", 2, launch.Options(tmp_path, device="cpu"), quiet=True)
+        launch.train_stage("lion", 2, options, quiet=True)
     log = (tmp_path / "lion" / "stage2" / "log.jsonl").read_text().splitlines()
     assert names["losses"] == [json.loads(line)["loss"] for line in log]
 
