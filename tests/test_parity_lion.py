@@ -15,7 +15,7 @@ from lion_min.adapters import IMAGE, REGION
 from lion_min.language import LanguageModel
 from lion_min.lion.model import Lion, LionInputs
 from lion_min.published import keys
-from lion_min.published.lion import convert, settings_of
+from lion_min.published.lion import convert
 from lion_min.vision import VisionEncoder
 
 ROUTES = [("region", REGION), ("image", IMAGE)]
@@ -39,9 +39,9 @@ def weights(values):
 @pytest.fixture(scope="module")
 def settings(weights, metadata):
     sizes = {k: json.loads(v) for k, v in metadata.items() if v.startswith("{")}
-    return settings_of(weights, sizes["vit"]["heads"], sizes["qformer"]["heads"],
-                       sizes["aggregator"]["heads"], hint_id=int(metadata["soft_prompt_token_id"]),
-                       distance=sizes["t5"]["relative_attention_max_distance"])
+    heads = {f"{part}_heads": sizes[part]["heads"] for part in ("vit", "qformer", "aggregator")}
+    return convert(weights, **heads, hint_id=int(metadata["soft_prompt_token_id"]),
+                   distance=sizes["t5"]["relative_attention_max_distance"])[1]
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,14 @@ Other seeds and sizes of the same layout: LION_MIN_REFERENCE=DIR (DIR/pvit.safet
 """
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from lion_min import BadInput
 from lion_min.published import keys
-from lion_min.published.pvit import FROZEN, add_base, build, rename, settings_of
+from lion_min.published.pvit import FROZEN, add_base, build, convert
 from lion_min.pvit.model import PvitInputs
 from lion_min.vision import VisionSettings
 
@@ -36,14 +37,14 @@ def settings(values, weights, sizes):
     side = round(patches ** 0.5)
     vision = VisionSettings(image=8 * side, patch=8, width=width, blocks=1, heads=16, mlp=8,
                             stem=())
-    return settings_of(weights, vision, sizes["llm"]["heads"])
+    return replace(convert(weights, heads=sizes["llm"]["heads"])[1], vision=vision)
 
 
 @pytest.fixture(scope="module")
 def model(settings, weights):
     torch.manual_seed(0)
     model = build(settings)
-    keys.fill(model, rename(weights), "reference", FROZEN)
+    keys.fill(model, convert(weights)[0], "reference", FROZEN)
     return model.eval()
 
 
@@ -113,7 +114,7 @@ def test_parity_every_tensor_is_loaded(settings, weights, model):
     with torch.no_grad():
         for tensor in other.state_dict().values():
             tensor.fill_(float("nan"))
-    keys.fill(other, rename(weights), "reference", FROZEN)
+    keys.fill(other, convert(weights)[0], "reference", FROZEN)
     left = {k for k, v in other.state_dict().items() if not torch.equal(v, model.state_dict()[k])}
     assert left and all(k.startswith("vision.") for k in left)
 
@@ -124,18 +125,18 @@ def test_parity_every_tensor_is_loaded(settings, weights, model):
 def test_parity_a_missing_key_is_named(weights, key):
     """Guards: half a checkpoint that loads in silence."""
     with pytest.raises(BadInput, match=f"'{key}' is missing"):
-        settings_of({k: v for k, v in weights.items() if k != key})
+        convert({k: v for k, v in weights.items() if k != key})
 
 
 def test_parity_other_keys(weights, settings):
     """Guards: a file of another model taken for PVIT's; the rotary tables taken for unknown;
     bbox_fc demanded of a stage 1 checkpoint, which was trained without it."""
     more = weights | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4)}
-    assert settings_of(more, settings.vision, settings.language.heads) == settings
+    assert replace(convert(more, heads=settings.language.heads)[1], vision=settings.vision) == settings
     with pytest.raises(BadInput, match="unknown key 'model.vision_tower.x'"):
-        settings_of(more | {"model.vision_tower.x": torch.zeros(1)})
+        convert(more | {"model.vision_tower.x": torch.zeros(1)})
     stage1 = {k: v for k, v in weights.items() if "bbox_fc" not in k}
-    assert not settings_of(stage1).box_embedding and settings.box_embedding
+    assert not convert(stage1)[1].box_embedding and settings.box_embedding
 
 
 def test_parity_delta_arithmetic(weights):

@@ -212,11 +212,11 @@ def test_lion_trains_through_its_stages(coco, backbones, tmp_path, capsys):
 
 def test_published_sizes_around_the_published_vit():
     """Guards: LION-FlanT5-XL trained with a small model's bridge."""
-    vision, llm = (SimpleNamespace(settings=s) for s in (lion.EVA_G, lion.flan_t5(2048)))
-    parts = Parts(vision, None, llm, range(32128), preset="lion-flant5-xl",
-                  published=lion.settings_by_name("lion-flant5-xl"))
+    whole = lion.settings_by_name("lion-flant5-xl")
+    vision, llm = (SimpleNamespace(settings=s) for s in (whole.vision, whole.language))
+    parts = Parts(vision, None, llm, range(32128), preset="lion-flant5-xl", published=whole)
     s = settings_around(parts, "all")
     assert s.depths == (39, 29, 19) and s.qformer.width == 768 and s.qformer.vocab == 32128
-    assert s.region_id > 32128 and s.mlp == lion.settings_by_name("lion-flant5-xl").mlp
-    vision.settings = replace(lion.EVA_G, blocks=12)
+    assert s.region_id > 32128 and s.mlp == whole.mlp
+    vision.settings = replace(whole.vision, blocks=12)
     assert settings_around(parts, "all").depths[0] == 12

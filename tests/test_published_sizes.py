@@ -1,13 +1,12 @@
 """The published sizes, key by key, on the meta device: nothing is allocated."""
 
-import official_files as official
 import pytest
 import torch
 from official_files import published
 
 from lion_min import BadInput
 
-from lion_min.published import importing, keys, layouts
+from lion_min.published import importing, keys
 
 
 def lion_file(width: int) -> dict[str, torch.Tensor]:
@@ -91,9 +90,9 @@ def test_lion_has_the_published_keys_and_shapes(width, preset, total, trained):
 
 def test_pvit_has_the_published_number_of_keys():
     """A tensor of the 329 that no table knows (spec section 6)."""
-    norm = {"model.norm.weight": torch.empty(4096, device="meta")}
-    names = [*layouts.llama(norm), *(official.ROTARY.format(i) for i in range(32))]
-    assert len(names) + 2 * len(published("pvit")._BRIDGE) == 329
+    pvit = published("pvit")
+    names = keys.expand(pvit.TABLE + pvit.BOX_TABLE, pvit.SIZES["pvit-7b"])
+    assert sum(not name.startswith("backbone.") for name in names) + 32 == 329   # rotary tables
 
 
 @pytest.mark.parametrize("width, preset, trained", [(4096, "lmeye-llama7b", 21.9),

@@ -1,8 +1,14 @@
 """A published checkpoint's keys against a table: every one known, present and of its shape.
 
-A table says each key's shape in letters: 'd q' is a matrix of two sizes, '3v v' has three times as
-many rows as columns, '2 d' two rows. One letter is one size throughout a checkpoint; the size
-that most of its tensors agree on is taken, so that the one that disagrees is named.
+A table is a text. A row says an official key, our key and the shape in letters:
+
+    layer.[L].attention.{q,k}_proj.*    layers.[L].{query,key}.*    d 3w
+
+[L] numbers the layers, [L:2] every second one; the braces of a row are read in step; `.*` stands
+for a weight and a bias as long as its rows. '3w' is three times w. One letter is one size
+throughout a checkpoint, or a number of layers: the size that most tensors agree on is taken, so
+that the one that disagrees is named. The settings of a model are made of these sizes alone. A
+later row for the same key replaces the earlier one.
 """
 
 from __future__ import annotations
@@ -10,7 +16,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -20,31 +26,107 @@ from torch import Tensor, nn
 
 from lion_min import BadInput, checkpoints
 
-Table = dict[str, tuple[str, str]]         # official key -> (our key, its shape in letters)
+Sizes = dict[str, int]                     # of each letter
+Depths = dict[str, tuple[str, dict[int, int]]]  # layers' letter -> a key, its rows -> known depth
 
 
-def pair(official: str, ours: str, shape: str) -> Table:
-    """Weight and bias of a Linear, a convolution or a norm."""
-    return {f"{official}.weight": (f"{ours}.weight", shape),
-            f"{official}.bias": (f"{ours}.bias", shape.split()[0])}
+# ---- tables ------------------------------------------------------------------------------------
+
+def read(tensors: dict[str, Tensor], table: str, what: str,
+         known: Depths) -> tuple[dict[str, Tensor], Sizes]:
+    """(official tensors under our names, the sizes of the table's letters).
+
+    BadInput names the keys that are unknown, missing, or of a shape the others do not have.
+    known: how deep models of published widths are, so that a missing end is missed.
+    """
+    counts = _count_layers(tensors, table, known)
+    rows_by_key = expand(table, counts)
+    unknown = [f"unknown key '{key}'" for key in sorted(tensors.keys() - rows_by_key.keys())]
+    missing = [f"key '{key}' is missing" for key in rows_by_key if key not in tensors]
+    sizes, wrong = ({}, []) if unknown or missing else _compare(tensors, rows_by_key)
+    if faults := [_few(kind) for kind in (unknown, missing, wrong) if kind]:
+        raise BadInput(f"not a whole {what} checkpoint: {'; '.join(faults)}; "
+                       "take all of the official files, and no others")
+    return {new: tensors[old] for old, (new, _) in rows_by_key.items()}, sizes | counts
 
 
-def translate(tensors: dict[str, Tensor], table: Table, what: str) -> dict[str, Tensor]:
-    """Official tensors under our names; BadInput as `account`."""
-    account(tensors, table, what)
-    return {new: tensors[old] for old, (new, _) in table.items()}
+def expand(table: str, counts: Sizes) -> dict[str, tuple[str, str]]:
+    """{official key: (our key, its shape)} of a table with these numbers of layers."""
+    rows_by_key = {}
+    for line in filter(str.strip, table.splitlines()):
+        old, new, shape = re.split("  +", line.strip())
+        ends = {"weight": shape, "bias": shape.split()[0]} if old.endswith(".*") else {"": shape}
+        for end, letters in ends.items():
+            for keys in _spell(f"{old} {new}".replace("*", end), counts):
+                old_key, new_key = keys.split()
+                rows_by_key[old_key] = new_key, letters
+    return rows_by_key
+
+
+def _spell(keys: str, counts: Sizes) -> Iterator[str]:
+    """'official ours' for each layer and each of the words in braces."""
+    if layers := re.search(r"\[(\w):?(\d*)\]", keys):
+        for i in range(0, counts[layers[1]], int(layers[2] or 1)):
+            yield from _spell(keys.replace(layers[0], str(i)), counts)
+        return
+    choices = [group.split(",") for group in re.findall(r"\{(.*?)\}", keys)]
+    for words in zip(*choices) if choices else [()]:
+        yield re.sub(r"\{.*?\}", "{}", keys).format(*words)
+
+
+def same(rows: str, old: str, new: str) -> str:
+    """The table of rows 'key  shape' whose two keys differ in their beginning alone."""
+    return re.sub(r"^(\S+)", rf"{old}\1  {new}\1", rows, flags=re.MULTILINE)
+
+
+def present(tensors: Iterable[str], tables: dict[str, str]) -> str:
+    """The tables of the parts of which there is a key: {pattern of its keys: table}."""
+    return "".join(table for pattern, table in tables.items()
+                   if any(re.fullmatch(pattern, key) for key in tensors))
+
+
+def _count_layers(tensors: dict[str, Tensor], table: str, known: Depths) -> Sizes:
+    """1 + the largest number of a layer, so that a gap is missed."""
+    counts: Sizes = {}
+    for prefix, letter in set(re.findall(r"^(\S+?)\[(\w)", table, re.MULTILINE)):
+        sized, depths = known.get(letter, ("", {}))
+        numbers = (re.match(re.escape(prefix) + r"(\d+)\.", key) for key in tensors)
+        counts[letter] = max([int(n[1]) + 1 for n in numbers if n]
+                             + [depths.get(rows(tensors, sized), 1), counts.get(letter, 1)])
+    return counts
+
+
+def _compare(tensors: dict[str, Tensor],
+             rows_by_key: dict[str, tuple[str, str]]) -> tuple[Sizes, list[str]]:
+    """(the size of each letter, the tensors of other shapes); 0, told as '?', where no two agree."""
+    parsed = {key: [re.fullmatch(r"(\d*)([a-zA-Z]?)", dim).groups() for dim in shape.split()]
+              for key, (_, shape) in rows_by_key.items()}
+    votes: dict[str, Counter] = {}
+    for key, dims in parsed.items():
+        if tensors[key].ndim == len(dims):
+            for (times, letter), size in zip(dims, tensors[key].shape):
+                if letter and size % int(times or 1) == 0:
+                    votes.setdefault(letter, Counter())[size // int(times or 1)] += 1
+    best = {letter: count.most_common(2) for letter, count in votes.items()}
+    sizes = {letter: 0 if top[1:] and top[0][1] == top[1][1] else top[0][0]
+             for letter, top in best.items()}
+    wrong = []
+    for key, dims in parsed.items():
+        expected = [int(times or 1) * (sizes.get(letter, 0) if letter else 1)
+                    for times, letter in dims]
+        if list(tensors[key].shape) != expected:
+            shape = ", ".join(str(size or "?") for size in expected)
+            wrong.append(f"key '{key}' is {list(tensors[key].shape)} instead of [{shape}]")
+    return sizes, wrong
+
+
+def _few(faults: list[str]) -> str:
+    return ", ".join(faults[:3]) + (f" and {len(faults) - 3} more" if faults[3:] else "")
 
 
 def without(tensors: dict[str, Tensor], ignored: Iterable[str]) -> dict[str, Tensor]:
     """The tensors whose keys none of the patterns matches."""
     return {key: tensor for key, tensor in tensors.items() if not matches(key, ignored)}
-
-
-def count_layers(tensors: Iterable[str], prefix: str, least: int = 1) -> int:
-    """1 + the largest index after `prefix`, so that a gap is missed; `least`, for a known size,
-    so that a missing end is missed, too."""
-    numbers = (re.match(re.escape(prefix) + r"(\d+)\.", key) for key in tensors)
-    return max([int(n[1]) + 1 for n in numbers if n] + [least])
 
 
 def matches(key: str, patterns: Iterable[str]) -> bool:
@@ -65,45 +147,11 @@ def side(patches: int, key: str) -> int:
     return math.isqrt(patches)
 
 
-def account(tensors: dict[str, Tensor], table: Table, what: str) -> None:
-    """BadInput names the keys that are unknown, missing, or of a shape the others do not have."""
-    unknown = [f"unknown key '{key}'" for key in sorted(tensors.keys() - table.keys())]
-    missing = [f"key '{key}' is missing" for key in table if key not in tensors]
-    wrong = [] if unknown or missing else _misshapen(tensors, table)
-    if faults := [_few(kind) for kind in (unknown, missing, wrong) if kind]:
-        raise BadInput(f"not a whole {what} checkpoint: {'; '.join(faults)}; "
-                       "take all of the official files, and no others")
-
-
-def _few(faults: list[str]) -> str:
-    return ", ".join(faults[:3]) + (f" and {len(faults) - 3} more" if faults[3:] else "")
-
-
-def _misshapen(tensors: dict[str, Tensor], table: Table) -> list[str]:
-    parsed = {key: [re.fullmatch(r"(\d*)([a-zA-Z]?)", dim).groups() for dim in shape.split()]
-              for key, (_, shape) in table.items()}
-    sizes, faults = _agreed(tensors, parsed), []
-    for key, dims in parsed.items():
-        expected = [int(times or 1) * (sizes.get(letter, 0) if letter else 1)
-                    for times, letter in dims]
-        if list(tensors[key].shape) != expected:
-            shape = ", ".join(str(size or "?") for size in expected)  # ?: no two of them agree
-            faults.append(f"key '{key}' is {list(tensors[key].shape)} instead of [{shape}]")
-    return faults
-
-
-def _agreed(tensors: dict[str, Tensor], parsed: dict[str, list]) -> dict[str, int]:
-    """The size of each letter that has a majority; 0 where there is a draw."""
-    votes: dict[str, Counter] = {}
-    for key, dims in parsed.items():
-        if tensors[key].ndim == len(dims):
-            for (times, letter), size in zip(dims, tensors[key].shape):
-                if letter and size % int(times or 1) == 0:
-                    votes.setdefault(letter, Counter())[size // int(times or 1)] += 1
-    best = {letter: count.most_common(2) for letter, count in votes.items()}
-    return {letter: 0 if top[1:] and top[0][1] == top[1][1] else top[0][0]
-            for letter, top in best.items()}
-
+def sizes_of(name: str, published: dict[str, Sizes], system: str) -> Sizes:
+    """The sizes of a published model by its preset's name; BadInput for another name."""
+    if name not in published:
+        raise BadInput(f"preset {name!r}: {system}'s published models are {', '.join(published)}")
+    return published[name]
 
 # ---- our side --------------------------------------------------------------------------------
 
@@ -162,7 +210,3 @@ def restore(kind: type, values: dict, **parts: type):
     except (TypeError, AttributeError) as error:
         raise BadInput(f"config.json: settings of another version ({error}); "
                        "import the official files again") from error
-
-
-def unknown_preset(name: str, system: str, known: Iterable[str]) -> BadInput:
-    return BadInput(f"preset {name!r}: {system}'s published models are {', '.join(known)}")

@@ -1,122 +1,111 @@
 """The parts that several published checkpoints share: LLMs, EVA's ViT, BERT's layers.
 
-A table gives each official key our key and its shape in letters (keys.py). The settings of a part
-are read off the shapes of its tensors, under our names.
+Of each part its table (keys.py), the published sizes by the table's letters, and the settings
+that sizes make. The letters of all four systems:
+
+    LLM     d width, f inner width, V words, L layers; T5: X encoder and Y decoder blocks,
+            a width of all heads, H heads, B buckets of positions
+    ViT     v width, h inner width, E blocks, p patch, N positions
+    BERT    q width, g inner width, W words, P positions, K layers, Q queries
 """
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from lion_min.language import LanguageSettings
-from lion_min.published import keys
-from lion_min.published.keys import Table, pair
+from lion_min.published.keys import Depths, Sizes, same, side
 from lion_min.vision import VisionSettings
 
-# ---- LLMs: LLaMA in Hugging Face's names, on which three of the four systems stand ---------------
+# ---- LLMs: LLaMA in Hugging Face's names, on which three of the four systems stand -------------
 
-_LLAMA = {"self_attn.q_proj": "d d", "self_attn.k_proj": "d d", "self_attn.v_proj": "d d",
-          "self_attn.o_proj": "d d", "mlp.gate_proj": "f d", "mlp.up_proj": "f d",
-          "mlp.down_proj": "d f", "input_layernorm": "d", "post_attention_layernorm": "d"}
-ROTARY = r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"  # old files; it is computed
-LLAMA_SIZES = {4096: (32, 11008), 5120: (40, 13824)}      # 7B and 13B, by width: layers, ffn
+_LLAMA = """
+model.embed_tokens.weight  V d
+model.norm.weight  d
+lm_head.weight  V d
+model.layers.[L].self_attn.{q_proj,k_proj,v_proj,o_proj}.weight  d d
+model.layers.[L].mlp.{gate_proj,up_proj}.weight  f d
+model.layers.[L].mlp.down_proj.weight  d f
+model.layers.[L].{input_layernorm,post_attention_layernorm}.weight  d
+"""
+LLAMA_7B = {"d": 4096, "f": 11008, "V": 32000, "L": 32}
+LLAMA_13B = {"d": 5120, "f": 13824, "V": 32000, "L": 40}
+LLAMAS = {sizes["d"]: sizes for sizes in (LLAMA_7B, LLAMA_13B)}    # by width
 LLAMA_HEAD = 128                                                 # width of a head, in both
+ROTARY = r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"  # old files; it is computed
+
+FLAN_T5_XL = {"d": 2048, "a": 2048, "f": 5120, "V": 32128, "H": 32, "B": 32, "X": 24, "Y": 24}
+FLAN_T5_XXL = FLAN_T5_XL | {"d": 4096, "a": 4096, "f": 10240, "H": 64}
 
 
-def llama(tensors: dict[str, Tensor], prefix: str = "", words: str = "V",
-          width: str = "d") -> Table:
-    """The table of the LLaMA behind `prefix`, its words and its width in these letters."""
-    known = LLAMA_SIZES.get(keys.rows(tensors, f"{prefix}model.norm.weight"), (1,))[0]
-    layers = keys.count_layers(tensors, f"{prefix}model.layers.", known)
-    table = {"model.embed_tokens.weight": "V d", "model.norm.weight": "d", "lm_head.weight": "V d"}
-    table |= {f"model.layers.{i}.{part}.weight": shape for i in range(layers)
-              for part, shape in _LLAMA.items()}
-    letters = str.maketrans({"V": words, "d": width})
-    return {prefix + name: (f"llm.model.{name}", shape.translate(letters))
-            for name, shape in table.items()}
+def llama_table(prefix: str = "") -> str:
+    """The LLaMA whose keys stand behind `prefix`."""
+    return same(_LLAMA, prefix, "llm.model.")
 
 
-def llama_settings(width: int, vocab: int = 32000, heads: int = 0, layers: int | None = None,
-                   ffn: int | None = None) -> LanguageSettings:
-    """LLaMA-7B (width 4096), -13B (5120) or one of other sizes; heads 0: each 128 wide."""
-    layers, ffn = (layers, ffn) if layers else LLAMA_SIZES[width]
-    return LanguageSettings(vocab=vocab, width=width, heads=heads or width // LLAMA_HEAD,
-                            layers=layers, ffn=ffn, positions=2048, tied=False, eos_id=2)
+def llama_depths(prefix: str = "") -> Depths:
+    return {"L": (f"{prefix}model.norm.weight", {d: sizes["L"] for d, sizes in LLAMAS.items()})}
 
 
-def read_llama(ours: dict[str, Tensor], heads: int = 0) -> LanguageSettings:
-    """The settings of the LLaMA among converted tensors."""
-    vocab, width = ours["llm.model.lm_head.weight"].shape
-    return llama_settings(width, vocab, heads, keys.count_layers(ours, "llm.model.model.layers."),
-                          len(ours["llm.model.model.layers.0.mlp.up_proj.weight"]))
+def llama(n: Sizes, heads: int = 0) -> LanguageSettings:
+    """A LLaMA of these sizes; heads 0: each 128 wide."""
+    return LanguageSettings(vocab=n["V"], width=n["d"], heads=heads or n["d"] // LLAMA_HEAD,
+                            layers=n["L"], ffn=n["f"], positions=2048, tied=False, eos_id=2)
 
 
-def flan_t5(width: int) -> LanguageSettings:
-    """FlanT5-XL (width 2048) or FlanT5-XXL (4096)."""
-    return LanguageSettings(family="t5", vocab=32128, width=width, layers=24, decoder_layers=24,
-                            heads=width // 64, head_width=64, ffn=width * 5 // 2, tied=False)
+def t5(n: Sizes, distance: int = 128) -> LanguageSettings:
+    """A FlanT5 of these sizes."""
+    return LanguageSettings(
+        family="t5", vocab=n["V"], width=n["d"], layers=n["X"], decoder_layers=n["Y"],
+        heads=n["H"], head_width=n["a"] // n["H"], buckets=n["B"], distance=distance, ffn=n["f"],
+        tied=False)
 
 
-# ---- EVA's ViT -----------------------------------------------------------------------------------
+# ---- EVA's ViT and the Q-Formers, which are BERTs ----------------------------------------------
 
-def _eva(image: int, patch: int, width: int, blocks: int, heads: int, mlp: int) -> VisionSettings:
-    return VisionSettings(family="eva", image=image, patch=patch, width=width, blocks=blocks,
-                          heads=heads, mlp=mlp, stem=(), ln_eps=1e-6)
-
-
-EVA_G = _eva(image=224, patch=14, width=1408, blocks=39, heads=16, mlp=6144)
+EVA_G = {"v": 1408, "h": 6144, "p": 14, "N": 257, "E": 39}
+BERT = {"q": 768, "g": 3072, "W": 30523, "P": 512, "K": 12}
 
 
-def read_eva(ours: dict[str, Tensor], heads: int, official: str,
-             prefix: str = "vision.model.") -> VisionSettings:
-    """The settings of the ViT behind `prefix`; official: its key of positions, for the message."""
-    width, _, patch, _ = ours[f"{prefix}embeddings.patch_embedding.weight"].shape
-    patches = ours[f"{prefix}embeddings.position_embedding"].shape[1] - 1          # [1, 1+N, Dv]
-    return _eva(keys.side(patches, official) * patch, patch, width,
-                keys.count_layers(ours, f"{prefix}encoder.layers."), heads,
-                len(ours[f"{prefix}encoder.layers.0.mlp.fc1.weight"]))
+def eva(n: Sizes, heads: int, positions: str = "") -> VisionSettings:
+    """A ViT of these sizes; positions: their official key, for the message."""
+    return VisionSettings(family="eva", image=side(n["N"] - 1, positions) * n["p"], patch=n["p"],
+                          width=n["v"], blocks=n["E"], heads=heads, mlp=n["h"], stem=(),
+                          ln_eps=1e-6)
 
 
-# ---- BERT: the Q-Formers and LION's aggregator ---------------------------------------------------
-
-BERT_BASE = {"width": 768, "layers": 12, "heads": 12, "ffn": 3072}
-CROSS_EVERY = 2                            # the official Q-Formers' cross-attention frequency
-
-
-def bert_layer(official: str, ours: str, attentions: dict[str, tuple[str, str]],
-               ffns: dict[str, str], width: str = "q", inner: str = "g",
-               inside: str = "self") -> Table:
-    """One layer of BERT. attentions: their name -> ours and the letter of what is attended to;
-    ffns: their suffix -> our name; inside: what they call an attention without its output."""
-    table = {}
-    for theirs, (name, context) in attentions.items():
-        for part, letter in (("query", width), ("key", context), ("value", context)):
-            table |= pair(f"{official}.{theirs}.{inside}.{part}", f"{ours}.{name}.{part}",
-                          f"{width} {letter}")
-        table |= _output(f"{official}.{theirs}.output", f"{ours}.{name}", f"{width} {width}")
-    for suffix, name in ffns.items():
-        table |= pair(f"{official}.intermediate{suffix}.dense", f"{ours}.{name}.up",
-                      f"{inner} {width}")
-        table |= _output(f"{official}.output{suffix}", f"{ours}.{name}", f"{width} {inner}")
-    return table
+def qformer(n: Sizes, heads: int) -> dict[str, int]:
+    """The fields of QFormerSettings. Official Q-Formers cross-attend in every second layer."""
+    return {"width": n["q"], "layers": n["K"], "heads": heads, "ffn": n["g"], "queries": n["Q"],
+            "vision_width": n["v"], "vocab": n["W"], "max_text": n["P"], "cross_every": 2}
 
 
-def _output(official: str, ours: str, shape: str) -> Table:
-    return pair(f"{official}.dense", f"{ours}.out", shape) | pair(
-        f"{official}.LayerNorm", f"{ours}.norm", shape.split()[0])
+def qformer_table(old: str, new: str, inside: str = "self") -> str:
+    """inside: what the keys call an attention without its output layer."""
+    layer, ours = f"{old}.encoder.layer.[K]", f"{new}.layers.[K]"
+    cross = attention(f"{layer}.crossattention", f"{ours}.cross", "q", "v", inside)
+    return f"""
+query_tokens  {new}.query_tokens  1 Q q
+{old}.embeddings.word_embeddings.weight  {new}.words.weight  W q
+{old}.embeddings.position_embeddings.weight  {new}.positions.weight  P q
+{old}.embeddings.LayerNorm.*  {new}.norm.*  q
+""" + (attention(f"{layer}.attention", f"{ours}.attention", "q", "q", inside)
+       + cross.replace("[K]", "[K:2]") + ffn(layer, f"{ours}.text_ffn", "q", "g")
+       + ffn(layer, f"{ours}.query_ffn", "q", "g", "_query"))
 
 
-def bert_embeddings(official: str, ours: str = "") -> Table:
-    return {f"{official}.word_embeddings.weight": (f"{ours}words.weight", "W q"),
-            f"{official}.position_embeddings.weight": (f"{ours}positions.weight", "P q")
-            } | pair(f"{official}.LayerNorm", f"{ours}norm", "q")
+def attention(old: str, new: str, width: str, context: str, inside: str = "self") -> str:
+    """BERT's attention to states `context` wide, with its output layer."""
+    return f"""
+{old}.{inside}.query.*  {new}.query.*  {width} {width}
+{old}.{inside}.{{key,value}}.*  {new}.{{key,value}}.*  {width} {context}
+{old}.output.dense.*  {new}.out.*  {width} {width}
+{old}.output.LayerNorm.*  {new}.norm.*  {width}
+"""
 
 
-def read_qformer(ours: dict[str, Tensor], heads: int, prefix: str = "") -> dict[str, int]:
-    """The fields of QFormerSettings for the Q-Former behind `prefix`."""
-    _, queries, width = ours[f"{prefix}query_tokens"].shape
-    return {"width": width, "layers": keys.count_layers(ours, f"{prefix}layers."), "heads": heads,
-            "ffn": len(ours[f"{prefix}layers.0.query_ffn.up.weight"]), "queries": queries,
-            "vision_width": ours[f"{prefix}layers.0.cross.key.weight"].shape[1],
-            "vocab": len(ours[f"{prefix}words.weight"]), "cross_every": CROSS_EVERY,
-            "max_text": len(ours[f"{prefix}positions.weight"])}
+def ffn(old: str, new: str, width: str, inner: str, end: str = "") -> str:
+    """BERT's feed-forward net."""
+    return f"""
+{old}.intermediate{end}.dense.*  {new}.up.*  {inner} {width}
+{old}.output{end}.dense.*  {new}.out.*  {width} {inner}
+{old}.output{end}.LayerNorm.*  {new}.norm.*  {width}
+"""

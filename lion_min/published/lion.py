@@ -1,29 +1,33 @@
-"""The official LION checkpoint in our model: sizes read off its tensors, every part filled.
+"""The official LION checkpoint (JiuTian-LION, commit 7578437) in our model, key by key.
 
-Nothing of this is a second model: `settings_of` gives settings for the same `Lion` that runs the
-tiny preset, and lion_names.py the names. LION's .pth holds what was trained; the frozen ViT
-(eva_vit_g.pth) and T5 (google/flan-t5-xl or -xxl) have files of their own, and may be imported
-beside it or brought along to `load`.
+LION's .pth holds what was trained; the frozen ViT (eva_vit_g.pth) and T5 (google/flan-t5-xl or
+-xxl) have files of their own, and may be imported beside it or brought along to `load`. The
+official loader ignores what it does not find, so a wrong file loads "successfully". Here every
+key must be known, every expected key present, and each of its shape.
+
+Letters of the tables: those of layouts.py, b bottleneck of an adapter, m inner width of the MLP,
+i of the aggregator.
 """
+
+from __future__ import annotations
 
 import re
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from lion_min import BadInput, checkpoints
-from lion_min.language import LanguageModel, LanguageSettings
+from lion_min.language import LanguageModel
 from lion_min.lion.model import Lion, LionSettings
 from lion_min.lion.system import LionSystem
 from lion_min.parts import Parts
 from lion_min.pretrained.backbones import load_language, load_tokenizer, load_vision
 from lion_min.pretrained.hf_tokenizer import PretrainedTokenizer
 from lion_min.pretrained.presets import PRESETS
-from lion_min.published import keys
-from lion_min.published.layouts import (BERT_BASE, CROSS_EVERY, EVA_G, flan_t5, read_eva,
-                                        read_qformer)
-from lion_min.published.lion_names import IGNORED, PUBLISHED_WIDTHS, TRAINED, rename
+from lion_min.published import keys, layouts
+from lion_min.published.layouts import attention, ffn
 from lion_min.qformer import QFormerSettings
 from lion_min.vision import TagHead, VisionEncoder
 
@@ -34,49 +38,130 @@ OPTIONS = {"vit_heads": 16, "qformer_heads": 12, "aggregator_heads": 16, "distan
 GENERATE = {"num_beams": 5, "repetition_penalty": 1.5, "length_penalty": 1.0, "min_length": 1,
             "max_new_tokens": 256}
 NAMES = {2048: "lion-flant5-xl", 4096: "lion-flant5-xxl"}   # by the T5's width
-# The submodule of our Lion that a part fills, where it is called otherwise.
-_SUBMODULES = {"t5_proj": "query_proj", "adapter_proj": "mlp", "vision": "vision.model",
-               "t5": "llm.model"}
+SIZES = {NAMES[t5["d"]]: layouts.EVA_G | layouts.BERT | t5 | {"Q": 32, "i": 3072, "m": 5632, "b": 64}
+         for t5 in (layouts.FLAN_T5_XL, layouts.FLAN_T5_XXL)}
+POSITIONS = "visual_encoder.pos_embed"
 # How the frozen parts' own files begin their keys, and what LION puts before them.
 _BASES = {r"(cls_token|pos_embed|patch_embed\.|blocks\.)": "visual_encoder.",
           r"(shared|lm_head|encoder|decoder)\.": "t5_model."}
 
 
+# ---- names ---------------------------------------------------------------------------------------
+
+# Saved by accident, or dropped by the official model itself: the second copies of T5's tied
+# embedding, BERT's position counter, and block 39 of eva_vit_g.pth (LION builds 39 blocks, 0..38).
+IGNORED = (r"t5_model\.(encoder|decoder)\.embed_tokens\.weight",
+           r"Qformer\.bert\.embeddings\.position_ids", r"visual_encoder\.blocks\.39\..*")
+# Of the published widths the number of layers is known: a missing end is missed.
+DEPTHS = {"E": ("ln_vision.weight", {1408: 39}), "K": ("soft_prompt_hint", {2048: 12, 4096: 12}),
+          **dict.fromkeys("XY", ("soft_prompt_hint", {2048: 24, 4096: 24}))}
+
+_ADAPTER = """
+OLD.router_ratio{1,2}  NEW.router.{0,1}  2 d
+OLD.adapters.{0,1}.scale  NEW.adapters.{0,1}.scale  1
+OLD.adapters.{0,1}.down_proj.*  NEW.adapters.{0,1}.down.*  b d
+OLD.adapters.{0,1}.up_proj.*  NEW.adapters.{0,1}.up.*  d b
+"""
+# All that LION's .pth holds. An adapter stands in the feed-forward sub-layer of a T5's block.
+TRAINED = """
+soft_prompt_hint  soft_prompt.hint  d
+t5_proj.*  query_proj.*  d q
+{ln_vision,ln_adapter}.*  {ln_vision,ln_adapter}.*  v
+adapter_proj.0.*  mlp.0.*  m v
+adapter_proj.2.*  mlp.2.*  d m
+""" + layouts.qformer_table("Qformer.bert", "qformer")
+for _old, _new in (("encoder.block.[X].layer.1", "[X]"), ("decoder.block.[Y].layer.2", "decoder.[Y]")):
+    TRAINED += _ADAPTER.replace("OLD", f"t5_model.{_old}.adapter").replace("NEW", f"adapters.{_new}")
+for _old, _new in (("fusion_adapter.blocks.0", "aggregator.blocks.0"),
+                   ("fusion_adapter.blocks.1", "aggregator.blocks.1")):
+    TRAINED += attention(f"{_old}.attention", f"{_new}.attention", "v", "v")
+    TRAINED += attention(f"{_old}.crossattention", f"{_new}.cross", "v", "v")
+    TRAINED += ffn(_old, f"{_new}.ffn", "v", "i")
+
+# eva_vit_g.pth, in the names of transformers' InstructBlipVisionModel.
+VISION = """
+visual_encoder.cls_token  vision.model.embeddings.class_embedding  1 1 v
+visual_encoder.pos_embed  vision.model.embeddings.position_embedding  1 N v
+visual_encoder.patch_embed.proj.*  vision.model.embeddings.patch_embedding.*  v 3 p p
+""" + """
+OLD.{norm1,norm2}.*  NEW.{layer_norm1,layer_norm2}.*  v
+OLD.attn.{q_bias,v_bias}  NEW.self_attn.{q_bias,v_bias}  v
+OLD.attn.qkv.weight  NEW.self_attn.qkv.weight  3v v
+OLD.attn.proj.*  NEW.self_attn.projection.*  v v
+OLD.mlp.fc1.*  NEW.mlp.fc1.*  h v
+OLD.mlp.fc2.*  NEW.mlp.fc2.*  v h
+""".replace("OLD", "visual_encoder.blocks.[E]").replace("NEW", "vision.model.encoder.layers.[E]")
+
+# FlanT5: gated FFN, no biases, a position table in the first block only, untied head.
+T5 = keys.same("""
+{shared,lm_head}.weight  V d
+{encoder,decoder}.final_layer_norm.weight  d
+{encoder,decoder}.block.0.layer.0.SelfAttention.relative_attention_bias.weight  B H
+encoder.block.[X].layer.{0,1}.layer_norm.weight  d
+encoder.block.[X].layer.0.SelfAttention.{q,k,v}.weight  a d
+encoder.block.[X].layer.0.SelfAttention.o.weight  d a
+encoder.block.[X].layer.1.DenseReluDense.{wi_0,wi_1}.weight  f d
+encoder.block.[X].layer.1.DenseReluDense.wo.weight  d f
+decoder.block.[Y].layer.{0,1,2}.layer_norm.weight  d
+decoder.block.[Y].layer.0.SelfAttention.{q,k,v}.weight  a d
+decoder.block.[Y].layer.0.SelfAttention.o.weight  d a
+decoder.block.[Y].layer.1.EncDecAttention.{q,k,v}.weight  a d
+decoder.block.[Y].layer.1.EncDecAttention.o.weight  d a
+decoder.block.[Y].layer.2.DenseReluDense.{wi_0,wi_1}.weight  f d
+decoder.block.[Y].layer.2.DenseReluDense.wo.weight  d f
+""", "t5_model.", "llm.model.")
+FROZEN_TABLES = {r"visual_encoder\..*": VISION, r"t5_model\.(?!.*\.adapter\.).*": T5}
+
+
 def convert(tensors: dict[str, Tensor], **options) -> tuple[dict[str, Tensor], LionSettings]:
     """Official tensors, of one file or several -> (ours by parameter name, their settings).
 
-    options: those of OPTIONS. BadInput names the keys that do not fit.
+    options: those of OPTIONS. A frozen part that is not among the tensors is taken for the
+    published one. BadInput names the keys that do not fit.
     """
     weights = {next((p for b, p in _BASES.items() if re.match(b, key)), "") + key: tensor
                for key, tensor in tensors.items()}
-    ours = {f"{_SUBMODULES.get(part, part)}.{name}": tensor
-            for part, named in rename(weights, parts_in(weights)).items()
-            for name, tensor in named.items() if not name.endswith("embed_tokens.weight")}
-    return ours, settings_of(weights, **OPTIONS | options)
+    weights = keys.without(weights, IGNORED)
+    table = TRAINED + keys.present(weights, FROZEN_TABLES)
+    ours, n = keys.read(weights, table, "LION", DEPTHS)
+    if "N" not in n and n["v"] != layouts.EVA_G["v"]:
+        raise BadInput(f"the ViT that LION saw is {n['v']} wide, the published one "
+                       f"{layouts.EVA_G['v']}; give the ViT's file, too")
+    if "V" not in n and n["d"] not in NAMES:
+        raise BadInput(f"the T5 is {n['d']} wide, the published ones "
+                       f"{' and '.join(map(str, NAMES))}; give the T5's file, too")
+    return _joined(ours, n["X"]), settings(SIZES.get(NAMES.get(n["d"]), layouts.EVA_G) | n, **options)
 
 
-def parts_in(weights: dict[str, Tensor]) -> tuple[str, ...]:
-    """TRAINED, and each frozen part of which there is a key."""
-    t5 = any(re.fullmatch(r"t5_model\.(?!.*(embed_tokens|\.adapter)\.).*", k) for k in weights)
-    vision = any(k.startswith("visual_encoder.") for k in weights)
-    return TRAINED + ("vision",) * vision + ("t5",) * t5
+def _joined(ours: dict[str, Tensor], encoder_blocks: int) -> dict[str, Tensor]:
+    """One tensor of what is several officially; the decoder's adapters behind the encoder's."""
+    for name in [n for n in ours if n.endswith(".router.0")]:    # [2 tasks, D] -> [K, 2 tasks, D]
+        router = name.removesuffix(".0")
+        ours[router] = torch.stack([ours.pop(f"{router}.{k}") for k in (0, 1)])
+    for name in [n for n in ours if n.endswith(".q_bias")]:      # EVA's keys have no bias
+        layer, q = name.removesuffix("q_bias"), ours.pop(name)
+        ours[f"{layer}qkv.bias"] = torch.cat([q, torch.zeros_like(q), ours.pop(f"{layer}v_bias")])
+    return {re.sub(r"^adapters\.decoder\.(\d+)", lambda m: f"adapters.{encoder_blocks + int(m[1])}",
+                   name): tensor for name, tensor in ours.items()}
+
+
+# ---- the model -----------------------------------------------------------------------------------
+
+def settings(n: keys.Sizes, **options) -> LionSettings:
+    """The settings of the model of these sizes; options: those of OPTIONS."""
+    o = OPTIONS | options
+    return LionSettings(
+        mode="all", depths=(39, 29, 19),       # behind the 0-based blocks 38, 28, 18
+        region_tokens=False, generate=dict(GENERATE), hint_id=o["hint_id"],
+        vision=layouts.eva(n, o["vit_heads"], POSITIONS), language=layouts.t5(n, o["distance"]),
+        qformer=QFormerSettings(**layouts.qformer(n, o["qformer_heads"])),
+        aggregator_heads=o["aggregator_heads"], aggregator_ffn=n["i"], mlp=n["m"],
+        bottleneck=n["b"])
 
 
 def settings_by_name(name: str) -> LionSettings:
     """A published model's settings without any file. BadInput for another name."""
-    width = next((w for w, known in NAMES.items() if known == name), None)
-    if width is None:
-        raise keys.unknown_preset(name, "LION", NAMES.values())
-    qformer = QFormerSettings(**BERT_BASE, queries=32, vision_width=EVA_G.width, vocab=30523,
-                              max_text=512, cross_every=CROSS_EVERY)
-    return _settings(vision=EVA_G, language=flan_t5(width), qformer=qformer, aggregator_heads=16,
-                     aggregator_ffn=3072, mlp=5632, bottleneck=64, hint_id=OPTIONS["hint_id"])
-
-
-def _settings(**sizes) -> LionSettings:
-    """What every published LION has in common, and its sizes."""
-    return LionSettings(mode="all", depths=(39, 29, 19),  # behind the 0-based blocks 38, 28, 18
-                        region_tokens=False, generate=dict(GENERATE), **sizes)
+    return settings(keys.sizes_of(name, SIZES, "LION"))
 
 
 def build(settings: LionSettings, vision: nn.Module | None = None,
@@ -128,42 +213,3 @@ class Questions:
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.chat_prompt(self.tokenizer.encode(text))
-
-
-def settings_of(weights: dict[str, Tensor], vit_heads: int = 16, qformer_heads: int = 12,
-                aggregator_heads: int = 16, distance: int = 128,
-                hint_id: int = 32099) -> LionSettings:
-    """The settings of the model that an official state dict belongs to.
-
-    Every size is read off a shape; what no shape tells has the published value as its default.
-    A frozen part that is not among the tensors is taken for the published one of its width.
-    """
-    parts = rename(weights, parts_in(weights))
-    seen, width = len(parts["ln_vision"]["weight"]), len(parts["soft_prompt"]["hint"])
-    if "vision" not in parts and seen != EVA_G.width:
-        raise BadInput(f"the ViT that LION saw is {seen} wide, the published one {EVA_G.width}; "
-                       "give the ViT's file, too")
-    if "t5" not in parts and width not in PUBLISHED_WIDTHS:
-        raise BadInput(f"the T5 is {width} wide, the published ones 2048 and 4096; "
-                       "give the T5's file, too")
-    return _settings(
-        vision=read_eva(parts["vision"], vit_heads, "visual_encoder.pos_embed", "")
-        if "vision" in parts else EVA_G,
-        language=_language_settings(parts["t5"], distance) if "t5" in parts else flan_t5(width),
-        qformer=QFormerSettings(**read_qformer(parts["qformer"], qformer_heads)),
-        aggregator_heads=aggregator_heads,
-        aggregator_ffn=len(parts["aggregator"]["blocks.0.ffn.up.weight"]),
-        mlp=len(parts["adapter_proj"]["0.weight"]),
-        bottleneck=len(parts["adapters"]["0.adapters.0.down.weight"]), hint_id=hint_id)
-
-
-def _language_settings(part: dict[str, Tensor], distance: int) -> LanguageSettings:
-    attention = "encoder.block.0.layer.0.SelfAttention"
-    vocab, width = part["shared.weight"].shape
-    buckets, heads = part[f"{attention}.relative_attention_bias.weight"].shape
-    return LanguageSettings(
-        family="t5", vocab=vocab, width=width, heads=heads, tied=False,
-        layers=keys.count_layers(part, "encoder.block."),
-        decoder_layers=keys.count_layers(part, "decoder.block."),
-        head_width=len(part[f"{attention}.q.weight"]) // heads, buckets=buckets,
-        distance=distance, ffn=len(part["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"]))

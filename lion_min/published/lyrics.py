@@ -8,8 +8,7 @@ differ, the keys are named and nothing is written.
 The file also holds a tagger (ram.*) and a detector (grounding_dino.*). Ours come through
 transformers (lyrics_refiner.py), so these keys are left out, and said. LoRA starts at zero.
 
-Symbols: N patches, Q queries, Dv and Do widths of image and object features; in the tables v q o
-are the widths of ViT, MQ-Former and objects, d the LLM's, f g h inner widths.
+Letters of the table: those of layouts.py, o the width of an object's features.
 """
 
 from __future__ import annotations
@@ -23,8 +22,6 @@ from lion_min.lyrics.model import Lyrics, LyricsSettings
 from lion_min.lyrics.objectives import ObjectiveSettings
 from lion_min.lyrics.mqformer import MQFormerSettings
 from lion_min.published import keys, layouts
-from lion_min.published.keys import Table, pair
-from lion_min.published.layouts import CROSS_EVERY
 from lion_min.published.lyrics_refiner import PublishedSettings
 from lion_min.vision import VisionEncoder
 
@@ -35,9 +32,28 @@ OPTIONS = {"heads": 0, "vit_heads": 16, "qformer_heads": 12, "object_queries": 6
 IGNORED = (r"ram\..*", r"grounding_dino\..*", r"qformer\.embeddings\.position_ids",
            r"language_model\." + layouts.ROTARY)
 NAMES = {5120: "lyrics-vicuna13b"}         # by the LLM's width
+SIZES = {"lyrics-vicuna13b": layouts.EVA_G | layouts.BERT | layouts.LLAMA_13B | {"Q": 96, "o": 260}}
+DEPTHS = layouts.llama_depths("language_model.") | {
+    "E": ("vision_model.post_layernorm.weight", {1408: 39}),
+    "K": ("qformer.embeddings.LayerNorm.weight", {768: 12})}
+POSITIONS = "vision_model.embeddings.position_embedding"
 
-_VIT_BLOCK = {"layer_norm1": "v", "layer_norm2": "v", "self_attn.qkv": "3v v",
-              "self_attn.projection": "v v", "mlp.fc1": "h v", "mlp.fc2": "v h"}
+TABLE = """
+language_projection.*  language_projection.*  d q
+vision_model.post_layernorm.*  ln_vision.*  v
+""" + keys.same("""
+embeddings.class_embedding  1 1 v
+embeddings.position_embedding  1 N v
+embeddings.patch_embedding.*  v 3 p p
+encoder.layers.[E].{layer_norm1,layer_norm2}.*  v
+encoder.layers.[E].self_attn.qkv.*  3v v
+encoder.layers.[E].self_attn.projection.*  v v
+encoder.layers.[E].mlp.fc1.*  h v
+encoder.layers.[E].mlp.fc2.*  v h
+""", "vision_model.", "vision.model.") + layouts.qformer_table(
+    "qformer", "mqformer", "attention") + layouts.attention(
+    "qformer.encoder.layer.[K:2].detection_crossattention", "mqformer.layers.[K:2].object_cross",
+    "q", "o", "attention") + layouts.llama_table("language_model.")
 
 
 def convert(tensors: dict[str, Tensor],
@@ -46,72 +62,24 @@ def convert(tensors: dict[str, Tensor],
 
     options: those of OPTIONS. BadInput names the keys that do not fit.
     """
-    tensors = keys.without(tensors, IGNORED)
-    ours = keys.translate(tensors, official_names(tensors), "Lyrics")
-    return ours, settings_of(ours, **OPTIONS | options)
+    ours, n = keys.read(keys.without(tensors, IGNORED), TABLE, "Lyrics", DEPTHS)
+    return ours, settings(n, **options)
 
 
-def official_names(tensors: dict[str, Tensor]) -> Table:
-    """The key table of a model as deep as `tensors`; the published sizes have known depths."""
-    table = {"query_tokens": ("mqformer.query_tokens", "1 Q q")}
-    table |= pair("language_projection", "language_projection", "d q")
-    return (table | _vision(tensors) | _mqformer(tensors)
-            | layouts.llama(tensors, "language_model."))
-
-
-def _vision(tensors: dict[str, Tensor]) -> Table:
-    """EVA's ViT in transformers' names; its last norm is our ln_vision."""
-    old, new = "vision_model.embeddings", "vision.model.embeddings"
-    table = {f"{old}.class_embedding": (f"{new}.class_embedding", "1 1 v"),
-             f"{old}.position_embedding": (f"{new}.position_embedding", "1 N v")}
-    table |= pair(f"{old}.patch_embedding", f"{new}.patch_embedding", "v 3 p p")
-    table |= pair("vision_model.post_layernorm", "ln_vision", "v")
-    known = 39 if keys.rows(tensors, "vision_model.post_layernorm.weight") == 1408 else 1
-    for i in range(keys.count_layers(tensors, "vision_model.encoder.layers.", known)):
-        for part, shape in _VIT_BLOCK.items():
-            name = f"encoder.layers.{i}.{part}"
-            table |= pair(f"vision_model.{name}", f"vision.model.{name}", shape)
-    return table
-
-
-def _mqformer(tensors: dict[str, Tensor]) -> Table:
-    table = layouts.bert_embeddings("qformer.embeddings", "mqformer.")
-    known = 12 if keys.rows(tensors, "qformer.embeddings.LayerNorm.weight") == 768 else 1
-    for i in range(keys.count_layers(tensors, "qformer.encoder.layer.", known)):
-        cross = {"crossattention": ("cross", "v"),
-                 "detection_crossattention": ("object_cross", "o")} if i % CROSS_EVERY == 0 else {}
-        table |= layouts.bert_layer(f"qformer.encoder.layer.{i}", f"mqformer.layers.{i}",
-                                    {"attention": ("attention", "q")} | cross,
-                                    {"": "text_ffn", "_query": "query_ffn"}, inside="attention")
-    return table
-
-
-def settings_of(ours: dict[str, Tensor], heads: int, vit_heads: int, qformer_heads: int,
-                object_queries: int) -> LyricsSettings:
-    """The settings of the model that converted tensors belong to, read off their shapes."""
-    mqformer = MQFormerSettings(
-        **layouts.read_qformer(ours, qformer_heads, "mqformer."), object_queries=object_queries,
-        object_width=ours["mqformer.layers.0.object_cross.key.weight"].shape[1])
-    return _settings(
-        vision=layouts.read_eva(ours, vit_heads, "vision_model.embeddings.position_embedding"),
-        language=layouts.read_llama(ours, heads), mqformer=mqformer)
+def settings(n: keys.Sizes, **options) -> LyricsSettings:
+    """The settings of the model of these sizes; options: those of OPTIONS."""
+    o = OPTIONS | options
+    return LyricsSettings(
+        vision=layouts.eva(n, o["vit_heads"], POSITIONS), language=layouts.llama(n, o["heads"]),
+        mqformer=MQFormerSettings(**layouts.qformer(n, o["qformer_heads"]), object_width=n["o"],
+                                  object_queries=o["object_queries"]),
+        refiner=PublishedSettings(), objectives=ObjectiveSettings(contrast=256), depths=(-1,),
+        object_lines=False)
 
 
 def settings_by_name(name: str) -> LyricsSettings:
     """A published model's settings without any file. BadInput for another name."""
-    if name not in NAMES.values():
-        raise keys.unknown_preset(name, "Lyrics", NAMES.values())
-    mqformer = MQFormerSettings(**layouts.BERT_BASE, queries=96, vision_width=layouts.EVA_G.width,
-                                vocab=30523, max_text=512, cross_every=CROSS_EVERY,
-                                object_queries=64, object_width=260)
-    return _settings(vision=layouts.EVA_G, language=layouts.llama_settings(5120),
-                     mqformer=mqformer)
-
-
-def _settings(**parts) -> LyricsSettings:
-    """The published model's around its parts."""
-    return LyricsSettings(refiner=PublishedSettings(), objectives=ObjectiveSettings(contrast=256),
-                          depths=(-1,), object_lines=False, **parts)
+    return settings(keys.sizes_of(name, SIZES, "Lyrics"))
 
 
 def build(settings: LyricsSettings, refiner: nn.Module | None = None) -> Lyrics:

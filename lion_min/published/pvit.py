@@ -4,9 +4,9 @@ Two files make one state dict here, `pvit | regionclip`: PVIT's own (`model.*`, 
 the delta is added to LLaMA's) and `regionclip_pretrained-cc_rn50x4.pth` (`backbone.*`). CLIP's
 ViT comes from neither; transformers loads it.
 
-Every key must be known, every expected one there and of its shape: BadInput names those that are
-not. Shapes: V words, D width, F region feature; in the tables d LLM, c CLIP width, h half of
-RegionCLIP's, whose blocks of layer i have 2^i h planes and four times as many channels outside.
+Letters of the tables: those of layouts.py, c CLIP's width, F region feature, p positions of the
+attention pool, h half of RegionCLIP's width, whose blocks of layer i have 2^i h planes and four
+times as many channels outside. Symbols: V words, D width.
 """
 
 import re
@@ -15,9 +15,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lion_min import BadInput
-from lion_min.language import LanguageModel, LanguageSettings
+from lion_min.language import LanguageModel
 from lion_min.published import keys, layouts
-from lion_min.published.keys import Table
 from lion_min.published.regionclip import RegionCLIP, RegionCLIPSettings
 from lion_min.pvit.model import Pvit, PvitSettings
 from lion_min.vision import VisionEncoder, VisionSettings
@@ -32,12 +31,53 @@ VIT_L = VisionSettings(family="clip", image=224, patch=14, width=1024, blocks=24
 IGNORED = (layouts.ROTARY, r"lang_encoder\..*")
 NEW_WORDS = 5                              # <im_patch> <im_start> <im_end> <Region> </Region>
 
-_NORM = ("weight", "bias", "running_mean", "running_var")
-# Official convolution (its norm follows it) -> its index in our Sequential.
-_STEM = {"1": 0, "2": 3, "3": 6}
-_BRANCH = {"1": 0, "2": 3, "3": 7}
-_RN50X4 = (4, 6, 10, 6)                    # blocks of layer1 .. layer4, 40 = h
-_BRIDGE = {"mm_projector": "d c", "prompt_projector": "d F", "bbox_fc": "d 4"}
+BRIDGE = ("mm_projector", "prompt_projector", "bbox_fc")
+STAGES = "ABCD"                            # letters of the ResNet's numbers of blocks
+SIZES = {"pvit-7b": layouts.LLAMA_7B | {"V": 32000 + NEW_WORDS, "h": 40, "F": 640, "p": 82,
+                                        "A": 4, "B": 6, "C": 10, "D": 6}}
+DEPTHS = layouts.llama_depths() | {stage: ("backbone.conv1.weight", {40: SIZES["pvit-7b"][stage]})
+                                   for stage in STAGES}
+
+
+def _stage(i: int, letter: str) -> str:
+    """The table of a stage of RegionCLIP's ResNet; its first block has a shortcut."""
+    block, inside, outside = f"layer{i}.[{letter}]", f"{2 ** i}h", f"{4 * 2 ** i}h"
+    before = "2h" if i == 1 else f"{2 * 2 ** i}h"
+    return f"""
+{block}.conv1.weight  {block}.branch.0.weight  {inside} {outside} 1 1
+layer{i}.0.conv1.weight  layer{i}.0.branch.0.weight  {inside} {before} 1 1
+{block}.conv2.weight  {block}.branch.3.weight  {inside} {inside} 3 3
+{block}.conv3.weight  {block}.branch.7.weight  {outside} {inside} 1 1
+{block}.bn1.NORM  {block}.branch.1.NORM  {inside}
+{block}.bn2.NORM  {block}.branch.4.NORM  {inside}
+{block}.bn3.NORM  {block}.branch.8.NORM  {outside}
+layer{i}.0.downsample.0.weight  layer{i}.0.shortcut.1.weight  {outside} {before} 1 1
+layer{i}.0.downsample.1.NORM  layer{i}.0.shortcut.2.NORM  {outside}
+"""
+
+
+def _backbone() -> str:
+    """The table of RegionCLIP's ResNet, whose norms have four tensors each."""
+    rows = """
+conv1.weight  stem.0.weight  h 3 3 3
+conv2.weight  stem.3.weight  h h 3 3
+conv3.weight  stem.6.weight  2h h 3 3
+{bn1,bn2}.NORM  {stem.1,stem.4}.NORM  h
+bn3.NORM  stem.7.NORM  2h
+attnpool.positional_embedding  attnpool.positions  p 64h
+attnpool.{q,k,v}_proj.*  attnpool.{query,key,value}.*  64h 64h
+attnpool.c_proj.*  attnpool.out.*  F 64h
+""" + "".join(_stage(i, letter) for i, letter in enumerate(STAGES, 1))
+    rows = re.sub(r"^(\S+)  ", r"backbone.\1  regions.", rows, flags=re.MULTILINE)
+    return "".join(rows.replace("NORM", tensor)
+                   for tensor in ("weight", "bias", "running_mean", "running_var"))
+
+
+TABLE = layouts.llama_table() + _backbone() + """
+model.mm_projector.*  mm_projector.*  d c
+model.prompt_projector.*  prompt_projector.*  d F
+"""
+BOX_TABLE = "model.bbox_fc.*  bbox_fc.*  d 4"          # not yet in stage 1
 
 
 def convert(tensors: dict[str, Tensor], base: dict[str, Tensor] | None = None,
@@ -51,26 +91,29 @@ def convert(tensors: dict[str, Tensor], base: dict[str, Tensor] | None = None,
         encoder = {k: v for k, v in tensors.items()
                    if k.startswith(("backbone.", "lang_encoder."))}
         tensors = add_base({k: v for k, v in tensors.items() if k not in encoder}, base) | encoder
-    return rename(tensors), settings_of(tensors, **OPTIONS | options)
+    tensors = keys.without(tensors, IGNORED)
+    table = TABLE + keys.present(tensors, {r".*\.bbox_fc\..*": BOX_TABLE})
+    ours, n = keys.read(tensors, table, "PVIT", DEPTHS)
+    ours["markers"] = tensors["model.embed_tokens.weight"][-2:].clone()      # [2, D]
+    return ours, settings(n, box_embedding="bbox_fc.weight" in ours, **options)
+
+
+def settings(n: keys.Sizes, box_embedding: bool = True, heads: int = 32) -> PvitSettings:
+    """The settings of the model of these sizes; the LLM's last words are the new ones."""
+    patch, *_, opening, closing = range(n["V"] - NEW_WORDS, n["V"])
+    regions = RegionCLIPSettings(
+        layers=tuple(n[stage] for stage in STAGES), width=2 * n["h"], heads=n["h"], output=n["F"],
+        resolution=32 * keys.side(n["p"] - 1, "backbone.attnpool.positional_embedding"))
+    return PvitSettings(
+        vision=VIT_L, language=layouts.llama(n, heads), regions=regions, open_id=opening,
+        close_id=closing, region_id=patch, image_id=patch, depths=(-2,), mlp=0, region_mlp=0,
+        box_embedding=box_embedding,
+        generate={"max_new_tokens": 128})  # the demo's; run_cli's 32 cut answers
 
 
 def settings_by_name(name: str) -> PvitSettings:
     """A published model's settings without any file. BadInput for another name."""
-    if name not in NAMES.values():
-        raise keys.unknown_preset(name, "PVIT", NAMES.values())
-    language = layouts.llama_settings(4096, 32000 + NEW_WORDS)  # LLaMA's words, then the new ones
-    return _settings(VIT_L, language, RegionCLIPSettings())
-
-
-def _settings(vision: VisionSettings, language: LanguageSettings, regions: RegionCLIPSettings,
-              box_embedding: bool = True) -> PvitSettings:
-    """The published model's around its parts; the LLM's last words are the new ones."""
-    patch, *_, opening, closing = range(language.vocab - NEW_WORDS, language.vocab)
-    return PvitSettings(
-        vision=vision, language=language, regions=regions, open_id=opening, close_id=closing,
-        region_id=patch, image_id=patch, depths=(-2,), mlp=0, region_mlp=0,
-        box_embedding=box_embedding,
-        generate={"max_new_tokens": 128})  # the demo's; run_cli's 32 cut answers
+    return settings(keys.sizes_of(name, SIZES, "PVIT"))
 
 
 def build(settings: PvitSettings, vision: nn.Module | None = None) -> Pvit:
@@ -85,86 +128,6 @@ def load(folder: Path | str, vision: nn.Module) -> Pvit:
                      regions=RegionCLIPSettings)
 
 
-def settings_of(weights: dict[str, Tensor], vision: VisionSettings = VIT_L,
-                heads: int = 32) -> PvitSettings:
-    """The settings of the model that an official state dict belongs to, read off its shapes.
-
-    What no shape tells (the LLM's heads, the ViT) has the published value as its default.
-    """
-    ours = rename(weights)                 # names what is missing before a KeyError does
-    return _settings(vision, layouts.read_llama(ours, heads), _region_settings(weights),
-                     "model.bbox_fc.weight" in weights)
-
-
-def _region_settings(weights: dict[str, Tensor]) -> RegionCLIPSettings:
-    pool = "backbone.attnpool"
-    positions, channels = weights[f"{pool}.positional_embedding"].shape
-    return RegionCLIPSettings(
-        layers=tuple(keys.count_layers(weights, f"backbone.layer{i}.") for i in (1, 2, 3, 4)),
-        width=len(weights["backbone.conv3.weight"]), heads=channels // 64,
-        output=len(weights[f"{pool}.c_proj.weight"]),
-        resolution=32 * keys.side(positions - 1, f"{pool}.positional_embedding"))
-
-
-def rename(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official state dict -> ours, without `vision.*`. BadInput on a wrong key."""
-    weights = keys.without(weights, IGNORED)
-    ours = keys.translate(weights, official_names(weights), "PVIT")
-    return ours | {"markers": weights["model.embed_tokens.weight"][-2:].clone()}     # [2, D]
-
-
-def official_names(weights: dict[str, Tensor]) -> Table:
-    """The key table of a model as deep as `weights`; without bbox_fc after stage 1."""
-    table = layouts.llama(weights)
-    for part, shape in _BRIDGE.items():
-        if part != "bbox_fc" or any(f".{part}." in key for key in weights):
-            table |= keys.pair(f"model.{part}", part, shape)
-    return table | {f"backbone.{old}": (f"regions.{new}", _backbone_shape(old))
-                    for old, new in _backbone(weights).items()}
-
-
-def _backbone_shape(key: str) -> str:
-    if key.startswith("attnpool."):
-        rows = "p" if "positional" in key else "F" if "c_proj" in key else "64h"
-        return rows if key.endswith("bias") else f"{rows} 64h"
-    if not key.startswith("layer"):                                       # the stem
-        rows = "2h" if key.startswith(("conv3", "bn3")) else "h"
-        columns = "3" if key.startswith("conv1") else "h"
-        return f"{rows} {columns} 3 3" if key.startswith("conv") else rows
-    layer, block, part = re.fullmatch(r"layer(\d)\.(\d+)\.(.*)", key).groups()
-    planes = 2 ** int(layer)
-    inside, outside = f"{planes}h", f"{4 * planes}h"
-    before = outside if block != "0" else f"{2 * planes}h" if layer != "1" else "2h"
-    return {"conv1.weight": f"{inside} {before} 1 1", "conv2.weight": f"{inside} {inside} 3 3",
-            "conv3.weight": f"{outside} {inside} 1 1",
-            "downsample.0.weight": f"{outside} {before} 1 1"}.get(
-                part, inside if part.startswith(("bn1.", "bn2.")) else outside)
-
-
-def _backbone(weights: dict[str, Tensor]) -> dict[str, str]:
-    table = {"attnpool.positional_embedding": "attnpool.positions"}
-    for old, new in (("q", "query"), ("k", "key"), ("v", "value"), ("c", "out")):
-        table |= {f"attnpool.{old}_proj.{w}": f"attnpool.{new}.{w}" for w in ("weight", "bias")}
-    for n, index in _STEM.items():
-        table |= _conv(f"conv{n}", f"bn{n}", "stem", index)
-    depths = _RN50X4 if keys.rows(weights, "backbone.conv1.weight") == 40 else (1, 1, 1, 1)
-    for layer, least in zip(("layer1", "layer2", "layer3", "layer4"), depths):
-        for i in range(keys.count_layers(weights, f"backbone.{layer}.", least)):
-            block = f"{layer}.{i}"
-            for n, index in _BRANCH.items():
-                table |= _conv(f"{block}.conv{n}", f"{block}.bn{n}", f"{block}.branch", index)
-            if i == 0:
-                table |= _conv(f"{block}.downsample.0", f"{block}.downsample.1",
-                               f"{block}.shortcut", 1)
-    return table
-
-
-def _conv(conv: str, norm: str, ours: str, index: int) -> dict[str, str]:
-    """A convolution at `index` of a Sequential and the norm behind it."""
-    return {f"{conv}.weight": f"{ours}.{index}.weight"} | {
-        f"{norm}.{w}": f"{ours}.{index + 1}.{w}" for w in _NORM}
-
-
 def add_base(delta: dict[str, Tensor], base: dict[str, Tensor]) -> dict[str, Tensor]:
     """Hugging Face's PVIT/pvit holds differences from LLaMA-7B (official apply_delta.py).
 
@@ -175,7 +138,7 @@ def add_base(delta: dict[str, Tensor], base: dict[str, Tensor]) -> dict[str, Ten
         if not keys.matches(key, IGNORED):
             raise BadInput(f"the delta lacks LLaMA's key '{key}'; take all of its files")
     for key, value in delta.items():
-        absolute = key.startswith(tuple(f"model.{part}." for part in _BRIDGE))
+        absolute = key.startswith(tuple(f"model.{part}." for part in BRIDGE))
         if absolute or keys.matches(key, IGNORED):
             whole[key] = value
             continue
