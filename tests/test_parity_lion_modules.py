@@ -172,9 +172,9 @@ def test_parity_loader_reads_the_published_selection(reference):
     file["t5_model.encoder.embed_tokens.weight"] = weights["t5_model.shared.weight"]
     file["Qformer.bert.embeddings.position_ids"] = torch.arange(64)[None]
     file = keys.without(file, lion.IGNORED)
-    ours, _ = keys.read(file, lion.TRAINED, "LION", lion.DEPTHS)
+    ours, _ = keys.read(file, lion.TRAINED, "LION", [*lion.SIZES.values()])
     assert len(ours) == len(file)
-    with pytest.raises(BadInput, match="the ViT that LION saw is 32 wide"):
+    with pytest.raises(BadInput, match="the ViT is 32 wide, not 1408"):
         lion.convert(file)
     with pytest.raises(BadInput, match="visual_encoder.cls_token"):
         lion.convert(file | {"visual_encoder.pos_embed": weights["visual_encoder.pos_embed"]})

@@ -91,7 +91,7 @@ def test_lion_has_the_published_keys_and_shapes(width, preset, total, trained):
 def test_pvit_has_the_published_number_of_keys():
     """A tensor of the 329 that no table knows (spec section 6)."""
     pvit = published("pvit")
-    names = keys.expand(pvit.TABLE + pvit.BOX_TABLE, pvit.SIZES["pvit-7b"])
+    names = keys.expand(pvit.TABLE + pvit.BOXES.table, pvit.SIZES["pvit-7b"])
     assert sum(not name.startswith("backbone.") for name in names) + 32 == 329   # rotary tables
 
 

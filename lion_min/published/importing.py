@@ -139,7 +139,8 @@ def import_checkpoint(system: str, files: list[Path], out: Path, **options) -> l
 
 def preset_of(published: ModuleType, settings) -> str:
     """The published model of the system that has this width."""
-    return published.NAMES.get(settings.language.width, "own")
+    return next((name for name, n in published.SIZES.items()
+                 if n["d"] == settings.language.width), "own")
 
 
 def on_meta(published: ModuleType, settings) -> nn.Module:

@@ -2,10 +2,10 @@
 
 A table is a text. A row says an official key, our key and the shape in letters:
 
-    layer.[L].attention.{q,k}_proj.*    layers.[L].{query,key}.*    d 3w
+    layer.[Ld].attention.{q,k}_proj.*    layers.[Ld].{query,key}.*    d 3w
 
-[L] numbers the layers, [L:2] every second one; the braces of a row are read in step; `.*` stands
-for a weight and a bias as long as its rows. '3w' is three times w. One letter is one size
+[Ld] numbers the L layers of a part that is d wide, [Ld:2] every second one; the braces of a row
+are read in step; `.*` stands for a weight and a bias as long as its rows. '3w' is three times w. One letter is one size
 throughout a checkpoint, or a number of layers: the size that most tensors agree on is taken, so
 that the one that disagrees is named. The settings of a model are made of these sizes alone. A
 later row for the same key replaces the earlier one.
@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import NamedTuple, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -27,45 +27,73 @@ from torch import Tensor, nn
 from lion_min import BadInput, checkpoints
 
 Sizes = dict[str, int]                     # of each letter
-Depths = dict[str, tuple[str, dict[int, int]]]  # layers' letter -> a key, its rows -> known depth
+LAYERS = r"\[(\w)(\w)"
+
+
+class Part(NamedTuple):
+    """A part that a checkpoint may lack; then it is taken for the published one of its width."""
+    pattern: str                           # of its official keys
+    table: str
+    name: str = ""
+    width: str = ""                        # the letter of its width; "": there are models without
 
 
 # ---- tables ------------------------------------------------------------------------------------
 
-def read(tensors: dict[str, Tensor], table: str, what: str,
-         known: Depths) -> tuple[dict[str, Tensor], Sizes]:
-    """(official tensors under our names, the sizes of the table's letters).
+def read(tensors: dict[str, Tensor], table: str, what: str, published: list[Sizes],
+         parts: Iterable[Part] = ()) -> tuple[dict[str, Tensor], Sizes]:
+    """(official tensors under our names, the sizes of the letters of the table and the parts').
 
-    BadInput names the keys that are unknown, missing, or of a shape the others do not have.
-    known: how deep models of published widths are, so that a missing end is missed.
+    published: the sizes of whole models; a part as wide as one of theirs must be as deep, so that
+    a missing end is missed. BadInput names the keys that are unknown, missing, or of a shape the
+    others do not have.
     """
-    counts = _count_layers(tensors, table, known)
-    rows_by_key = expand(table, counts)
-    unknown = [f"unknown key '{key}'" for key in sorted(tensors.keys() - rows_by_key.keys())]
-    missing = [f"key '{key}' is missing" for key in rows_by_key if key not in tensors]
-    sizes, wrong = ({}, []) if unknown or missing else _compare(tensors, rows_by_key)
+    absent = []
+    for part in parts:
+        if any(re.fullmatch(part.pattern, key) for key in tensors):
+            table += part.table
+        elif part.width:
+            absent.append(part)
+    counts = _count_layers(tensors, table)
+    sizes = _vote(tensors, expand(table, counts)) | counts
+    for letter, width in re.findall(LAYERS, table):
+        depths = [n[letter] for n in published if letter in n and n[width] == sizes.get(width)]
+        sizes[letter] = max(sizes[letter], *depths, 1)
+    rows = expand(table, sizes)
+    unknown = [f"unknown key '{key}'" for key in sorted(tensors.keys() - rows.keys())]
+    missing = [f"key '{key}' is missing" for key in rows if key not in tensors]
+    shapes = {} if unknown or missing else {key: _shape(row[1], sizes) for key, row in rows.items()}
+    wrong = [f"key '{key}' is {list(tensors[key].shape)} instead of [{shape}]"
+             for key, shape in shapes.items() if str(list(tensors[key].shape)) != f"[{shape}]"]
     if faults := [_few(kind) for kind in (unknown, missing, wrong) if kind]:
         raise BadInput(f"not a whole {what} checkpoint: {'; '.join(faults)}; "
                        "take all of the official files, and no others")
-    return {new: tensors[old] for old, (new, _) in rows_by_key.items()}, sizes | counts
+    for part in absent:
+        widths = sorted({n[part.width] for n in published})
+        if sizes[part.width] not in widths:
+            raise BadInput(f"the {part.name} is {sizes[part.width]} wide, not "
+                           f"{' or '.join(map(str, widths))} as published; give its file, too")
+    alike = [n for n in published if all(n[p.width] == sizes[p.width] for p in absent)]
+    sizes = alike[0] | sizes if absent else sizes
+    return {new: tensors[old] for old, (new, _) in rows.items()}, sizes
 
 
 def expand(table: str, counts: Sizes) -> dict[str, tuple[str, str]]:
     """{official key: (our key, its shape)} of a table with these numbers of layers."""
-    rows_by_key = {}
+    rows = {}
     for line in filter(str.strip, table.splitlines()):
         old, new, shape = re.split("  +", line.strip())
         ends = {"weight": shape, "bias": shape.split()[0]} if old.endswith(".*") else {"": shape}
         for end, letters in ends.items():
             for keys in _spell(f"{old} {new}".replace("*", end), counts):
                 old_key, new_key = keys.split()
-                rows_by_key[old_key] = new_key, letters
-    return rows_by_key
+                rows[old_key] = new_key, letters
+    return rows
 
 
 def _spell(keys: str, counts: Sizes) -> Iterator[str]:
     """'official ours' for each layer and each of the words in braces."""
-    if layers := re.search(r"\[(\w):?(\d*)\]", keys):
+    if layers := re.search(r"\[(\w)\w:?(\d*)\]", keys):
         for i in range(0, counts[layers[1]], int(layers[2] or 1)):
             yield from _spell(keys.replace(layers[0], str(i)), counts)
         return
@@ -79,45 +107,38 @@ def same(rows: str, old: str, new: str) -> str:
     return re.sub(r"^(\S+)", rf"{old}\1  {new}\1", rows, flags=re.MULTILINE)
 
 
-def present(tensors: Iterable[str], tables: dict[str, str]) -> str:
-    """The tables of the parts of which there is a key: {pattern of its keys: table}."""
-    return "".join(table for pattern, table in tables.items()
-                   if any(re.fullmatch(pattern, key) for key in tensors))
-
-
-def _count_layers(tensors: dict[str, Tensor], table: str, known: Depths) -> Sizes:
+def _count_layers(tensors: Iterable[str], table: str) -> Sizes:
     """1 + the largest number of a layer, so that a gap is missed."""
     counts: Sizes = {}
-    for prefix, letter in set(re.findall(r"^(\S+?)\[(\w)", table, re.MULTILINE)):
-        sized, depths = known.get(letter, ("", {}))
+    for prefix, letter in re.findall(r"^(\S+?)\[(\w)", table, re.MULTILINE):
         numbers = (re.match(re.escape(prefix) + r"(\d+)\.", key) for key in tensors)
-        counts[letter] = max([int(n[1]) + 1 for n in numbers if n]
-                             + [depths.get(rows(tensors, sized), 1), counts.get(letter, 1)])
+        counts[letter] = max([int(n[1]) + 1 for n in numbers if n] + [counts.get(letter, 1)])
     return counts
 
 
-def _compare(tensors: dict[str, Tensor],
-             rows_by_key: dict[str, tuple[str, str]]) -> tuple[Sizes, list[str]]:
-    """(the size of each letter, the tensors of other shapes); 0, told as '?', where no two agree."""
-    parsed = {key: [re.fullmatch(r"(\d*)([a-zA-Z]?)", dim).groups() for dim in shape.split()]
-              for key, (_, shape) in rows_by_key.items()}
+def _dims(shape: str) -> list[tuple[int, str]]:
+    """'3v 4' -> [(3, 'v'), (4, '')]."""
+    dims = (re.fullmatch(r"(\d*)([a-zA-Z]?)", dim) for dim in shape.split())
+    return [(int(dim[1] or 1), dim[2]) for dim in dims]
+
+
+def _vote(tensors: dict[str, Tensor], rows: dict[str, tuple[str, str]]) -> Sizes:
+    """The size that most tensors give to each letter; 0 for a draw."""
     votes: dict[str, Counter] = {}
-    for key, dims in parsed.items():
+    for key, dims in ((key, _dims(shape)) for key, (_, shape) in rows.items() if key in tensors):
         if tensors[key].ndim == len(dims):
             for (times, letter), size in zip(dims, tensors[key].shape):
-                if letter and size % int(times or 1) == 0:
-                    votes.setdefault(letter, Counter())[size // int(times or 1)] += 1
+                if letter and size % times == 0:
+                    votes.setdefault(letter, Counter())[size // times] += 1
     best = {letter: count.most_common(2) for letter, count in votes.items()}
-    sizes = {letter: 0 if top[1:] and top[0][1] == top[1][1] else top[0][0]
-             for letter, top in best.items()}
-    wrong = []
-    for key, dims in parsed.items():
-        expected = [int(times or 1) * (sizes.get(letter, 0) if letter else 1)
-                    for times, letter in dims]
-        if list(tensors[key].shape) != expected:
-            shape = ", ".join(str(size or "?") for size in expected)
-            wrong.append(f"key '{key}' is {list(tensors[key].shape)} instead of [{shape}]")
-    return sizes, wrong
+    return {letter: 0 if top[1:] and top[0][1] == top[1][1] else top[0][0]
+            for letter, top in best.items()}
+
+
+def _shape(letters: str, sizes: Sizes) -> str:
+    """'3v 4' -> '24, 4'; a size on which no two tensors agree is '?'."""
+    return ", ".join(str(times * (sizes.get(letter, 0) if letter else 1) or "?")
+                     for times, letter in _dims(letters))
 
 
 def _few(faults: list[str]) -> str:
@@ -132,11 +153,6 @@ def without(tensors: dict[str, Tensor], ignored: Iterable[str]) -> dict[str, Ten
 def matches(key: str, patterns: Iterable[str]) -> bool:
     """Whether one of the patterns is all of the key."""
     return any(re.fullmatch(pattern, key) for pattern in patterns)
-
-
-def rows(tensors: dict[str, Tensor], key: str) -> int:
-    """How many a tensor has; 0 where it is absent or a single number."""
-    return next(iter(tensors[key].shape), 0) if key in tensors else 0
 
 
 def side(patches: int, key: str) -> int:

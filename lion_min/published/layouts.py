@@ -12,7 +12,7 @@ that sizes make. The letters of all four systems:
 from __future__ import annotations
 
 from lion_min.language import LanguageSettings
-from lion_min.published.keys import Depths, Sizes, same, side
+from lion_min.published.keys import Sizes, same, side
 from lion_min.vision import VisionSettings
 
 # ---- LLMs: LLaMA in Hugging Face's names, on which three of the four systems stand -------------
@@ -21,14 +21,13 @@ _LLAMA = """
 model.embed_tokens.weight  V d
 model.norm.weight  d
 lm_head.weight  V d
-model.layers.[L].self_attn.{q_proj,k_proj,v_proj,o_proj}.weight  d d
-model.layers.[L].mlp.{gate_proj,up_proj}.weight  f d
-model.layers.[L].mlp.down_proj.weight  d f
-model.layers.[L].{input_layernorm,post_attention_layernorm}.weight  d
+model.layers.[Ld].self_attn.{q_proj,k_proj,v_proj,o_proj}.weight  d d
+model.layers.[Ld].mlp.{gate_proj,up_proj}.weight  f d
+model.layers.[Ld].mlp.down_proj.weight  d f
+model.layers.[Ld].{input_layernorm,post_attention_layernorm}.weight  d
 """
 LLAMA_7B = {"d": 4096, "f": 11008, "V": 32000, "L": 32}
 LLAMA_13B = {"d": 5120, "f": 13824, "V": 32000, "L": 40}
-LLAMAS = {sizes["d"]: sizes for sizes in (LLAMA_7B, LLAMA_13B)}    # by width
 LLAMA_HEAD = 128                                                 # width of a head, in both
 ROTARY = r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"  # old files; it is computed
 
@@ -39,10 +38,6 @@ FLAN_T5_XXL = FLAN_T5_XL | {"d": 4096, "a": 4096, "f": 10240, "H": 64}
 def llama_table(prefix: str = "") -> str:
     """The LLaMA whose keys stand behind `prefix`."""
     return same(_LLAMA, prefix, "llm.model.")
-
-
-def llama_depths(prefix: str = "") -> Depths:
-    return {"L": (f"{prefix}model.norm.weight", {d: sizes["L"] for d, sizes in LLAMAS.items()})}
 
 
 def llama(n: Sizes, heads: int = 0) -> LanguageSettings:
@@ -80,7 +75,7 @@ def qformer(n: Sizes, heads: int) -> dict[str, int]:
 
 def qformer_table(old: str, new: str, inside: str = "self") -> str:
     """inside: what the keys call an attention without its output layer."""
-    layer, ours = f"{old}.encoder.layer.[K]", f"{new}.layers.[K]"
+    layer, ours = f"{old}.encoder.layer.[Kq]", f"{new}.layers.[Kq]"
     cross = attention(f"{layer}.crossattention", f"{ours}.cross", "q", "v", inside)
     return f"""
 query_tokens  {new}.query_tokens  1 Q q
@@ -88,7 +83,7 @@ query_tokens  {new}.query_tokens  1 Q q
 {old}.embeddings.position_embeddings.weight  {new}.positions.weight  P q
 {old}.embeddings.LayerNorm.*  {new}.norm.*  q
 """ + (attention(f"{layer}.attention", f"{ours}.attention", "q", "q", inside)
-       + cross.replace("[K]", "[K:2]") + ffn(layer, f"{ours}.text_ffn", "q", "g")
+       + cross.replace("[Kq]", "[Kq:2]") + ffn(layer, f"{ours}.text_ffn", "q", "g")
        + ffn(layer, f"{ours}.query_ffn", "q", "g", "_query"))
 
 

@@ -37,9 +37,8 @@ OPTIONS = {"vit_heads": 16, "qformer_heads": 12, "aggregator_heads": 16, "distan
            "hint_id": 32099}               # what no shape tells, as published
 GENERATE = {"num_beams": 5, "repetition_penalty": 1.5, "length_penalty": 1.0, "min_length": 1,
             "max_new_tokens": 256}
-NAMES = {2048: "lion-flant5-xl", 4096: "lion-flant5-xxl"}   # by the T5's width
-SIZES = {NAMES[t5["d"]]: layouts.EVA_G | layouts.BERT | t5 | {"Q": 32, "i": 3072, "m": 5632, "b": 64}
-         for t5 in (layouts.FLAN_T5_XL, layouts.FLAN_T5_XXL)}
+_XL = layouts.EVA_G | layouts.BERT | layouts.FLAN_T5_XL | {"Q": 32, "i": 3072, "m": 5632, "b": 64}
+SIZES = {"lion-flant5-xl": _XL, "lion-flant5-xxl": _XL | layouts.FLAN_T5_XXL}
 POSITIONS = "visual_encoder.pos_embed"
 # How the frozen parts' own files begin their keys, and what LION puts before them.
 _BASES = {r"(cls_token|pos_embed|patch_embed\.|blocks\.)": "visual_encoder.",
@@ -52,10 +51,6 @@ _BASES = {r"(cls_token|pos_embed|patch_embed\.|blocks\.)": "visual_encoder.",
 # embedding, BERT's position counter, and block 39 of eva_vit_g.pth (LION builds 39 blocks, 0..38).
 IGNORED = (r"t5_model\.(encoder|decoder)\.embed_tokens\.weight",
            r"Qformer\.bert\.embeddings\.position_ids", r"visual_encoder\.blocks\.39\..*")
-# Of the published widths the number of layers is known: a missing end is missed.
-DEPTHS = {"E": ("ln_vision.weight", {1408: 39}), "K": ("soft_prompt_hint", {2048: 12, 4096: 12}),
-          **dict.fromkeys("XY", ("soft_prompt_hint", {2048: 24, 4096: 24}))}
-
 _ADAPTER = """
 OLD.router_ratio{1,2}  NEW.router.{0,1}  2 d
 OLD.adapters.{0,1}.scale  NEW.adapters.{0,1}.scale  1
@@ -70,7 +65,7 @@ t5_proj.*  query_proj.*  d q
 adapter_proj.0.*  mlp.0.*  m v
 adapter_proj.2.*  mlp.2.*  d m
 """ + layouts.qformer_table("Qformer.bert", "qformer")
-for _old, _new in (("encoder.block.[X].layer.1", "[X]"), ("decoder.block.[Y].layer.2", "decoder.[Y]")):
+for _old, _new in (("encoder.block.[Xd].layer.1", "[Xd]"), ("decoder.block.[Yd].layer.2", "decoder.[Yd]")):
     TRAINED += _ADAPTER.replace("OLD", f"t5_model.{_old}.adapter").replace("NEW", f"adapters.{_new}")
 for _old, _new in (("fusion_adapter.blocks.0", "aggregator.blocks.0"),
                    ("fusion_adapter.blocks.1", "aggregator.blocks.1")):
@@ -90,27 +85,28 @@ OLD.attn.qkv.weight  NEW.self_attn.qkv.weight  3v v
 OLD.attn.proj.*  NEW.self_attn.projection.*  v v
 OLD.mlp.fc1.*  NEW.mlp.fc1.*  h v
 OLD.mlp.fc2.*  NEW.mlp.fc2.*  v h
-""".replace("OLD", "visual_encoder.blocks.[E]").replace("NEW", "vision.model.encoder.layers.[E]")
+""".replace("OLD", "visual_encoder.blocks.[Ev]").replace("NEW", "vision.model.encoder.layers.[Ev]")
 
 # FlanT5: gated FFN, no biases, a position table in the first block only, untied head.
 T5 = keys.same("""
 {shared,lm_head}.weight  V d
 {encoder,decoder}.final_layer_norm.weight  d
 {encoder,decoder}.block.0.layer.0.SelfAttention.relative_attention_bias.weight  B H
-encoder.block.[X].layer.{0,1}.layer_norm.weight  d
-encoder.block.[X].layer.0.SelfAttention.{q,k,v}.weight  a d
-encoder.block.[X].layer.0.SelfAttention.o.weight  d a
-encoder.block.[X].layer.1.DenseReluDense.{wi_0,wi_1}.weight  f d
-encoder.block.[X].layer.1.DenseReluDense.wo.weight  d f
-decoder.block.[Y].layer.{0,1,2}.layer_norm.weight  d
-decoder.block.[Y].layer.0.SelfAttention.{q,k,v}.weight  a d
-decoder.block.[Y].layer.0.SelfAttention.o.weight  d a
-decoder.block.[Y].layer.1.EncDecAttention.{q,k,v}.weight  a d
-decoder.block.[Y].layer.1.EncDecAttention.o.weight  d a
-decoder.block.[Y].layer.2.DenseReluDense.{wi_0,wi_1}.weight  f d
-decoder.block.[Y].layer.2.DenseReluDense.wo.weight  d f
+encoder.block.[Xd].layer.{0,1}.layer_norm.weight  d
+encoder.block.[Xd].layer.0.SelfAttention.{q,k,v}.weight  a d
+encoder.block.[Xd].layer.0.SelfAttention.o.weight  d a
+encoder.block.[Xd].layer.1.DenseReluDense.{wi_0,wi_1}.weight  f d
+encoder.block.[Xd].layer.1.DenseReluDense.wo.weight  d f
+decoder.block.[Yd].layer.{0,1,2}.layer_norm.weight  d
+decoder.block.[Yd].layer.0.SelfAttention.{q,k,v}.weight  a d
+decoder.block.[Yd].layer.0.SelfAttention.o.weight  d a
+decoder.block.[Yd].layer.1.EncDecAttention.{q,k,v}.weight  a d
+decoder.block.[Yd].layer.1.EncDecAttention.o.weight  d a
+decoder.block.[Yd].layer.2.DenseReluDense.{wi_0,wi_1}.weight  f d
+decoder.block.[Yd].layer.2.DenseReluDense.wo.weight  d f
 """, "t5_model.", "llm.model.")
-FROZEN_TABLES = {r"visual_encoder\..*": VISION, r"t5_model\.(?!.*\.adapter\.).*": T5}
+PARTS = (keys.Part(r"visual_encoder\..*", VISION, "ViT", "v"),
+         keys.Part(r"t5_model\.(?!.*\.adapter\.).*", T5, "T5", "d"))
 
 
 def convert(tensors: dict[str, Tensor], **options) -> tuple[dict[str, Tensor], LionSettings]:
@@ -121,16 +117,8 @@ def convert(tensors: dict[str, Tensor], **options) -> tuple[dict[str, Tensor], L
     """
     weights = {next((p for b, p in _BASES.items() if re.match(b, key)), "") + key: tensor
                for key, tensor in tensors.items()}
-    weights = keys.without(weights, IGNORED)
-    table = TRAINED + keys.present(weights, FROZEN_TABLES)
-    ours, n = keys.read(weights, table, "LION", DEPTHS)
-    if "N" not in n and n["v"] != layouts.EVA_G["v"]:
-        raise BadInput(f"the ViT that LION saw is {n['v']} wide, the published one "
-                       f"{layouts.EVA_G['v']}; give the ViT's file, too")
-    if "V" not in n and n["d"] not in NAMES:
-        raise BadInput(f"the T5 is {n['d']} wide, the published ones "
-                       f"{' and '.join(map(str, NAMES))}; give the T5's file, too")
-    return _joined(ours, n["X"]), settings(SIZES.get(NAMES.get(n["d"]), layouts.EVA_G) | n, **options)
+    ours, n = keys.read(keys.without(weights, IGNORED), TRAINED, "LION", [*SIZES.values()], PARTS)
+    return _joined(ours, n["X"]), settings(n, **options)
 
 
 def _joined(ours: dict[str, Tensor], encoder_blocks: int) -> dict[str, Tensor]:

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from lion_min import BadInput
 from lion_min.language import LanguageModel
 from lion_min.lmeye.interaction import InteractionSettings
 from lion_min.lmeye.model import Lmeye, LmeyeSettings
@@ -26,7 +25,6 @@ from lion_min.vision import VisionSettings
 
 STAGE = 2
 FROZEN = ("interaction.encoder.", "llm.")  # may be absent: files of their own
-NAMES = {4096: "lmeye-llama7b", 5120: "lmeye-llama13b"}   # by the LLM's width
 OPTIONS = {"img_id": 32000, "imgd_id": 32001, "heads": 0, "clip_heads": 12, "bos_id": 49406,
            "eos_id": 49407}                # what no shape tells; 0: LLaMA's, a head for 128
 # CLIP's image half, whose pooled feature comes from get_image_features, and computed tables.
@@ -35,8 +33,8 @@ IGNORED = (r"vision_model\..*", r"visual_projection\.weight", "logit_scale", lay
 DROPOUT = 0.5                              # of the image tokens, in training alone
 _TOWER = "interaction.encoder.model."      # CLIP's text tower in our Lmeye
 CLIP_L = {"c": 768, "W": 49408, "P": 77, "T": 12, "e": 3072}     # ViT-L/14's
-SIZES = {name: CLIP_L | layouts.LLAMAS[width] | {"t": 5 * width} for width, name in NAMES.items()}
-DEPTHS = layouts.llama_depths() | {"T": ("text_projection.weight", {768: 12})}
+SIZES = {"lmeye-llama7b": CLIP_L | layouts.LLAMA_7B | {"t": 5 * 4096},
+         "lmeye-llama13b": CLIP_L | layouts.LLAMA_13B | {"t": 5 * 5120}}
 
 TRAINED = """
 embedding_img  e_img  1 d
@@ -51,13 +49,13 @@ text_model.embeddings.token_embedding.weight  W c
 text_model.embeddings.position_embedding.weight  P c
 text_projection.weight  c c
 text_model.final_layer_norm.*  c
-text_model.encoder.layers.[T].self_attn.{q_proj,k_proj,v_proj,out_proj}.*  c c
-text_model.encoder.layers.[T].mlp.fc1.*  e c
-text_model.encoder.layers.[T].mlp.fc2.*  c e
-text_model.encoder.layers.[T].{layer_norm1,layer_norm2}.*  c
+text_model.encoder.layers.[Tc].self_attn.{q_proj,k_proj,v_proj,out_proj}.*  c c
+text_model.encoder.layers.[Tc].mlp.fc1.*  e c
+text_model.encoder.layers.[Tc].mlp.fc2.*  c e
+text_model.encoder.layers.[Tc].{layer_norm1,layer_norm2}.*  c
 """, "", _TOWER)
-FROZEN_TABLES = {r"(text_model|text_projection)\..*": CLIP,
-                 r"(model\.|lm_head\.).*": layouts.llama_table()}
+PARTS = (keys.Part(r"(text_model|text_projection)\..*", CLIP, "text tower", "c"),
+         keys.Part(r"(model\.|lm_head\.).*", layouts.llama_table(), "LLM", "d"))
 
 
 def convert(tensors: dict[str, Tensor], legacy_overwrite: bool = False,
@@ -69,14 +67,10 @@ def convert(tensors: dict[str, Tensor], legacy_overwrite: bool = False,
     of OPTIONS. BadInput names the keys that do not fit. LLM and text tower may be absent.
     """
     tensors = keys.without({k.removeprefix("module."): v for k, v in tensors.items()}, IGNORED)
-    table = TRAINED + keys.present(tensors, FROZEN_TABLES)
-    ours, n = keys.read(tensors, table, "LMEye (of the paper era)", DEPTHS)
-    if "V" not in n and n["d"] not in NAMES:
-        raise BadInput(f"the LLM is {n['d']} wide, LLaMA-7B and -13B 4096 and 5120; give the LLM's "
-                       "file, too (LLaMA's layout)")
+    ours, n = keys.read(tensors, TRAINED, "LMEye (of the paper era)", [*SIZES.values()], PARTS)
     ours |= {name: ours[name][0] for name in ("e_img", "e_imgd")}              # [1, D] -> [D]
     ours |= {"e_img": ours["e_imgd"].clone()} if legacy_overwrite else {}
-    return ours, settings(SIZES.get(NAMES.get(n["d"]), CLIP_L) | n, **options)
+    return ours, settings(n, **options)
 
 
 def settings(n: keys.Sizes, **options) -> LmeyeSettings:

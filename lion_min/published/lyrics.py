@@ -31,11 +31,7 @@ FROZEN = ("refiner.", "loras.")            # in no official file: transformers' 
 OPTIONS = {"heads": 0, "vit_heads": 16, "qformer_heads": 12, "object_queries": 64}
 IGNORED = (r"ram\..*", r"grounding_dino\..*", r"qformer\.embeddings\.position_ids",
            r"language_model\." + layouts.ROTARY)
-NAMES = {5120: "lyrics-vicuna13b"}         # by the LLM's width
 SIZES = {"lyrics-vicuna13b": layouts.EVA_G | layouts.BERT | layouts.LLAMA_13B | {"Q": 96, "o": 260}}
-DEPTHS = layouts.llama_depths("language_model.") | {
-    "E": ("vision_model.post_layernorm.weight", {1408: 39}),
-    "K": ("qformer.embeddings.LayerNorm.weight", {768: 12})}
 POSITIONS = "vision_model.embeddings.position_embedding"
 
 TABLE = """
@@ -45,14 +41,14 @@ vision_model.post_layernorm.*  ln_vision.*  v
 embeddings.class_embedding  1 1 v
 embeddings.position_embedding  1 N v
 embeddings.patch_embedding.*  v 3 p p
-encoder.layers.[E].{layer_norm1,layer_norm2}.*  v
-encoder.layers.[E].self_attn.qkv.*  3v v
-encoder.layers.[E].self_attn.projection.*  v v
-encoder.layers.[E].mlp.fc1.*  h v
-encoder.layers.[E].mlp.fc2.*  v h
+encoder.layers.[Ev].{layer_norm1,layer_norm2}.*  v
+encoder.layers.[Ev].self_attn.qkv.*  3v v
+encoder.layers.[Ev].self_attn.projection.*  v v
+encoder.layers.[Ev].mlp.fc1.*  h v
+encoder.layers.[Ev].mlp.fc2.*  v h
 """, "vision_model.", "vision.model.") + layouts.qformer_table(
     "qformer", "mqformer", "attention") + layouts.attention(
-    "qformer.encoder.layer.[K:2].detection_crossattention", "mqformer.layers.[K:2].object_cross",
+    "qformer.encoder.layer.[Kq:2].detection_crossattention", "mqformer.layers.[Kq:2].object_cross",
     "q", "o", "attention") + layouts.llama_table("language_model.")
 
 
@@ -62,7 +58,7 @@ def convert(tensors: dict[str, Tensor],
 
     options: those of OPTIONS. BadInput names the keys that do not fit.
     """
-    ours, n = keys.read(keys.without(tensors, IGNORED), TABLE, "Lyrics", DEPTHS)
+    ours, n = keys.read(keys.without(tensors, IGNORED), TABLE, "Lyrics", [*SIZES.values()])
     return ours, settings(n, **options)
 
 

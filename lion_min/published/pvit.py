@@ -23,7 +23,6 @@ from lion_min.vision import VisionEncoder, VisionSettings
 
 STAGE = 2
 FROZEN = ("vision.",)                      # CLIP's ViT: in none of the files
-NAMES = {4096: "pvit-7b"}                  # by the LLM's width
 OPTIONS = {"heads": 32}                    # of the LLM: what no shape tells, as published
 VIT_L = VisionSettings(family="clip", image=224, patch=14, width=1024, blocks=24, heads=16,
                        mlp=4096, stem=())
@@ -35,13 +34,11 @@ BRIDGE = ("mm_projector", "prompt_projector", "bbox_fc")
 STAGES = "ABCD"                            # letters of the ResNet's numbers of blocks
 SIZES = {"pvit-7b": layouts.LLAMA_7B | {"V": 32000 + NEW_WORDS, "h": 40, "F": 640, "p": 82,
                                         "A": 4, "B": 6, "C": 10, "D": 6}}
-DEPTHS = layouts.llama_depths() | {stage: ("backbone.conv1.weight", {40: SIZES["pvit-7b"][stage]})
-                                   for stage in STAGES}
 
 
 def _stage(i: int, letter: str) -> str:
     """The table of a stage of RegionCLIP's ResNet; its first block has a shortcut."""
-    block, inside, outside = f"layer{i}.[{letter}]", f"{2 ** i}h", f"{4 * 2 ** i}h"
+    block, inside, outside = f"layer{i}.[{letter}h]", f"{2 ** i}h", f"{4 * 2 ** i}h"
     before = "2h" if i == 1 else f"{2 * 2 ** i}h"
     return f"""
 {block}.conv1.weight  {block}.branch.0.weight  {inside} {outside} 1 1
@@ -77,7 +74,7 @@ TABLE = layouts.llama_table() + _backbone() + """
 model.mm_projector.*  mm_projector.*  d c
 model.prompt_projector.*  prompt_projector.*  d F
 """
-BOX_TABLE = "model.bbox_fc.*  bbox_fc.*  d 4"          # not yet in stage 1
+BOXES = keys.Part(r".*\.bbox_fc\..*", "model.bbox_fc.*  bbox_fc.*  d 4")     # not yet in stage 1
 
 
 def convert(tensors: dict[str, Tensor], base: dict[str, Tensor] | None = None,
@@ -92,8 +89,7 @@ def convert(tensors: dict[str, Tensor], base: dict[str, Tensor] | None = None,
                    if k.startswith(("backbone.", "lang_encoder."))}
         tensors = add_base({k: v for k, v in tensors.items() if k not in encoder}, base) | encoder
     tensors = keys.without(tensors, IGNORED)
-    table = TABLE + keys.present(tensors, {r".*\.bbox_fc\..*": BOX_TABLE})
-    ours, n = keys.read(tensors, table, "PVIT", DEPTHS)
+    ours, n = keys.read(tensors, TABLE, "PVIT", [*SIZES.values()], [BOXES])
     ours["markers"] = tensors["model.embed_tokens.weight"][-2:].clone()      # [2, D]
     return ours, settings(n, box_embedding="bbox_fc.weight" in ours, **options)
 
@@ -146,7 +142,7 @@ def add_base(delta: dict[str, Tensor], base: dict[str, Tensor]) -> dict[str, Ten
             raise BadInput(f"the base lacks the delta's key '{key}'; give the whole of LLaMA-7B")
         more = NEW_WORDS if key in ("model.embed_tokens.weight", "lm_head.weight") else 0
         old = base[key]                                                   # [V - 5, D] of words
-        if list(value.shape) != [keys.rows(base, key) + more, *old.shape[1:]]:
+        if list(value.shape) != [size + more * (i == 0) for i, size in enumerate(old.shape)]:
             raise BadInput(f"key '{key}' is {list(value.shape)} in the delta and "
                            f"{list(old.shape)} in the base; LLaMA-7B is its base")
         whole[key] = value.clone()

@@ -45,16 +45,13 @@ class RegionCLIPSettings:
 class FrozenBatchNorm(nn.Module):
     """Batch norm whose statistics never change: one scale and one shift a channel."""
 
-    def __init__(self, channels: int, eps: float = 1e-5):
+    def __init__(self, channels: int):
         super().__init__()
-        self.eps = eps
         for name, value in (("weight", 1), ("bias", 0), ("running_mean", 0), ("running_var", 1)):
             self.register_buffer(name, torch.full((channels,), float(value)))
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = self.weight * (self.running_var + self.eps).rsqrt()       # [C]
-        shift = self.bias - self.running_mean * scale
-        return x * scale[:, None, None] + shift[:, None, None]
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias)
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.Module]:
@@ -96,8 +93,8 @@ class AttentionPool(nn.Module):
         tokens = torch.cat([cells.mean(1, keepdim=True), cells], 1) + self.positions  # [R, T, C]
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (
             self.query(tokens[:, :1]), self.key(tokens), self.value(tokens)))  # [R, heads, T, 64]
-        shares = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)             # [R, heads, 1, T]
-        return self.out((shares @ v).transpose(1, 2).flatten(1))          # [R, F]
+        mixed = F.scaled_dot_product_attention(q, k, v)                   # [R, heads, 1, 64]
+        return self.out(mixed.transpose(1, 2).flatten(1))                 # [R, F]
 
 
 class RegionCLIP(nn.Module):
