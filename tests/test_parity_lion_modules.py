@@ -172,7 +172,7 @@ def test_parity_loader_reads_the_published_selection(reference):
     file["t5_model.encoder.embed_tokens.weight"] = weights["t5_model.shared.weight"]
     file["Qformer.bert.embeddings.position_ids"] = torch.arange(64)[None]
     file = keys.without(file, lion.IGNORED)
-    ours, _ = keys.read(file, lion.TRAINED, "LION", [*lion.SIZES.values()])
+    ours, _ = keys.read(file, lion.TRAINED, "LION", lion.SIZES.values())
     assert len(ours) == len(file)
     with pytest.raises(BadInput, match="the ViT is 32 wide, not 1408"):
         lion.convert(file)

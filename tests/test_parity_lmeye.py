@@ -171,7 +171,7 @@ def test_parity_loading_is_strict(values, sizes):
     with pytest.raises(ValueError, match="unknown key 'embedding_imgq'"):
         published.convert(net | {"embedding_imgq": net["embedding_imgd"]})
     model = build(values, sizes, "q5")
-    with pytest.raises(BadInput, match="interaction.transmit.weight is .* instead of"):
+    with pytest.raises(BadInput, match="interaction.transmit.weight .* instead of"):
         keys.fill(model, published.convert(lmeye_tensors(values, "q1"))[0], "reference")
 
 

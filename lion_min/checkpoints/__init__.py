@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from lion_min import BadInput, __version__
 
 MODEL, CONFIG, STATE = "model.safetensors", "config.json", "state.safetensors"
+MEND = "use weights of the same system, preset and stage"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what torch.optim.AdamW keeps for a parameter
 
 
@@ -119,24 +120,32 @@ def load_into(module: nn.Module, tensors: dict[str, Tensor], where: Path | str,
     `load_into(model, tensors, path, names=only_trainable(model, prefixes))`.
     """
     named = dict(module.named_parameters())
-    _copy(named if names is None else {n: named[n] for n in names}, tensors, where)
+    copy_into(named if names is None else {n: named[n] for n in names}, tensors, where)
 
 
 @torch.no_grad()
-def _copy(parameters: dict[str, Tensor], tensors: dict[str, Tensor], where: Path | str) -> None:
+def copy_into(parameters: dict[str, Tensor], tensors: dict[str, Tensor], where: Path | str,
+              mend: str = MEND) -> None:
+    """Copies named tensors into parameters or buffers; BadInput as `check_fits`."""
+    check_fits(parameters, tensors, where, mend)
+    for name, parameter in parameters.items():
+        parameter.copy_(tensors[name])
+
+
+def check_fits(parameters: dict[str, Tensor], tensors: dict[str, Tensor], where: Path | str,
+               mend: str = MEND) -> None:
+    """BadInput, with its mend, unless the names and shapes of both sides are the same."""
     faults = {"missing": [name for name in parameters if name not in tensors],
               "unexpected": [name for name in tensors if name not in parameters],
               "wrong shape": [f"{name} {list(tensors[name].shape)} instead of {list(p.shape)}"
                               for name, p in parameters.items()
                               if name in tensors and tensors[name].shape != p.shape]}
-    if told := "; ".join(f"{kind}: {_first(names)}" for kind, names in faults.items() if names):
-        raise BadInput(f"{where}: does not fit this model ({told}); "
-                       "use weights of the same system, preset and stage")
-    for name, parameter in parameters.items():
-        parameter.copy_(tensors[name])
+    if listed := "; ".join(f"{kind}: {first(names)}" for kind, names in faults.items() if names):
+        raise BadInput(f"{where}: does not fit this model ({listed}); {mend}")
 
 
-def _first(names: list[str], count: int = 3) -> str:
+def first(names: list[str], count: int = 3) -> str:
+    """'a, b, c and 2 more'."""
     return ", ".join(names[:count]) + (f" and {len(names) - count} more" if names[count:] else "")
 
 
@@ -238,7 +247,7 @@ def load_state(folder: Path | str, optimizer: torch.optim.Optimizer) -> tuple[in
         kind, _, name = key.partition("/")
         kinds[kind][name] = tensor
     named, fused = _named(optimizer), optimizer.defaults.get("fused")
-    _copy(named, kinds["parameter"], path)
+    copy_into(named, kinds["parameter"], path)
     for name, parameter in named.items():
         optimizer.state[parameter] = {  # plain AdamW counts its steps on the CPU
             kind: kinds[kind][name].to("cpu" if kind == "step" and not fused else parameter.device)

@@ -14,6 +14,7 @@ for PVIT; CLIP and LLaMA for LMEye.
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections import Counter
 from dataclasses import asdict
@@ -153,9 +154,9 @@ def on_meta(published: ModuleType, settings) -> nn.Module:
                        + " ".join(f"{k}=N" for k in published.OPTIONS)) from error
 
 
-def report(tensors: dict[str, Tensor], ignored: tuple[str, ...], absent: list[str]) -> list[str]:
+def report(tensors: dict[str, Tensor], ignored: str, absent: list[str]) -> list[str]:
     """What was left out and what the folder lacks, a line each."""
-    left = Counter(k.split(".")[0] for k in tensors if keys.matches(k, ignored))
+    left = Counter(k.split(".")[0] for k in tensors if re.fullmatch(ignored, k))
     lines = [f"left out: {count} of {name}, which the model does not use"
              for name, count in left.items()]
     return lines + [f"not in these files: {part.rstrip('.')}; give it to published.load"

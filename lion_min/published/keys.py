@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import is_dataclass
 from pathlib import Path
+from statistics import multimode
 from typing import NamedTuple, get_args, get_type_hints
 
 import torch
@@ -27,7 +28,8 @@ from torch import Tensor, nn
 from lion_min import BadInput, checkpoints
 
 Sizes = dict[str, int]                     # of each letter
-LAYERS = r"\[(\w)(\w)"
+LAYERS = r"\[(\w)(\w)"                    # of a table: their number's letter, their width's
+MEND = "import the official files again, with their own sizes"
 
 
 class Part(NamedTuple):
@@ -40,7 +42,7 @@ class Part(NamedTuple):
 
 # ---- tables ------------------------------------------------------------------------------------
 
-def read(tensors: dict[str, Tensor], table: str, what: str, published: list[Sizes],
+def read(tensors: dict[str, Tensor], table: str, what: str, published: Collection[Sizes],
          parts: Iterable[Part] = ()) -> tuple[dict[str, Tensor], Sizes]:
     """(official tensors under our names, the sizes of the letters of the table and the parts').
 
@@ -65,7 +67,7 @@ def read(tensors: dict[str, Tensor], table: str, what: str, published: list[Size
     shapes = {} if unknown or missing else {key: _shape(row[1], sizes) for key, row in rows.items()}
     wrong = [f"key '{key}' is {list(tensors[key].shape)} instead of [{shape}]"
              for key, shape in shapes.items() if str(list(tensors[key].shape)) != f"[{shape}]"]
-    if faults := [_few(kind) for kind in (unknown, missing, wrong) if kind]:
+    if faults := [checkpoints.first(kind) for kind in (unknown, missing, wrong) if kind]:
         raise BadInput(f"not a whole {what} checkpoint: {'; '.join(faults)}; "
                        "take all of the official files, and no others")
     for part in absent:
@@ -124,15 +126,14 @@ def _dims(shape: str) -> list[tuple[int, str]]:
 
 def _vote(tensors: dict[str, Tensor], rows: dict[str, tuple[str, str]]) -> Sizes:
     """The size that most tensors give to each letter; 0 for a draw."""
-    votes: dict[str, Counter] = {}
+    votes: dict[str, list[int]] = defaultdict(list)
     for key, dims in ((key, _dims(shape)) for key, (_, shape) in rows.items() if key in tensors):
         if tensors[key].ndim == len(dims):
             for (times, letter), size in zip(dims, tensors[key].shape):
                 if letter and size % times == 0:
-                    votes.setdefault(letter, Counter())[size // times] += 1
-    best = {letter: count.most_common(2) for letter, count in votes.items()}
-    return {letter: 0 if top[1:] and top[0][1] == top[1][1] else top[0][0]
-            for letter, top in best.items()}
+                    votes[letter].append(size // times)
+    best = {letter: multimode(sizes) for letter, sizes in votes.items()}
+    return {letter: sizes[0] if len(sizes) == 1 else 0 for letter, sizes in best.items()}
 
 
 def _shape(letters: str, sizes: Sizes) -> str:
@@ -141,18 +142,9 @@ def _shape(letters: str, sizes: Sizes) -> str:
                      for times, letter in _dims(letters))
 
 
-def _few(faults: list[str]) -> str:
-    return ", ".join(faults[:3]) + (f" and {len(faults) - 3} more" if faults[3:] else "")
-
-
-def without(tensors: dict[str, Tensor], ignored: Iterable[str]) -> dict[str, Tensor]:
-    """The tensors whose keys none of the patterns matches."""
-    return {key: tensor for key, tensor in tensors.items() if not matches(key, ignored)}
-
-
-def matches(key: str, patterns: Iterable[str]) -> bool:
-    """Whether one of the patterns is all of the key."""
-    return any(re.fullmatch(pattern, key) for pattern in patterns)
+def without(tensors: dict[str, Tensor], ignored: str) -> dict[str, Tensor]:
+    """The tensors whose whole keys the pattern does not match."""
+    return {key: tensor for key, tensor in tensors.items() if not re.fullmatch(ignored, key)}
 
 
 def side(patches: int, key: str) -> int:
@@ -169,38 +161,29 @@ def sizes_of(name: str, published: dict[str, Sizes], system: str) -> Sizes:
         raise BadInput(f"preset {name!r}: {system}'s published models are {', '.join(published)}")
     return published[name]
 
+
 # ---- our side --------------------------------------------------------------------------------
 
-def owned(model: nn.Module) -> dict[str, Tensor]:
-    """What a checkpoint of the model holds: parameters, a tied one once, and kept buffers."""
-    kept = model.state_dict().keys()
-    return dict(model.named_parameters()) | {n: b for n, b in model.named_buffers() if n in kept}
+def owned(model: nn.Module, given: Iterable[str] = ()) -> dict[str, Tensor]:
+    """Parameters, a tied one once, and saved buffers, less those behind the prefixes `given`."""
+    saved = model.state_dict().keys()
+    tensors = dict(model.named_parameters()) | {n: b for n, b in model.named_buffers() if n in saved}
+    return {name: t for name, t in tensors.items() if not name.startswith(tuple(given))}
 
 
 def check_filled(model: nn.Module, tensors: dict[str, Tensor], where: Path | str,
                  given: Iterable[str] = ()) -> None:
     """BadInput unless `tensors` are all that the model owns outside the prefixes `given`."""
-    mine = {n: p for n, p in owned(model).items() if not n.startswith(tuple(given))}
-    faults = [f"{n} is missing" for n in mine if n not in tensors]
-    faults += [f"{n} has no parameter" for n in tensors if n not in mine]
-    faults += [f"{n} is {list(tensors[n].shape)} instead of {list(p.shape)}"
-               for n, p in mine.items() if n in tensors and tensors[n].shape != p.shape]
-    if faults:
-        raise BadInput(f"{where}: does not fit the model of its settings: {_few(faults)}; "
-                       "import the official files again, with their own sizes")
+    checkpoints.check_fits(owned(model, given), tensors, where, MEND)
 
 
-@torch.no_grad()
 def fill(model: nn.Module, tensors: dict[str, Tensor], where: Path | str,
          given: Iterable[str] = ()) -> None:
     """Copies converted tensors into the model, every one of both sides accounted for.
 
     given: prefixes of the parts that the caller brought along, such as 'llm.'.
     """
-    check_filled(model, tensors, where, given)
-    for name, target in owned(model).items():
-        if name in tensors:
-            target.copy_(tensors[name])
+    checkpoints.copy_into(owned(model, given), tensors, where, MEND)
 
 
 def load(folder: Path | str, kind: type, build: Callable, given: Iterable[str] = (),

@@ -49,8 +49,8 @@ _BASES = {r"(cls_token|pos_embed|patch_embed\.|blocks\.)": "visual_encoder.",
 
 # Saved by accident, or dropped by the official model itself: the second copies of T5's tied
 # embedding, BERT's position counter, and block 39 of eva_vit_g.pth (LION builds 39 blocks, 0..38).
-IGNORED = (r"t5_model\.(encoder|decoder)\.embed_tokens\.weight",
-           r"Qformer\.bert\.embeddings\.position_ids", r"visual_encoder\.blocks\.39\..*")
+IGNORED = (r"t5_model\.(encoder|decoder)\.embed_tokens\.weight|"
+           r"Qformer\.bert\.embeddings\.position_ids|visual_encoder\.blocks\.39\..*")
 _ADAPTER = """
 OLD.router_ratio{1,2}  NEW.router.{0,1}  2 d
 OLD.adapters.{0,1}.scale  NEW.adapters.{0,1}.scale  1
@@ -117,7 +117,7 @@ def convert(tensors: dict[str, Tensor], **options) -> tuple[dict[str, Tensor], L
     """
     weights = {next((p for b, p in _BASES.items() if re.match(b, key)), "") + key: tensor
                for key, tensor in tensors.items()}
-    ours, n = keys.read(keys.without(weights, IGNORED), TRAINED, "LION", [*SIZES.values()], PARTS)
+    ours, n = keys.read(keys.without(weights, IGNORED), TRAINED, "LION", SIZES.values(), PARTS)
     return _joined(ours, n["X"]), settings(n, **options)
 
 

@@ -28,8 +28,8 @@ FROZEN = ("interaction.encoder.", "llm.")  # may be absent: files of their own
 OPTIONS = {"img_id": 32000, "imgd_id": 32001, "heads": 0, "clip_heads": 12, "bos_id": 49406,
            "eos_id": 49407}                # what no shape tells; 0: LLaMA's, a head for 128
 # CLIP's image half, whose pooled feature comes from get_image_features, and computed tables.
-IGNORED = (r"vision_model\..*", r"visual_projection\.weight", "logit_scale", layouts.ROTARY,
-           r"text_model\.embeddings\.position_ids")
+IGNORED = (r"vision_model\..*|visual_projection\.weight|logit_scale|"
+           r"text_model\.embeddings\.position_ids|") + layouts.ROTARY
 DROPOUT = 0.5                              # of the image tokens, in training alone
 _TOWER = "interaction.encoder.model."      # CLIP's text tower in our Lmeye
 CLIP_L = {"c": 768, "W": 49408, "P": 77, "T": 12, "e": 3072}     # ViT-L/14's
@@ -67,7 +67,7 @@ def convert(tensors: dict[str, Tensor], legacy_overwrite: bool = False,
     of OPTIONS. BadInput names the keys that do not fit. LLM and text tower may be absent.
     """
     tensors = keys.without({k.removeprefix("module."): v for k, v in tensors.items()}, IGNORED)
-    ours, n = keys.read(tensors, TRAINED, "LMEye (of the paper era)", [*SIZES.values()], PARTS)
+    ours, n = keys.read(tensors, TRAINED, "LMEye (of the paper era)", SIZES.values(), PARTS)
     ours |= {name: ours[name][0] for name in ("e_img", "e_imgd")}              # [1, D] -> [D]
     ours |= {"e_img": ours["e_imgd"].clone()} if legacy_overwrite else {}
     return ours, settings(n, **options)

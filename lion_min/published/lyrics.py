@@ -29,8 +29,8 @@ STAGE = 2
 FROZEN = ("refiner.", "loras.")            # in no official file: transformers' own, and zero
 # What no shape tells. heads, vit_heads, qformer_heads; how many of the queries read objects.
 OPTIONS = {"heads": 0, "vit_heads": 16, "qformer_heads": 12, "object_queries": 64}
-IGNORED = (r"ram\..*", r"grounding_dino\..*", r"qformer\.embeddings\.position_ids",
-           r"language_model\." + layouts.ROTARY)
+IGNORED = (r"ram\..*|grounding_dino\..*|qformer\.embeddings\.position_ids|"
+           r"language_model\.") + layouts.ROTARY
 SIZES = {"lyrics-vicuna13b": layouts.EVA_G | layouts.BERT | layouts.LLAMA_13B | {"Q": 96, "o": 260}}
 POSITIONS = "vision_model.embeddings.position_embedding"
 
@@ -58,7 +58,7 @@ def convert(tensors: dict[str, Tensor],
 
     options: those of OPTIONS. BadInput names the keys that do not fit.
     """
-    ours, n = keys.read(keys.without(tensors, IGNORED), TABLE, "Lyrics", [*SIZES.values()])
+    ours, n = keys.read(keys.without(tensors, IGNORED), TABLE, "Lyrics", SIZES.values())
     return ours, settings(n, **options)
 
 

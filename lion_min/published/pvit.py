@@ -27,7 +27,7 @@ OPTIONS = {"heads": 32}                    # of the LLM: what no shape tells, as
 VIT_L = VisionSettings(family="clip", image=224, patch=14, width=1024, blocks=24, heads=16,
                        mlp=4096, stem=())
 # Rotary tables are computed; RegionCLIP's text half is not used.
-IGNORED = (layouts.ROTARY, r"lang_encoder\..*")
+IGNORED = layouts.ROTARY + r"|lang_encoder\..*"
 NEW_WORDS = 5                              # <im_patch> <im_start> <im_end> <Region> </Region>
 
 BRIDGE = ("mm_projector", "prompt_projector", "bbox_fc")
@@ -89,7 +89,7 @@ def convert(tensors: dict[str, Tensor], base: dict[str, Tensor] | None = None,
                    if k.startswith(("backbone.", "lang_encoder."))}
         tensors = add_base({k: v for k, v in tensors.items() if k not in encoder}, base) | encoder
     tensors = keys.without(tensors, IGNORED)
-    ours, n = keys.read(tensors, TABLE, "PVIT", [*SIZES.values()], [BOXES])
+    ours, n = keys.read(tensors, TABLE, "PVIT", SIZES.values(), [BOXES])
     ours["markers"] = tensors["model.embed_tokens.weight"][-2:].clone()      # [2, D]
     return ours, settings(n, box_embedding="bbox_fc.weight" in ours, **options)
 
@@ -131,11 +131,11 @@ def add_base(delta: dict[str, Tensor], base: dict[str, Tensor]) -> dict[str, Ten
     """
     whole = {}
     for key in sorted(base.keys() - delta.keys()):
-        if not keys.matches(key, IGNORED):
+        if not re.fullmatch(IGNORED, key):
             raise BadInput(f"the delta lacks LLaMA's key '{key}'; take all of its files")
     for key, value in delta.items():
         absolute = key.startswith(tuple(f"model.{part}." for part in BRIDGE))
-        if absolute or keys.matches(key, IGNORED):
+        if absolute or re.fullmatch(IGNORED, key):
             whole[key] = value
             continue
         if key not in base:
