@@ -13,10 +13,10 @@ from lion_min.lyrics.pairtext import PairText, Specials, draw_units, object_text
 from lion_min.lyrics.masks import mask_matrix
 from lion_min.lyrics.mqformer import MQFormer, MQFormerSettings, Sources
 from lion_min.lyrics.retrieval import rerank
-from lion_min.tokenizer import TinyTokenizer
+from lion_min.tokenizer import TinyTokenizer, box_words
 
 TOKENIZER = TinyTokenizer()
-SPECIAL = Specials.after(len(TOKENIZER))
+SPECIAL = Specials(0, 1, *range(len(TOKENIZER), len(TOKENIZER) + 4))
 SETTINGS = MQFormerSettings(width=32, layers=2, heads=4, ffn=48, queries=6, vision_width=16,
                             vocab=len(TOKENIZER) + 4, max_text=64, cross_every=1,
                             object_queries=3, object_width=10, init_std=32 ** -0.5)
@@ -26,9 +26,15 @@ CAPTIONS = ["a small red circle.", "a large blue star and a green ring.", "a pin
 TAGS = [["red circle"], ["blue star", "green ring"], [], ["moon", "cross"]]
 
 
+def lines(tags: list[str]) -> list[list[int]]:
+    """The line of each tag's object: its words and its box."""
+    return [TOKENIZER.encode(tag) + [TOKENIZER.ids[w] for w in box_words(box)]
+            for tag, box in zip(tags, BOXES)]
+
+
 def texts(captions=CAPTIONS, tags=TAGS) -> PairText:
-    found = [object_text(t, BOXES[:len(t)], TOKENIZER.encode, SPECIAL) for t in tags]
-    return pair_text(found, [TOKENIZER.encode(c) for c in captions], SPECIAL)
+    objects = [object_text(lines(t), SPECIAL) for t in tags]
+    return pair_text(objects, [TOKENIZER.encode(c) for c in captions], SPECIAL)
 
 
 def pictures() -> Sources:

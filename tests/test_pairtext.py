@@ -1,7 +1,7 @@
 """The text of a pair: objects, positions that restart, units that are hidden whole."""
 
 import torch
-from test_objectives import BOXES, SPECIAL, TOKENIZER, build, texts
+from test_objectives import BOXES, SPECIAL, TOKENIZER, build, lines, texts
 from test_qformer import close
 
 from lion_min.lyrics.pairtext import draw_units, object_text, pair_text
@@ -10,27 +10,11 @@ from lion_min.tokenizer import box_words
 
 def test_object_text_of_the_tiny_tokenizer():
     """A box as one unit, the tag's words as two, a separator that is masked."""
-    ids, units = object_text(["red circle", "moon"], BOXES, TOKENIZER.encode, SPECIAL)
+    ids, units = object_text(lines(["red circle", "moon"]), SPECIAL)
     first, second = ([TOKENIZER.ids[w] for w in box_words(box)] for box in BOXES)
     red, circle, moon = (TOKENIZER.ids[w] for w in ("red", "circle", "moon"))
     assert ids == [red, circle, *first, SPECIAL.sep, moon, *second, SPECIAL.sep]
     assert units == [1, 1, 2, 3, 4, 5, 6, 7, 0, 8, 9, 10, 11, 12, 13, 14, 0]
-
-
-def test_object_text_in_digits():
-    """The official off-by-one (y2 never hidden, ']' hidden), a coordinate hidden by halves, a
-    detector's -0.003 written as it is."""
-    pieces: list[str] = []
-
-    def encode(text: str) -> list[int]:  # BERT's way: '0.352' is '0', '.', '352'
-        new = text.replace(".", " . ").split()
-        pieces.extend(new)
-        return [len(pieces) - len(new) + i for i in range(len(new))]
-
-    ids, units = object_text(["dog"], [(-0.003, 0.25, 0.5, 1.002)], encode, SPECIAL, digits=True)
-    assert pieces == "dog [ 0 . 0 0 . 25 0 . 5 1 . 0 ]".split()
-    assert ids == [*range(15), SPECIAL.sep]
-    assert units == [1, 0, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5, 0, 0]
 
 
 def test_text_of_a_pair():
@@ -42,9 +26,9 @@ def test_text_of_a_pair():
     assert text.caption.long().tolist() == [[0] * 9 + [1] * 3, [0, 1, 1, 1] + [0] * 8]
     assert text.mask.sum(1).tolist() == [12, 4]
     assert text.units[0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 0, 0, 0, 0]
-    found = object_text(["moon"] * 2, BOXES, TOKENIZER.encode, SPECIAL, limit=15)
-    assert len(found[0]) == len(found[1]) == 8  # the second object whole or not at all
-    cut = pair_text([found], [[9] * 50], SPECIAL, limit=5)
+    moon = object_text(lines(["moon"] * 2), SPECIAL, limit=15)
+    assert len(moon[0]) == len(moon[1]) == 8    # the second object whole or not at all
+    cut = pair_text([moon], [[9] * 50], SPECIAL, limit=5)
     assert cut.ids[0, 9:].tolist() == [9, 9, 9, 9, SPECIAL.end] and cut.positions.max() == 8
 
 

@@ -15,12 +15,10 @@ import torch
 from torch import Tensor
 
 from lion_min.boxes import box_iou, iou
-from lion_min.features import encode_images
 from lion_min.lyrics.detection_loss import scene_masks
 from lion_min.lyrics.refiner import Refined, TinyRefiner
 from lion_min.scenes import Scene, Thing
 from lion_min.tasks import fits
-from lion_min.vision import VisionEncoder
 
 MARKS = tuple(0.5 + 0.05 * i for i in range(10))
 
@@ -55,20 +53,10 @@ def average_precision(detected: list[LabelledBoxes], true: list[LabelledBoxes],
         right.append(bool(partners))
         if partners:
             free[i].remove(max(partners, key=lambda t: overlaps[i][row][t]))
-    return _area(right, total)
-
-
-def _area(right: list[bool], total: int) -> float:
-    """Area under precision over recall, precision non-increasing."""
-    hits, precision = 0, []
-    for rank, hit in enumerate(right, 1):
-        hits += hit
-        precision.append(hits / rank)
-    best, area = 0.0, 0.0
-    for hit, p in zip(reversed(right), reversed(precision)):
-        best = max(best, p)
-        area += best / total * hit                 # recall moves only at a hit
-    return area
+    hits = torch.tensor(right, dtype=torch.float64)
+    precision = hits.cumsum(0) / torch.arange(1, len(hits) + 1)
+    best = precision.flip(0).cummax(0).values.flip(0)          # of this rank and all below it
+    return float((best * hits).sum() / total)                  # recall moves only at a hit
 
 
 def mask_iou(a: Tensor, b: Tensor) -> Tensor:
@@ -113,7 +101,10 @@ def segment_iou(refined: Refined, scenes: list[Scene]) -> float:
 
 def refiner_scores(refiner: TinyRefiner, states: list[Tensor],
                    scenes: list[Scene]) -> dict[str, float]:
-    """AP of the kept boxes at .5 and over .5:.95, the same with the label right, mask IoU."""
+    """AP of the kept boxes at .5 and over .5:.95, the same with the label right, mask IoU.
+
+    states: every state of the frozen ViT for the scenes as drawn, each [B, 1+N, Dv].
+    """
     refined = refiner.refine(states)
     detected, true = detected_boxes(refined), true_boxes(scenes, refiner.words)
     precisions = {name: [average_precision(detected, true, mark, labels) for mark in MARKS]
@@ -122,9 +113,3 @@ def refiner_scores(refiner: TinyRefiner, states: list[Tensor],
     scores |= {name: sum(values) / len(values) for name, values in precisions.items()}
     return scores | ({} if refined.segments is None else
                      {"mask_iou": segment_iou(refined, scenes)})
-
-
-def score_refiner(refiner: TinyRefiner, vision: VisionEncoder,
-                  scenes: list[Scene]) -> dict[str, float]:
-    """The scores of the scenes as drawn."""
-    return refiner_scores(refiner, encode_images(vision, [s.draw() for s in scenes]), scenes)

@@ -14,7 +14,7 @@ from torch import Tensor
 from lion_min.system import Reply, System
 from lion_min.boxes import Box
 from lion_min.drawing import COLOURS, INK, PAPER, RULE, SHORT_SIDE
-from lion_min.lyrics.prompt import labelled_objects, make_inputs
+from lion_min.lyrics.prompt import make_inputs
 
 SIDE = 96                                  # P of a drawn box; a mask is enlarged to it
 MARGIN = 60                                # pixels for the groups' names beside a matrix
@@ -43,19 +43,18 @@ def explain(system: System, reply: Reply) -> tuple[list[tuple[str, Tensor]], Non
 
 def refiner_tiles(refined) -> list[tuple[str, Tensor]]:
     """The tags with every box, then each object's mask in its box: [P, P] each."""
-    objects = labelled_objects(refined, 0)
-    frames = torch.stack([frame(box) for _, box in objects]).amax(0) if objects \
-        else torch.zeros(SIDE, SIDE)
-    tiles = [("tags: " + (", ".join(refined.tags[0]) or "none"), frames)]
+    boxes, none = refined.boxes[0].tolist(), torch.zeros(SIDE, SIDE)
     rows = [m for m, (keep, label) in enumerate(zip(refined.mask[0].tolist(), refined.labels[0]))
             if keep and label]
-    for row, (label, box) in zip(rows, objects):
-        drawn = frame(box)
+    frames = torch.stack([none, *(frame(boxes[m]) for m in rows)]).amax(0)
+    tiles = [("tags: " + (", ".join(refined.tags[0]) or "none"), frames)]
+    for m in rows:
+        drawn = frame(boxes[m])
         if refined.segments is not None:
-            mask = refined.segments[0, row].sigmoid().cpu()[None, None]   # [1, 1, H, W]
+            mask = refined.segments[0, m].sigmoid().cpu()[None, None]     # [1, 1, H, W]
             drawn = torch.maximum(drawn, torch.nn.functional.interpolate(
                 mask, (SIDE, SIDE), mode="nearest")[0, 0])
-        tiles.append((f"{label}, {float(refined.scores[0, row]):.2f}", drawn))
+        tiles.append((f"{refined.labels[0][m]}, {float(refined.scores[0, m]):.2f}", drawn))
     return tiles
 
 

@@ -57,7 +57,7 @@ class LyricsSettings:
     @property
     def special(self) -> Specials:
         """The MQ-Former's four words behind those of the tokenizer."""
-        return Specials.after(self.mqformer.vocab - 4)
+        return Specials(0, 1, *range(self.mqformer.vocab - 4, self.mqformer.vocab))
 
 
 @dataclass

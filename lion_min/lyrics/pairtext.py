@@ -5,23 +5,24 @@
     units        0    1    2   ..  7     0    8    9  ..  14    0     0     ...   0
 
 Spec 2.5 and 3.1 (official generate_bbox_caption, prepare_inputs_for_pretrain). Where ours
-differs: brackets are never masked and y2 is (the official indices are off by one); captions
-end, so that a decoder can stop; rows are padded to the longest, not to 600.
+differs: a box is six words of the tokenizer, not four numbers in brackets; all of them can be
+hidden (the official indices are off by one); captions end, so that a decoder can stop; rows are
+padded to the longest, not to 600.
 
 Symbols: B pairs, L text tokens, Lc of the caption.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from lion_min.boxes import Box, BoxText
+from lion_min.tokenizer import WORDS
 
-Encode = Callable[[str], list[int]]         # text -> ids, no special token added
 ObjectText = tuple[list[int], list[int]]    # ids and units of a picture's objects
 
 
@@ -34,11 +35,6 @@ class Specials:
     dec: int
     mask: int
     sep: int
-
-    @classmethod
-    def after(cls, vocab: int, pad: int = 0, end: int = 1) -> Specials:
-        """Four more words behind a tokenizer of `vocab`: the Q-Former's vocabulary is +4."""
-        return cls(pad, end, *range(vocab, vocab + 4))
 
 
 @dataclass
@@ -65,27 +61,20 @@ class PairText:
         return replace(self, mask=self.mask & stays)
 
 
-def object_text(tags: Sequence[str], boxes: Sequence[Box], encode: Encode, special: Specials,
-                digits: bool = False, limit: int = 511) -> ObjectText:
-    """The detected objects as (ids, units): 'tag [x1 y1 x2 y2] [SEP] ...'.
+def object_text(lines: Sequence[list[int]], special: Specials, limit: int = 511) -> ObjectText:
+    """The detected objects as (ids, units): 'label box [SEP] ...'.
 
-    A unit is the tag or one part of a box; 0 marks what is never masked. With TinyTokenizer a
-    box is six words, each a unit; `digits` writes the paper's form, brackets and four numbers of
-    three decimals. Objects that end beyond `limit` tokens are left out: give the surest first.
+    lines: the ids of each object's label and box, of which the last six are the box's. A unit is
+    the label or one word of a box; 0 marks what is never masked. Objects that end beyond `limit`
+    tokens are left out: give the surest first.
     """
     ids, units = [], []
-    for tag, box in zip(tags, boxes, strict=True):
-        box = tuple(min(max(float(v), 0.0), 1.0) for v in box)          # a detector may stray
-        parts = [encode(tag), *([encode(str(part)) for part in (
-            "[", *(round(v, 3) for v in box), "]")] if digits else
-            [[word] for word in encode(BoxText().format(box))])]
-        brackets = (1, len(parts) - 1) if digits else ()
-        if len(ids) + sum(map(len, parts)) + 1 > limit:
+    for line in lines:
+        if len(ids) + len(line) + 1 > limit:
             break
-        for i, part in enumerate(parts):
-            ids += part
-            units += [0 if i in brackets else max(units, default=0) + 1] * len(part)
-        ids, units = [*ids, special.sep], [*units, 0]
+        label = max(units, default=0) + 1
+        units += [label] * (len(line) - WORDS) + [label + i for i in range(1, WORDS + 1)] + [0]
+        ids += [*line, special.sep]
     return ids, units
 
 
@@ -100,14 +89,12 @@ def pair_text(objects: Sequence[ObjectText], captions: Sequence[list[int]], spec
     for (ids, units), caption in zip(objects, captions, strict=True):
         caption = [*caption[:limit - 1], special.end]
         size, rest = 1 + len(ids), len(caption)
-        rows.append(([special.cls, *ids, *caption], [1] * (size + rest),
-                     [*range(size), *range(1, rest + 1)], [0, *units] + [0] * rest,
-                     [0] * size + [1] * rest))
-    longest = max(len(row[0]) for row in rows)
-    ids, mask, positions, units, caption = (
-        torch.tensor([field + [fill] * (longest - len(field)) for field in fields])
-        for fields, fill in zip(zip(*rows), (special.pad, 0, 0, 0, 0)))
-    return PairText(ids, mask.bool(), positions, units, caption.bool())
+        rows.append(torch.tensor([[special.cls, *ids, *caption], [1] * (size + rest),
+                                  [*range(size), *range(1, rest + 1)], [0, *units] + [0] * rest,
+                                  [0] * size + [1] * rest]).T)                    # [L, 5]
+    ids, mask, positions, units, caption = pad_sequence(rows, batch_first=True).unbind(-1)
+    mask = mask.bool()
+    return PairText(ids.masked_fill(~mask, special.pad), mask, positions, units, caption.bool())
 
 
 def draw_units(units: Tensor, share: float) -> Tensor:

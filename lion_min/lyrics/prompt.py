@@ -20,13 +20,6 @@ from lion_min.tokenizer import WORDS, TinyTokenizer, box_words
 LABEL = 6                                  # words of a label at most: four, and two strays
 
 
-def labelled_objects(refined: Refined, row: int) -> list[tuple[str, tuple[float, ...]]]:
-    """(label, box) of each kept object of a picture that has a label, the surest first."""
-    labels, boxes, mask = refined.labels[row], refined.boxes[row], refined.mask[row]
-    return [(label, tuple(box)) for label, box, keep in zip(labels, boxes.tolist(), mask.tolist())
-            if keep and label]
-
-
 def objects_of(refined: Refined, tokenizer: TinyTokenizer) -> Objects:
     """The detected objects as the model takes them; a box that no word names is no line."""
     lines = torch.full((*refined.mask.shape, LABEL + WORDS), tokenizer.pad_id)  # [B, M, W]
@@ -38,12 +31,12 @@ def objects_of(refined: Refined, tokenizer: TinyTokenizer) -> Objects:
     return Objects(refined.features, refined.mask, lines.to(refined.features.device))
 
 
-def object_texts(refined: Refined, tokenizer: TinyTokenizer,
-                 settings: LyricsSettings) -> list[ObjectText]:
-    """The objects' text of each picture, for `pair_text`; cut where positions end."""
-    pairs = [zip(*labelled_objects(refined, row)) for row in range(len(refined.tags))]
-    return [object_text(*(tuple(pair) or ((), ())), tokenizer.encode, settings.special,
-                        limit=settings.mqformer.max_text - 1) for pair in pairs]
+def object_texts(objects: Objects, settings: LyricsSettings) -> list[ObjectText]:
+    """The lines of each picture as text, for `pair_text`; cut where positions end."""
+    lines = [[[i for i in line if i] for line in picture if any(line)]
+             for picture in objects.lines.tolist()]
+    return [object_text(picture, settings.special, settings.mqformer.max_text - 1)
+            for picture in lines]
 
 
 def captions(texts: list[str], tokenizer: TinyTokenizer, settings: LyricsSettings,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lion_min import checkpoints
 from lion_min.features import encode_images
 from lion_min.lyrics.detection_loss import refiner_loss
-from lion_min.lyrics.detection_scores import score_refiner
+from lion_min.lyrics.detection_scores import refiner_scores
 from lion_min.lyrics.model import Alignment, Lyrics, LyricsSettings, tiny
 from lion_min.lyrics.prompt import captions, make_inputs, object_texts, objects_of
 from lion_min.lyrics.refiner import TinyRefiner
@@ -53,7 +53,7 @@ class RefinerSystem(System):
                                   for i in range(checks or CHECKS)])
 
     def score_scenes(self, scenes: list) -> dict:
-        return score_refiner(self.model, self.parts.vision, scenes)
+        return refiner_scores(self.model, self.states(scenes), scenes)
 
     def trained_refiner(self) -> TinyRefiner | None:
         """The refiner of stage 0, in --out or bundled; None where the stage has none."""
@@ -78,10 +78,9 @@ class AlignmentSystem(RefinerSystem):
             return super().encode(images) | {"objects": None, "texts": None}
         states = encode_images(self.model.vision, images)
         refined = self.model.refiner.refine(states)
-        texts = object_texts(refined, self.tokenizer, self.model.settings) \
-            if self.stage.number == 1 else None
-        return {"states": states, "tags": refined.tags, "texts": texts,
-                "objects": objects_of(refined, self.tokenizer)}
+        objects = objects_of(refined, self.tokenizer)
+        texts = object_texts(objects, self.model.settings) if self.stage.number == 1 else None
+        return {"states": states, "tags": refined.tags, "texts": texts, "objects": objects}
 
     def batch_loss(self, round_, scenes, features, rng) -> tuple[Tensor, dict[str, Tensor]]:
         text = captions([s.caption() for s in scenes], self.tokenizer, self.model.settings,
@@ -119,7 +118,7 @@ class LyricsSystem(AlignmentSystem):
         """The scores of stages 0 and 1 beside every system's."""
         scenes, report = [make_scene(world, "heldout", seed, i) for i in range(count)], {}
         if self.model.refiner is not None:
-            report["refiner"] = score_refiner(self.model.refiner, self.parts.vision, scenes)
+            report["refiner"] = refiner_scores(self.model.refiner, self.states(scenes), scenes)
         if self.open_stage is not None:
             report["retrieval"] = self.open_stage(1).score_scenes(scenes[:CHECKS])
         return report
