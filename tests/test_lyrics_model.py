@@ -10,7 +10,7 @@ from random_lyrics import (ANSWERS, PROMPTS, TAGS, TOKENIZER, VISION, build, fou
 from lion_min.boxes import BoxText
 from lion_min.language import LanguageModel
 from lion_min.lyrics.model import Alignment, Lyrics
-from lion_min.lyrics.prompt import captions, object_texts, objects_of
+from lion_min.lyrics.prompt import captions, objects_of
 from lion_min.lyrics.refiner import TinyRefiner
 from lion_min.vision import TagHead, VisionEncoder
 
@@ -38,12 +38,12 @@ def test_lines_hold_label_and_box():
 
 def test_text_of_a_pair_has_the_same_objects():
     """Stage 1 that reads of objects which stage 2 does not; text past the last position."""
-    texts = object_texts(objects_of(found(), TOKENIZER), settings())
-    assert len(texts[0][0]) == 2 * (2 + 6 + 1) and texts[1] == ([], [])
+    text = captions(["."] * 2, TOKENIZER, settings(), objects_of(found(), TOKENIZER))
+    assert text.mask.sum(1).tolist() == [1 + 2 * (2 + 6 + 1) + 2, 1 + 2]
     everything = replace(found(), mask=torch.ones(2, 12, dtype=torch.bool),
                          labels=[["red blue circle star moon"] * 12] * 2)
     text = captions(["a circle."] * 2, TOKENIZER, settings(),
-                    object_texts(objects_of(everything, TOKENIZER), settings()))
+                    objects_of(everything, TOKENIZER))
     assert text.positions.max() < settings().mqformer.max_text
 
 
@@ -151,9 +151,8 @@ def test_stage_1_reaches_everything_it_trains():
     """A part of the MQ-Former or a head that no objective reaches; a refiner that trains."""
     model = build(kind=Alignment).train()
     objects = objects_of(found(), TOKENIZER)
-    texts = object_texts(objects, settings())
     model.heads.settings.mask_share = 1.0
-    text = captions(["a circle.", "a star."], TOKENIZER, model.settings, texts)
+    text = captions(["a circle.", "a star."], TOKENIZER, model.settings, objects)
     loss, parts = model(states(), objects, text)
     loss.backward()
     assert set(parts) == {"itc", "itm", "icg", "msp"}

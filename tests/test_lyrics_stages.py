@@ -145,7 +145,7 @@ def test_objects_of_the_cache_are_those_of_their_scene(trained, monkeypatch):
     whole = features.FeatureCache(system, scenes).take(rows)
     monkeypatch.setattr(features, "CHUNK", 3)
     parted = features.FeatureCache(system, scenes).take(rows)
-    assert whole["texts"] == parted["texts"] and len(whole["texts"]) == 7
+    assert whole["tags"] == parted["tags"] and len(whole["tags"]) == 7
     for name in ("features", "lines"):
         one, two = (getattr(f["objects"], name) for f in (whole, parted))
         torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)

@@ -72,10 +72,12 @@ class MQFormerLayer(QFormerLayer):
         """queries [S,Q,D] -> the same and, with cross-attention, maps ([S,H,Qi,N], [S,H,Qo,M])."""
         if self.object_cross is None:
             return super().cross_attend(queries, sources.image)
+        if sources.objects is None:
+            raise ValueError("object queries need objects; a tensor [B, 0, Do] says there are none")
         for_image, for_objects = queries.split(self.groups, dim=1)              # [S, Qi | Qo, D]
-        for_image, seen = super().cross_attend(for_image, sources.image)
-        for_objects, found = self.object_cross(for_objects, sources.objects, sources.mask)
-        return torch.cat([for_image, for_objects], 1), (seen, found[..., :-1])  # no blank row
+        for_image, image_map = super().cross_attend(for_image, sources.image)
+        for_objects, object_map = self.object_cross(for_objects, sources.objects, sources.mask)
+        return torch.cat([for_image, for_objects], 1), (image_map, object_map[..., :-1])
 
     def encode_text(self, text: Tensor, mask: Tensor, cache: list[Tensor] | None) -> Tensor:
         """A plain BERT layer, [S,L,D] -> [S,L,D], that may also attend to cached queries."""
@@ -97,7 +99,7 @@ class MQFormer(QFormer):
         queries first; with return_attention also a pair of maps for each layer with
         cross-attention, ([S,H,Qi,N], [S,H,Qo,M]).
         """
-        Z, maps = self.run(self._ready(sources),
+        Z, maps = self.run(sources.with_blank(),
                            *self.embed(len(sources.image), text_ids, text_mask, positions))
         return (Z, maps) if return_attention else Z
 
@@ -105,7 +107,7 @@ class MQFormer(QFormer):
         """Queries without text: Z [B,Q,D] and the cache that `encode_text` needs. ITC."""
         cache: Cache = [[] for _ in self.layers]
         queries = self.embed(len(sources.image), None, None)
-        return self.run(self._ready(sources), *queries, cache)[0], cache
+        return self.run(sources.with_blank(), *queries, cache)[0], cache
 
     def encode_text(self, ids: Tensor, mask: Tensor, positions: Tensor | None = None,
                     cache: Cache | None = None, causal: bool = False) -> Tensor:
@@ -125,8 +127,3 @@ class MQFormer(QFormer):
         for layer, queries in zip(self.layers, cache or [None] * len(self.layers)):
             text = layer.encode_text(text, mask, queries)
         return text
-
-    def _ready(self, sources: Sources) -> Sources:
-        if self.settings.object_queries and sources.objects is None:
-            raise ValueError("object queries need objects; a tensor [B, 0, Do] says there are none")
-        return sources.with_blank()

@@ -64,12 +64,12 @@ class PairText:
 def object_text(lines: Sequence[list[int]], special: Specials, limit: int = 511) -> ObjectText:
     """The detected objects as (ids, units): 'label box [SEP] ...'.
 
-    lines: the ids of each object's label and box, of which the last six are the box's. A unit is
-    the label or one word of a box; 0 marks what is never masked. Objects that end beyond `limit`
-    tokens are left out: give the surest first.
+    lines: the ids of each object's label and box, of which the last six are the box's, padded; a
+    line of padding is no object. A unit is the label or one word of a box; 0 marks what is never
+    masked. Objects that end beyond `limit` tokens are left out: give the surest first.
     """
     ids, units = [], []
-    for line in lines:
+    for line in filter(None, ([i for i in line if i != special.pad] for line in lines)):
         if len(ids) + len(line) + 1 > limit:
             break
         label = max(units, default=0) + 1

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lion_min.lyrics.model import Lyrics, LyricsInputs, LyricsSettings, Objects
-from lion_min.lyrics.pairtext import ObjectText, PairText, object_text, pair_text
+from lion_min.lyrics.pairtext import PairText, object_text, pair_text
 from lion_min.lyrics.refiner import Refined
 from lion_min.tokenizer import WORDS, TinyTokenizer, box_words
 
@@ -31,19 +31,12 @@ def objects_of(refined: Refined, tokenizer: TinyTokenizer) -> Objects:
     return Objects(refined.features, refined.mask, lines.to(refined.features.device))
 
 
-def object_texts(objects: Objects, settings: LyricsSettings) -> list[ObjectText]:
-    """The lines of each picture as text, for `pair_text`; cut where positions end."""
-    lines = [[[i for i in line if i] for line in picture if any(line)]
-             for picture in objects.lines.tolist()]
-    return [object_text(picture, settings.special, settings.mqformer.max_text - 1)
-            for picture in lines]
-
-
 def captions(texts: list[str], tokenizer: TinyTokenizer, settings: LyricsSettings,
-             objects: list[ObjectText] | None = None) -> PairText:
+             objects: Objects | None = None) -> PairText:
     """Texts, each behind its picture's objects or (None) alone. Questions, too, are texts."""
-    return pair_text(objects or [([], [])] * len(texts), [tokenizer.encode(t) for t in texts],
-                     settings.special)
+    lines = [[]] * len(texts) if objects is None else objects.lines.tolist()
+    return pair_text([object_text(picture, settings.special, settings.mqformer.max_text - 1)
+                      for picture in lines], [tokenizer.encode(t) for t in texts], settings.special)
 
 
 def make_inputs(model: Lyrics, tokenizer: TinyTokenizer, states: list[Tensor],

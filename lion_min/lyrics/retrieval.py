@@ -13,26 +13,24 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lion_min.features import encode_images
-from lion_min.lyrics.model import Alignment
 from lion_min.lyrics.objectives import match, similarity
-from lion_min.lyrics.prompt import captions, objects_of
-from lion_min.lyrics.mqformer import Sources
+from lion_min.lyrics.prompt import captions
 from lion_min.scenes import Scene
-from lion_min.tokenizer import TinyTokenizer
+from lion_min.system import System
 
 
 @torch.no_grad()
-def retrieval(model: Alignment, tokenizer: TinyTokenizer, scenes: list[Scene]) -> dict:
-    """R@1 among these scenes by ITC, and with the best 16 scored once more by ITM (spec 4).
+def retrieval(system: System, scenes: list[Scene]) -> dict:
+    """R@1 of a stage 1 among these scenes by ITC, and with the best 16 scored once more by ITM
+    (spec 4).
 
     image_to_text seeks a picture's caption, text_to_image a caption's picture. Captions are
     bare: the text of the picture's own objects would give it away.
     """
-    model.eval()
+    model, features = system.model.eval(), system.encode([s.draw() for s in scenes])
+    sources = model.sources(features["states"], features["objects"])
     words = [s.caption() for s in scenes]
-    text = captions(words, tokenizer, model.settings).to(model.ln_vision.weight.device)
-    sources = pictures(model, tokenizer, scenes)
+    text = captions(words, system.tokenizer, model.settings).to(sources.image.device)
     Z = model.mqformer.encode_image(sources)[0]                           # [I, Q, D]
     states = model.mqformer.encode_text(text.ids, text.mask, text.positions)  # [I, L, D]
     scores = similarity(model.heads.project_queries(Z),                   # [I pictures, I texts]
@@ -45,14 +43,6 @@ def retrieval(model: Alignment, tokenizer: TinyTokenizer, scenes: list[Scene]) -
             "image_to_text_itm": hits(rerank(scores, matching), words),
             "text_to_image_itm": hits(rerank(scores.T, lambda t, i: matching(i, t)), words),
             "count": len(scenes)}
-
-
-def pictures(model: Alignment, tokenizer: TinyTokenizer, scenes: list[Scene]) -> Sources:
-    """The V and O of each scene's picture, which the queries cross-attend to."""
-    states = encode_images(model.vision, [s.draw() for s in scenes])
-    objects = None if model.refiner is None else objects_of(model.refiner.refine(states),
-                                                            tokenizer)
-    return model.sources(states, objects)
 
 
 def hits(scores: Tensor, words: list[str]) -> float:

@@ -12,7 +12,7 @@ from lion_min.features import encode_images
 from lion_min.lyrics.detection_loss import refiner_loss
 from lion_min.lyrics.detection_scores import refiner_scores
 from lion_min.lyrics.model import Alignment, Lyrics, LyricsSettings, tiny
-from lion_min.lyrics.prompt import captions, make_inputs, object_texts, objects_of
+from lion_min.lyrics.prompt import captions, make_inputs, objects_of
 from lion_min.lyrics.refiner import TinyRefiner
 from lion_min.lyrics.retrieval import retrieval
 from lion_min.parts import run_folder, say_if_bundled, say_if_stage0_bundled
@@ -53,7 +53,8 @@ class RefinerSystem(System):
                                   for i in range(checks or CHECKS)])
 
     def score_scenes(self, scenes: list) -> dict:
-        return refiner_scores(self.model, self.states(scenes), scenes)
+        states = encode_images(self.parts.vision, [s.draw() for s in scenes])
+        return refiner_scores(self.model, states, scenes)
 
     def trained_refiner(self) -> TinyRefiner | None:
         """The refiner of stage 0, in --out or bundled; None where the stage has none."""
@@ -73,23 +74,22 @@ class AlignmentSystem(RefinerSystem):
         return Alignment(self.settings, self.parts.vision, self.trained_refiner())
 
     def encode(self, images: list) -> dict:
-        """Frozen features, tags, objects and, for stage 1, the objects' texts of images."""
+        """Frozen features, tags and objects of images."""
         if self.model.refiner is None:
-            return super().encode(images) | {"objects": None, "texts": None}
+            return super().encode(images) | {"objects": None}
         states = encode_images(self.model.vision, images)
         refined = self.model.refiner.refine(states)
-        objects = objects_of(refined, self.tokenizer)
-        texts = object_texts(objects, self.model.settings) if self.stage.number == 1 else None
-        return {"states": states, "tags": refined.tags, "texts": texts, "objects": objects}
+        return {"states": states, "tags": refined.tags,
+                "objects": objects_of(refined, self.tokenizer)}
 
     def batch_loss(self, round_, scenes, features, rng) -> tuple[Tensor, dict[str, Tensor]]:
         text = captions([s.caption() for s in scenes], self.tokenizer, self.model.settings,
-                        features["texts"])
+                        features["objects"])
         return self.model(features["states"], features["objects"],
                           text.to(features["states"][0].device))
 
     def score_scenes(self, scenes: list) -> dict:
-        return retrieval(self.model, self.tokenizer, scenes)
+        return retrieval(self, scenes)
 
 
 class LyricsSystem(AlignmentSystem):
@@ -118,7 +118,8 @@ class LyricsSystem(AlignmentSystem):
         """The scores of stages 0 and 1 beside every system's."""
         scenes, report = [make_scene(world, "heldout", seed, i) for i in range(count)], {}
         if self.model.refiner is not None:
-            report["refiner"] = refiner_scores(self.model.refiner, self.states(scenes), scenes)
+            stage0 = RefinerSystem(self.parts, self.stage, self.model.refiner)
+            report["refiner"] = stage0.score_scenes(scenes)
         if self.open_stage is not None:
             report["retrieval"] = self.open_stage(1).score_scenes(scenes[:CHECKS])
         return report

@@ -84,7 +84,7 @@ def _folder(folder: Path) -> dict[str, Tensor]:
 
 
 def _sharded(index: Path) -> dict[str, Tensor]:
-    """Every shard that the index names, each with exactly the keys it promises."""
+    """Every shard that the index names, with exactly the keys it promises."""
     files = checkpoints.load_json(index).get("weight_map")
     if not isinstance(files, dict) or not files:
         raise BadInput(f"{index}: has no weight_map; copy it afresh")
@@ -92,14 +92,10 @@ def _sharded(index: Path) -> dict[str, Tensor]:
         if not isinstance(name, str) or Path(name).name != name:
             raise BadInput(f"{index}: key '{key}' lies in {name!r:.60}, which is no file beside "
                            "it; copy the index afresh")
-    tensors: dict[str, Tensor] = {}
-    for name in sorted(set(files.values())):
-        shard = read_file(index.parent / name)
-        promised = {key for key, file in files.items() if file == name}
-        for key in sorted(promised ^ shard.keys()):
-            fault = "is missing" if key in promised else "is not in the index"
-            raise BadInput(f"{index.parent / name}: key '{key}' {fault}; copy the folder afresh")
-        tensors |= shard
+    tensors = read_files([index.parent / name for name in sorted(set(files.values()))])
+    for key in sorted(files.keys() ^ tensors.keys()):
+        fault = f"is missing in {files[key]}" if key in files else "is not in the index"
+        raise BadInput(f"{index}: key '{key}' {fault}; copy the folder afresh")
     return tensors
 
 

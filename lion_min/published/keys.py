@@ -155,11 +155,11 @@ def side(patches: int, key: str) -> int:
     return math.isqrt(patches)
 
 
-def sizes_of(name: str, published: dict[str, Sizes], system: str) -> Sizes:
-    """The sizes of a published model by its preset's name; BadInput for another name."""
+def settings_by_name(system: str, published: dict[str, Sizes], settings: Callable, name: str):
+    """A published model's settings without any file. BadInput for another name."""
     if name not in published:
         raise BadInput(f"preset {name!r}: {system}'s published models are {', '.join(published)}")
-    return published[name]
+    return settings(published[name])
 
 
 # ---- our side --------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -147,9 +148,7 @@ def settings(n: keys.Sizes, **options) -> LionSettings:
         bottleneck=n["b"])
 
 
-def settings_by_name(name: str) -> LionSettings:
-    """A published model's settings without any file. BadInput for another name."""
-    return settings(keys.sizes_of(name, SIZES, "LION"))
+settings_by_name = partial(keys.settings_by_name, "LION", SIZES, settings)
 
 
 def build(settings: LionSettings, vision: nn.Module | None = None,

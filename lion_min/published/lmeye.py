@@ -12,6 +12,7 @@ P positions, T layers; t is the return slots times d. Symbols: D LLM width.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -74,9 +75,19 @@ def convert(tensors: dict[str, Tensor], legacy_overwrite: bool = False,
 
 
 def settings(n: keys.Sizes, **options) -> LmeyeSettings:
-    """The paper's era: settings of the model of these sizes; options: those of OPTIONS. The
-    pooled feature comes from CLIP's own image model: get_image_features(...)[:, None]."""
+    """The settings of the model of these sizes; options: those of OPTIONS.
+
+    Around a LLaMA it is the paper's era, whose pooled feature comes from CLIP's own image model,
+    get_image_features(...)[:, None]; around a FlanT5 that of July 2023 (spec section 0, G1, G2).
+    """
     o = OPTIONS | options
+    if "X" in n:
+        eva = layouts.EVA_G | layouts.BERT | {"Q": 32, "W": 1, "P": 1}    # the Q-Former has no text
+        return LmeyeSettings(
+            vision=layouts.eva(eva, 16), depths=(-1,), reads="queries", slot_id=32100,
+            request_id=32101, language=layouts.t5(n),
+            qformer=QFormerSettings(**layouts.qformer(eva, 12)),
+            interaction=_interaction(n, 12, image_width=768, pool="tail", dropout=0.0))
     return LmeyeSettings(
         vision=VisionSettings(image=224, patch=14, stem=()), language=layouts.llama(n, o["heads"]),
         interaction=_interaction(n, o["clip_heads"], image_width=n["c"], soft=5, requests=1,
@@ -92,18 +103,8 @@ def _interaction(n: keys.Sizes, heads: int, **more) -> InteractionSettings:
         layers=n["T"], ffn=n["e"], heads=heads, **more)
 
 
-def settings_by_name(name: str) -> LmeyeSettings:
-    """A published model's settings without any file: the paper's era around a LLaMA, or the one
-    of July 2023 around FlanT5-XL (spec section 0, G1 and G2). BadInput for another name."""
-    later = {"lmeye-flant5-xl": CLIP_L | layouts.FLAN_T5_XL}
-    n = keys.sizes_of(name, SIZES | later, "LMEye")
-    if name not in later:
-        return settings(n)
-    eva = layouts.EVA_G | layouts.BERT | {"Q": 32, "W": 1, "P": 1}     # its Q-Former has no text
-    return LmeyeSettings(
-        vision=layouts.eva(eva, 16), depths=(-1,), reads="queries", slot_id=32100,
-        request_id=32101, language=layouts.t5(n), qformer=QFormerSettings(**layouts.qformer(eva, 12)),
-        interaction=_interaction(n, 12, image_width=768, pool="tail", dropout=0.0))
+settings_by_name = partial(keys.settings_by_name, "LMEye", SIZES | {
+    "lmeye-flant5-xl": CLIP_L | layouts.FLAN_T5_XL}, settings)
 
 
 def build(settings: LmeyeSettings, llm: LanguageModel | None = None) -> Lmeye:

@@ -13,6 +13,7 @@ Letters of the table: those of layouts.py, o the width of an object's features.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -73,9 +74,7 @@ def settings(n: keys.Sizes, **options) -> LyricsSettings:
         object_lines=False)
 
 
-def settings_by_name(name: str) -> LyricsSettings:
-    """A published model's settings without any file. BadInput for another name."""
-    return settings(keys.sizes_of(name, SIZES, "Lyrics"))
+settings_by_name = partial(keys.settings_by_name, "Lyrics", SIZES, settings)
 
 
 def build(settings: LyricsSettings, refiner: nn.Module | None = None) -> Lyrics:

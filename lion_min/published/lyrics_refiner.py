@@ -108,28 +108,25 @@ class PublishedRefiner(nn.Module):
                tags: list[list[str]]) -> list[list[str]]:
         """The tag of each kept row's likely words, "" for the others."""
         says, decode = likely > self.settings.text_threshold, self.detector_processor.decode
-        return [[tag_of(decode(own[said]), tags[b]) if kept else ""
-                 for said, kept in zip(says[b], mask[b].tolist())] for b, own in enumerate(ids)]
+        return [[tag_of(decode(row[said]), tags[b]) if keep else ""
+                 for said, keep in zip(says[b], mask[b].tolist())] for b, row in enumerate(ids)]
 
     def masks(self, images: list[Image.Image], boxes: Tensor, mask: Tensor) -> Tensor:
         """SAM's mask of each kept box over the whole picture: logits [B, K, S, S].
 
-        Rows behind a picture's last kept box are -inf: no pixel.
+        SAM pads a picture to a square; that is cut off. Rows behind a picture's last kept box are
+        -inf: no pixel.
         """
-        size, counts = self.settings.mask_size, mask.sum(1).tolist()
-        all_masks = boxes.new_full((len(images), max(counts), size, size), -torch.inf)
-        for b, (image, count) in enumerate(zip(images, counts)):
+        size, counts = (self.settings.mask_size,) * 2, mask.sum(1).tolist()
+        logits = boxes.new_full((len(images), max(counts), *size), -torch.inf)
+        for b, count in enumerate(counts):
             if count:
-                all_masks[b, :count] = self.masks_of(image, boxes[b, :count])
-        return all_masks
-
-    def masks_of(self, image: Image.Image, boxes: Tensor) -> Tensor:
-        """One picture and its boxes [K, 4] -> [K, S, S]. SAM pads to a square: cut that off."""
-        x = self.segmenter_processor(image, return_tensors="pt").to(boxes.device)
-        height, width = x["reshaped_input_sizes"][0].tolist()
-        told = boxes * boxes.new_tensor([width, height, width, height])       # SAM's pixels
-        masks = self.segmenter(pixel_values=x["pixel_values"], input_boxes=told[None],
-                               multimask_output=False).pred_masks[0]          # [K, 1, s, s]
-        masks = F.interpolate(masks, x["pixel_values"].shape[-2:], mode="bilinear")
-        return F.interpolate(masks[..., :height, :width], (self.settings.mask_size,) * 2,
-                             mode="bilinear")[:, 0]
+                x = self.segmenter_processor(images[b], return_tensors="pt").to(boxes.device)
+                height, width = x["reshaped_input_sizes"][0].tolist()
+                pixels = boxes[b, :count] * boxes.new_tensor([width, height, width, height])
+                out = self.segmenter(pixel_values=x["pixel_values"], input_boxes=pixels[None],
+                                     multimask_output=False).pred_masks[0]    # [K, 1, s, s]
+                square = F.interpolate(out, x["pixel_values"].shape[-2:], mode="bilinear")
+                logits[b, :count] = F.interpolate(square[..., :height, :width], size,
+                                                  mode="bilinear")[:, 0]
+        return logits

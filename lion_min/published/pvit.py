@@ -10,6 +10,7 @@ times as many channels outside. Symbols: V words, D width.
 """
 
 import re
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -107,9 +108,7 @@ def settings(n: keys.Sizes, box_embedding: bool = True, heads: int = 32) -> Pvit
         generate={"max_new_tokens": 128})  # the demo's; run_cli's 32 cut answers
 
 
-def settings_by_name(name: str) -> PvitSettings:
-    """A published model's settings without any file. BadInput for another name."""
-    return settings(keys.sizes_of(name, SIZES, "PVIT"))
+settings_by_name = partial(keys.settings_by_name, "PVIT", SIZES, settings)
 
 
 def build(settings: PvitSettings, vision: nn.Module | None = None) -> Pvit:
