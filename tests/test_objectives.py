@@ -9,7 +9,7 @@ from test_qformer import close
 
 from lion_min.lyrics.objectives import (Heads, ObjectiveSettings, hard_negatives, icg, itc, itm,
                                         match, msp, objectives)
-from lion_min.lyrics.pairtext import PairText, Specials, draw_units, object_text, pair_text
+from lion_min.lyrics.pairtext import PairText, Specials, draw_units, pair_text
 from lion_min.lyrics.masks import mask_matrix
 from lion_min.lyrics.mqformer import MQFormer, MQFormerSettings, Sources
 from lion_min.lyrics.retrieval import rerank
@@ -33,8 +33,7 @@ def lines(tags: list[str]) -> list[list[int]]:
 
 
 def texts(captions=CAPTIONS, tags=TAGS) -> PairText:
-    objects = [object_text(lines(t), SPECIAL) for t in tags]
-    return pair_text(objects, [TOKENIZER.encode(c) for c in captions], SPECIAL)
+    return pair_text([lines(t) for t in tags], [TOKENIZER.encode(c) for c in captions], SPECIAL)
 
 
 def pictures() -> Sources:

@@ -4,17 +4,18 @@ import torch
 from test_objectives import BOXES, SPECIAL, TOKENIZER, build, lines, texts
 from test_qformer import close
 
-from lion_min.lyrics.pairtext import draw_units, object_text, pair_text
+from lion_min.lyrics.pairtext import draw_units, pair_text
 from lion_min.tokenizer import box_words
 
 
 def test_object_text_of_the_tiny_tokenizer():
     """A box as one unit, the tag's words as two, a separator that is masked."""
-    ids, units = object_text(lines(["red circle", "moon"]), SPECIAL)
+    text = pair_text([lines(["red circle", "moon"])], [[]], SPECIAL)
     first, second = ([TOKENIZER.ids[w] for w in box_words(box)] for box in BOXES)
     red, circle, moon = (TOKENIZER.ids[w] for w in ("red", "circle", "moon"))
-    assert ids == [red, circle, *first, SPECIAL.sep, moon, *second, SPECIAL.sep]
-    assert units == [1, 1, 2, 3, 4, 5, 6, 7, 0, 8, 9, 10, 11, 12, 13, 14, 0]
+    assert text.ids[0].tolist() == [SPECIAL.cls, red, circle, *first, SPECIAL.sep, moon, *second,
+                                    SPECIAL.sep, SPECIAL.end]
+    assert text.units[0].tolist() == [0, 1, 1, *range(2, 8), 0, *range(8, 15), 0, 0]
 
 
 def test_text_of_a_pair():
@@ -26,9 +27,8 @@ def test_text_of_a_pair():
     assert text.caption.long().tolist() == [[0] * 9 + [1] * 3, [0, 1, 1, 1] + [0] * 8]
     assert text.mask.sum(1).tolist() == [12, 4]
     assert text.units[0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 0, 0, 0, 0]
-    moon = object_text(lines(["moon"] * 2), SPECIAL, limit=15)
-    assert len(moon[0]) == len(moon[1]) == 8    # the second object whole or not at all
-    cut = pair_text([moon], [[9] * 50], SPECIAL, limit=5)
+    cut = pair_text([lines(["moon"] * 2)], [[9] * 50], SPECIAL, limit=5, most=16)
+    assert cut.ids.shape[1] == 9 + 5            # the second object whole or not at all
     assert cut.ids[0, 9:].tolist() == [9, 9, 9, 9, SPECIAL.end] and cut.positions.max() == 8
 
 

@@ -68,6 +68,12 @@ class Heads(nn.Module):
         x = self.lm_norm(F.gelu(self.lm_dense(states)))
         return F.linear(x, embedding.weight, self.lm_bias)
 
+    def word_loss(self, states: Tensor, ids: Tensor, embedding: nn.Embedding) -> Tensor:
+        """states [K,D], ids [K] -> the mean over K tokens; 0, not NaN, when there is none."""
+        loss = F.cross_entropy(self.words(states, embedding), ids, reduction="sum",
+                               label_smoothing=self.settings.smoothing)
+        return loss / max(len(ids), 1)
+
 
 def objectives(mqformer: MQFormer, heads: Heads, sources: Sources, text: PairText,
                special: Specials) -> tuple[Tensor, dict[str, Tensor]]:
@@ -128,7 +134,7 @@ def icg(mqformer: MQFormer, heads: Heads, cache: Cache, text: PairText,
     ids[:, 0] = special.dec  # the sign of decoding to the same weights
     states = mqformer.encode_text(ids, text.mask, text.positions, cache, causal=True)
     caption = text.caption[:, 1:]                                       # the token before predicts
-    return _word_loss(mqformer, heads, states[:, :-1][caption], text.ids[:, 1:][caption])
+    return heads.word_loss(states[:, :-1][caption], text.ids[:, 1:][caption], mqformer.words)
 
 
 def msp(mqformer: MQFormer, heads: Heads, cache: Cache, text: PairText,
@@ -137,11 +143,4 @@ def msp(mqformer: MQFormer, heads: Heads, cache: Cache, text: PairText,
     hidden = draw_units(text.units, heads.settings.mask_share)          # [B, L]
     ids = text.ids.masked_fill(hidden, special.mask)
     states = mqformer.encode_text(ids, text.mask, text.positions, cache)
-    return _word_loss(mqformer, heads, states[hidden], text.ids[hidden])
-
-
-def _word_loss(mqformer: MQFormer, heads: Heads, states: Tensor, ids: Tensor) -> Tensor:
-    """states [K,D], ids [K] -> the mean over K tokens; 0, not NaN, when there is none."""
-    loss = F.cross_entropy(heads.words(states, mqformer.words), ids, reduction="sum",
-                           label_smoothing=heads.settings.smoothing)
-    return loss / max(len(ids), 1)
+    return heads.word_loss(states[hidden], text.ids[hidden], mqformer.words)

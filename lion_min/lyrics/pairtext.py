@@ -23,9 +23,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lion_min.tokenizer import WORDS
 
-ObjectText = tuple[list[int], list[int]]    # ids and units of a picture's objects
-
-
 @dataclass
 class Specials:
     """Ids of the Q-Former's special tokens. BERT's: 0, 102, 101, 30522, 103, 102."""
@@ -61,36 +58,29 @@ class PairText:
         return replace(self, mask=self.mask & stays)
 
 
-def object_text(lines: Sequence[list[int]], special: Specials, limit: int = 511) -> ObjectText:
-    """The detected objects as (ids, units): 'label box [SEP] ...'.
+def pair_text(lines: Sequence[Sequence[list[int]]], captions: Sequence[list[int]],
+              special: Specials, limit: int = 88, most: int = 512) -> PairText:
+    """The lines of B pictures' objects and B captions' ids -> one padded batch.
 
-    lines: the ids of each object's label and box, of which the last six are the box's, padded; a
-    line of padding is no object. A unit is the label or one word of a box; 0 marks what is never
-    masked. Objects that end beyond `limit` tokens are left out: give the surest first.
-    """
-    ids, units = [], []
-    for line in filter(None, ([i for i in line if i != special.pad] for line in lines)):
-        if len(ids) + len(line) + 1 > limit:
-            break
-        label = max(units, default=0) + 1
-        units += [label] * (len(line) - WORDS) + [label + i for i in range(1, WORDS + 1)] + [0]
-        ids += [*line, special.sep]
-    return ids, units
-
-
-def pair_text(objects: Sequence[ObjectText], captions: Sequence[list[int]], special: Specials,
-              limit: int = 88) -> PairText:
-    """B results of `object_text` (`([], [])`: none) and B captions' ids -> one padded batch.
-
-    A caption and its end take at most `limit` tokens, numbered from 1 again: what the table of
-    positions must hold is the longer of the two parts, not their sum.
+    lines: the ids of an object's label and box, of which the last six are the box's, padded; a
+    line of padding is no object. A unit is a label or one word of a box; 0 is never masked.
+    Objects that end beyond `most` tokens are left out: give the surest first. A caption and its
+    end take at most `limit` tokens, numbered from 1 again: what the table of positions must hold
+    is the longer of the two parts, not their sum.
     """
     rows = []
-    for (ids, units), caption in zip(objects, captions, strict=True):
+    for picture, caption in zip(lines, captions, strict=True):
+        ids, units = [special.cls], [0]
+        for line in filter(None, ([i for i in line if i != special.pad] for line in picture)):
+            if len(ids) + len(line) + 1 > most:
+                break
+            label = max(units) + 1
+            units += [label] * (len(line) - WORDS) + [label + i for i in range(1, WORDS + 1)] + [0]
+            ids += [*line, special.sep]
         caption = [*caption[:limit - 1], special.end]
-        size, rest = 1 + len(ids), len(caption)
-        rows.append(torch.tensor([[special.cls, *ids, *caption], [1] * (size + rest),
-                                  [*range(size), *range(1, rest + 1)], [0, *units] + [0] * rest,
+        size, rest = len(ids), len(caption)
+        rows.append(torch.tensor([ids + caption, [1] * (size + rest),
+                                  [*range(size), *range(1, rest + 1)], units + [0] * rest,
                                   [0] * size + [1] * rest]).T)                    # [L, 5]
     ids, mask, positions, units, caption = pad_sequence(rows, batch_first=True).unbind(-1)
     mask = mask.bool()

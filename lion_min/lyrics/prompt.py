@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lion_min.lyrics.model import Lyrics, LyricsInputs, LyricsSettings, Objects
-from lion_min.lyrics.pairtext import PairText, object_text, pair_text
+from lion_min.lyrics.pairtext import PairText, pair_text
 from lion_min.lyrics.refiner import Refined
 from lion_min.tokenizer import WORDS, TinyTokenizer, box_words
 
@@ -35,8 +35,8 @@ def captions(texts: list[str], tokenizer: TinyTokenizer, settings: LyricsSetting
              objects: Objects | None = None) -> PairText:
     """Texts, each behind its picture's objects or (None) alone. Questions, too, are texts."""
     lines = [[]] * len(texts) if objects is None else objects.lines.tolist()
-    return pair_text([object_text(picture, settings.special, settings.mqformer.max_text - 1)
-                      for picture in lines], [tokenizer.encode(t) for t in texts], settings.special)
+    return pair_text(lines, [tokenizer.encode(t) for t in texts], settings.special,
+                     most=settings.mqformer.max_text)
 
 
 def make_inputs(model: Lyrics, tokenizer: TinyTokenizer, states: list[Tensor],

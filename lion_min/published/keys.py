@@ -5,10 +5,10 @@ A table is a text. A row says an official key, our key and the shape in letters:
     layer.[Ld].attention.{q,k}_proj.*    layers.[Ld].{query,key}.*    d 3w
 
 [Ld] numbers the L layers of a part that is d wide, [Ld:2] every second one; the braces of a row
-are read in step; `.*` stands for a weight and a bias as long as its rows. '3w' is three times w. One letter is one size
-throughout a checkpoint, or a number of layers: the size that most tensors agree on is taken, so
-that the one that disagrees is named. The settings of a model are made of these sizes alone. A
-later row for the same key replaces the earlier one.
+are read in step; `.*` stands for a weight and a bias as long as its rows. '3w' is three times w.
+One letter is one size throughout a checkpoint, or a number of layers: the size that most tensors
+agree on is taken, so that the one that disagrees is named. The settings of a model are made of
+these sizes alone. A later row for the same key replaces the earlier one.
 """
 
 from __future__ import annotations
@@ -164,35 +164,35 @@ def settings_by_name(system: str, published: dict[str, Sizes], settings: Callabl
 
 # ---- our side --------------------------------------------------------------------------------
 
-def owned(model: nn.Module, given: Iterable[str] = ()) -> dict[str, Tensor]:
-    """Parameters, a tied one once, and saved buffers, less those behind the prefixes `given`."""
+def owned(model: nn.Module, prefixes: Iterable[str] = ()) -> dict[str, Tensor]:
+    """Parameters, a tied one once, and saved buffers, less those behind the prefixes."""
     saved = model.state_dict().keys()
     tensors = dict(model.named_parameters()) | {n: b for n, b in model.named_buffers() if n in saved}
-    return {name: t for name, t in tensors.items() if not name.startswith(tuple(given))}
+    return {name: t for name, t in tensors.items() if not name.startswith(tuple(prefixes))}
 
 
-def check_filled(model: nn.Module, tensors: dict[str, Tensor], where: Path | str,
-                 given: Iterable[str] = ()) -> None:
-    """BadInput unless `tensors` are all that the model owns outside the prefixes `given`."""
-    checkpoints.check_fits(owned(model, given), tensors, where, MEND)
+def check_filled(model: nn.Module, tensors: dict[str, Tensor], path: Path | str,
+                 prefixes: Iterable[str] = ()) -> None:
+    """BadInput unless `tensors` are all that the model owns outside the prefixes."""
+    checkpoints.check_fits(owned(model, prefixes), tensors, path, MEND)
 
 
-def fill(model: nn.Module, tensors: dict[str, Tensor], where: Path | str,
-         given: Iterable[str] = ()) -> None:
+def fill(model: nn.Module, tensors: dict[str, Tensor], path: Path | str,
+         prefixes: Iterable[str] = ()) -> None:
     """Copies converted tensors into the model, every one of both sides accounted for.
 
-    given: prefixes of the parts that the caller brought along, such as 'llm.'.
+    prefixes: of the parts that the caller brought along, such as 'llm.'.
     """
-    checkpoints.copy_into(owned(model, given), tensors, where, MEND)
+    checkpoints.copy_into(owned(model, prefixes), tensors, path, MEND)
 
 
-def load(folder: Path | str, kind: type, build: Callable, given: Iterable[str] = (),
+def load(folder: Path | str, kind: type, build: Callable, prefixes: Iterable[str] = (),
          more: dict[str, Tensor] | None = None, **parts: type) -> nn.Module:
     """The model of an imported folder. kind, parts: as in `restore`; build: settings -> model;
-    given: as in `fill`; more: tensors that the folder lacks, by our names."""
+    prefixes: as in `fill`; more: tensors that the folder lacks, by our names."""
     tensors, config = checkpoints.load_run(folder)
     model = build(restore(kind, config["settings"], **parts))
-    fill(model, tensors | (more or {}), folder, given)
+    fill(model, tensors | (more or {}), folder, prefixes)
     return model.eval()
 
 

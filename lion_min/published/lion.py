@@ -161,8 +161,8 @@ def build(settings: LionSettings, vision: nn.Module | None = None,
 def load(folder: Path | str, vision: nn.Module | None = None,
          llm: LanguageModel | None = None) -> Lion:
     """The Lion of an imported folder. A frozen part that the folder lacks must be given."""
-    given = [prefix for prefix, m in zip(FROZEN, (vision, llm)) if m is not None]
-    return keys.load(folder, LionSettings, lambda s: build(s, vision, llm), given)
+    prefixes = [prefix for prefix, part in zip(FROZEN, (vision, llm)) if part is not None]
+    return keys.load(folder, LionSettings, lambda s: build(s, vision, llm), prefixes)
 
 
 def open_system(folder: Path | str, stage, device="cpu", vision: str | None = None,
