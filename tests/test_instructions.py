@@ -10,8 +10,7 @@ from asked import MARK, at, check, clearly, scenes, section, truth
 from lion_min.pvit.instructions import (KEPT, STRATEGY_OF, Instruction, generate, messages,
                                         scene_instructions)
 from lion_min.pvit.instructions.chat import SceneChat
-from lion_min.pvit.instructions.forms import (FORMAT, filtered, parse_pairs, parse_questions,
-                                              parse_single)
+from lion_min.pvit.instructions.forms import DIALOGUE, FORMAT, PAIRS, filtered
 from lion_min.scenes import WORLDS
 from lion_min.tokenizer import TinyTokenizer
 
@@ -76,8 +75,8 @@ def test_requests_are_whole(task):
     assert [m["role"] for m in request] == ["system", "user", "assistant", "user"]
     assert all(set(m) == {"role", "content"} and isinstance(m["content"], str) for m in request)
     example, last = request[2]["content"], request[-1]["content"]
-    parse = {"general": parse_pairs, "dialogue": parse_questions}.get(task, parse_single)
-    assert parse(example) and (task == "dialogue" or filtered(parse(example)) == parse(example))
+    rows = request.form.parse(example)
+    assert rows and (task == "dialogue" or filtered(rows) == rows)
     things = [at(scene, MARK.search(line).groups()) for line in section(last, "Objects")]
     by_size = sorted(scene.objects, key=lambda t: t.box[2] - t.box[0])
     assert {*things} == {*(by_size[:(len(by_size) + 1) // 2] if task == "small" else by_size)}
@@ -114,14 +113,14 @@ def test_a_dialogue_takes_two_calls():
                           task="dialogue", turns=(4, 4))
     first, second = (section(request[-1]["content"], "Questions") for request in requests)
     assert not first and second == [q for q, _ in made.turns]
-    replies = parse_pairs(requests[1][2]["content"])
+    replies = DIALOGUE.parse(requests[1][2]["content"])
     assert filtered(replies) == replies and len(replies) == 3
 
     def answers(*questions):
-        return parse_pairs(chat(messages.Request("dialogue", requests[0].notes, random.Random(0),
+        return PAIRS.parse(chat(messages.Request("dialogue", requests[0].notes, random.Random(0),
                                                  len(questions), questions)))
     assert answers(*second[::-1]) == made.turns[::-1]
-    assert answers(*second[:2], "Why?") is None, "what it cannot know, it does not say"
+    assert answers(*second[:2], "Why?") == (), "what it cannot know, it does not say"
 
 
 def test_every_seed_can_be_answered():
@@ -134,7 +133,7 @@ def test_every_seed_can_be_answered():
         for seed in messages.SEEDS:
             request = messages.Request("general", messages.scene_notes(scene), random.Random(0))
             request.seeds = (seed,)
-            for question, answer in parse_pairs(SceneChat(scene)(request)) or ():
+            for question, answer in PAIRS.parse(SceneChat(scene)(request)):
                 assert MARK.sub("<Region>", question) == seed
                 assert answer == truth(scene, question, None)[0], question
                 answered.add(seed)
@@ -151,7 +150,7 @@ def test_the_scene_obeys_the_request():
         assert at(scene, MARK.search(reply).groups()) in small
     for turns in (1, 2, 3):
         requests = [messages.Request("general", notes, rng, turns) for _ in range(10)]
-        replies = [parse_pairs(SceneChat(scene, rng)(request)) for request in requests]
+        replies = [PAIRS.parse(SceneChat(scene, rng)(request)) for request in requests]
         assert max(map(len, replies)) == turns
         for reply in replies:
             check(scene, Instruction(reply, "general", "general"))

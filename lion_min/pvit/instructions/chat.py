@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lion_min import BadInput
-from lion_min.pvit.instructions.forms import SINGLE_BAR, as_pairs, as_questions, region_text
+from lion_min.pvit.instructions.forms import region_text
 from lion_min.pvit.instructions.messages import SEEDS, Request
 from lion_min.pvit.instructions.questions import OF_TASK, TEMPLATES, draw_question
 from lion_min.scenes import Scene, Thing
@@ -36,30 +36,24 @@ class SceneChat:
 
     def __call__(self, request: Request) -> str:
         things = [t for _, box in request.objects for t in self.scene.objects if t.box == box]
-        if request.task == "ocr":
-            return self._ask_for_text(request.notes.words)
-        if not things:
-            return NOTHING
+        turns = self._turns(request, things) if things else []
+        return request.form.format(turns) or NOTHING
+
+    def _turns(self, request: Request, things: list[Thing]) -> list[Turn]:
         if request.questions:
-            return self._answer(request.questions)
-        if request.task == "dialogue":
-            self.answers = dict(self._dialogue(things, request.turns))
-            return as_questions(self.answers) or NOTHING
+            known = self.answers.keys() >= {*request.questions}
+            return [(question, self.answers[question]) for question in request.questions if known]
+        if request.task == "ocr":
+            words = [self.rng.choice(request.notes.words)] if request.notes.words else []
+            return [(f"What does it say in {region_text(box)}?", word) for word, box in words]
         if request.task == "general":
-            return as_pairs(self._fill(request.seeds, things)[:request.turns]) or NOTHING
+            return self._fill(request.seeds, things)[:request.turns]
+        if request.task == "dialogue":
+            turns = self._dialogue(things, request.turns)
+            self.answers = dict(turns)
+            return turns
         turn = self._ask(things, OF_TASK[request.task])
-        return as_pairs([turn], SINGLE_BAR) if turn else NOTHING
-
-    def _ask_for_text(self, words: tuple[tuple[str, tuple], ...]) -> str:
-        if not words:
-            return "There is no text in this image."
-        word, box = self.rng.choice(words)
-        return as_pairs([(f"What does it say in {region_text(box)}?", word)], SINGLE_BAR)
-
-    def _answer(self, questions: tuple[str, ...]) -> str:
-        if not self.answers.keys() >= {*questions}:
-            return NOTHING
-        return as_pairs((question, self.answers[question]) for question in questions)
+        return [turn] if turn else []
 
     def _ask(self, things: list[Thing], names: tuple[str, ...], first: Thing | None = None,
              reference: str = "") -> Turn | None:
