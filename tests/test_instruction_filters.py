@@ -57,7 +57,7 @@ def test_conversion_of_vcr():
 def test_scenes_that_give_no_question():
     """Guards: a VCR question with one object, uncounted losses."""
     one = [s for s in scenes(WORLDS["medium"], 60) if len(s.objects) == 1]
-    made, counts = generate(one, SceneChat, "conversion", random.Random(0), task="vcr")
+    made, counts = generate(one, SceneChat, ("vcr",), random.Random(0))
     assert not made and counts == {NOTHING: len(one)}
 
 
@@ -134,7 +134,7 @@ def test_what_a_chat_model_gets_wrong_is_counted(task, replies, reason):
         turns = iter(replies)
         return lambda messages: next(turns)
 
-    made, counts = generate(SMALL, chat_for, None, random.Random(0), task=task)
+    made, counts = generate(SMALL, chat_for, (task,), random.Random(0))
     assert counts == {reason: 3} and len(made) == (3 if reason == KEPT else 0)
 
 
@@ -206,10 +206,10 @@ def chat_model(tmp_path_factory):
 def test_a_local_model_is_a_chat(chat_model, tmp_path, capsys):
     """Guards: a reply that holds the request again, garbage that passes, a base model."""
     chat = LocalChat(chat_model, most=8)
-    request = messages.Request("attribute", messages.scene_notes(SMALL[0]), random.Random(0))
+    request = messages.Request("attribute", messages.scene_notes(SMALL[0]))
     reply = chat(request)
     assert isinstance(reply, str) and len(reply.split()) <= 8 and reply == chat(request)
-    made, counts = generate(SMALL, lambda s: chat, "general", random.Random(0))
+    made, counts = generate(SMALL, lambda s: chat, ("general",), random.Random(0))
     assert not made and counts == {FORMAT: 3}
     chat.tokenizer.chat_template = None
     chat.tokenizer.save_pretrained(tmp_path)

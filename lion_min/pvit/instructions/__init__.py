@@ -14,13 +14,14 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import repeat
 
 from lion_min.boxes import Box
 from lion_min.pvit.instructions.chat import Chat, SceneChat
 from lion_min.pvit.instructions.conversion import gqa_turn, vcr_turn
 from lion_min.pvit.instructions.forms import FEWEST, Turns, filtered
-from lion_min.pvit.instructions.messages import Request, scene_notes
+from lion_min.pvit.instructions.messages import SEEDS, Request, scene_notes
 from lion_min.scenes import Scene
 
 Words = tuple[tuple[str, Box], ...]            # text that stands in a picture, with its boxes
@@ -63,10 +64,11 @@ def attempt(scene: Scene, chat: Chat, task: str, rng: random.Random, turns: int 
         result = filtered((turn,)) if turn else NOTHING
     else:
         turns = {"general": turns, "dialogue": max(FEWEST, turns)}.get(task, 1)
-        request = Request(task, scene_notes(scene, words), rng, turns)
+        seeds = tuple(rng.sample(tuple(SEEDS), 3)) if task == "general" else ()
+        request = Request(task, scene_notes(scene, words), turns, seeds)
         rows = request.form.parse(chat(request))
         if task == "dialogue" and rows:        # so far its questions
-            request = Request(task, request.notes, rng, turns, tuple(q for q, in rows))
+            request = replace(request, questions=tuple(question for question, in rows))
             rows = request.form.parse(chat(request))
         result = filtered(rows, must_point=task in ("dialogue", "general"))
     if isinstance(result, str):
@@ -74,17 +76,16 @@ def attempt(scene: Scene, chat: Chat, task: str, rng: random.Random, turns: int 
     return Instruction(result, STRATEGY_OF[task], task, CATEGORY[task], scene.seed)
 
 
-def generate(scenes: Iterable[Scene], chat_for: Callable[[Scene], Chat], strategy: str | None,
-             rng: random.Random, task: str | None = None, turns: tuple[int, int] = (1, 3),
+def generate(scenes: Iterable[Scene], chat_for: Callable[[Scene], Chat], tasks: tuple[str, ...],
+             rng: random.Random, turns: tuple[int, int] = (1, 3),
              words_for: Callable[[Scene], Words] = lambda scene: (), count: int | None = None
              ) -> tuple[list[Instruction], Counter]:
     """(what passed the filters, how many were kept and how many each filter dropped).
 
-    One attempt a scene; a task at random among the strategy's (None: among all) unless given.
-    chat_for(scene) -> chat: `SceneChat` itself, or `lambda scene: local_chat`.
+    One attempt a scene, at one of `tasks` at random. chat_for(scene) -> chat: `SceneChat` itself,
+    or `lambda scene: local_chat`. turns, words_for: see `attempt`.
     count: stop when so many are kept, or when the first PATIENCE attempts are in vain.
     """
-    tasks = (task,) if task else STRATEGIES[strategy] if strategy else tuple(STRATEGY_OF)
     instructions, counts = [], Counter()
     for scene in scenes:
         result = attempt(scene, chat_for(scene), rng.choice(tasks), rng, rng.randint(*turns),
@@ -106,8 +107,5 @@ def scene_instructions(scene: Scene, rng: random.Random, n: int, turns: tuple[in
     """
     low, high = turns
     tasks = SINGLE_TURN * (low < 2) + ("general",) + ("dialogue",) * 2 * (high >= FEWEST)
-    chat, instructions = SceneChat(scene, rng), []
-    while len(instructions) < n:
-        result = attempt(scene, chat, rng.choice(tasks), rng, rng.randint(low, high))
-        instructions += [result] if isinstance(result, Instruction) else []
-    return instructions
+    chat = SceneChat(scene, rng)
+    return generate(repeat(scene), lambda scene: chat, tasks, rng, turns, count=n)[0]

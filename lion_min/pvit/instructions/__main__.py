@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lion_min import BadInput
 from lion_min.cli import Parser, guarded, whole
-from lion_min.pvit.instructions import KEPT, NOTHING, STRATEGIES, generate
+from lion_min.pvit.instructions import KEPT, NOTHING, STRATEGIES, STRATEGY_OF, generate
 from lion_min.pvit.instructions.chat import LocalChat, SceneChat
 from lion_min.pvit.instructions.forms import FORMAT, IN_ANSWER, NO_REGION
 from lion_min.scenes import WORLDS, make_scene
@@ -34,7 +34,8 @@ def write(args) -> None:
     from lion_min.checkpoints import write_atomic
     local = args.chat and LocalChat(args.chat)
     scenes = (make_scene(WORLDS[args.world], "train", args.seed, i) for i in range(10 * args.count))
-    instructions, counts = generate(scenes, lambda s: local or SceneChat(s), args.strategy,
+    tasks = STRATEGIES[args.strategy] if args.strategy else tuple(STRATEGY_OF)
+    instructions, counts = generate(scenes, lambda scene: local or SceneChat(scene), tasks,
                                     random.Random(f"instructions/{args.seed}"), count=args.count)
     if not instructions:
         raise BadInput(f"{args.out}: not written, nothing passed the filters ({dict(counts)}); "

@@ -92,7 +92,7 @@ class SceneChat:
 
 
 class LocalChat:
-    """chat(messages) -> reply of any local chat model of transformers, greedy, offline.
+    """chat(request) -> reply of any local chat model of transformers, greedy, offline.
 
     folder: holds config.json, weights and a tokenizer with a chat template that takes a system
     message. Raises BadInput, one line, for a folder that is missing or does not load.
@@ -116,9 +116,9 @@ class LocalChat:
                            "take the instruction-tuned form of the model")
         self.most = most
 
-    def __call__(self, messages: list[dict[str, str]]) -> str:
+    def __call__(self, request: Request) -> str:
         inputs = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+            request.messages(), add_generation_prompt=True, return_tensors="pt", return_dict=True)
         ids = self.model.generate(**inputs.to(self.model.device), max_new_tokens=self.most,
                                   do_sample=False)  # [1, T + new]
         return self.tokenizer.decode(ids[0, inputs["input_ids"].shape[1]:],

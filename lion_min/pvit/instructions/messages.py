@@ -1,15 +1,14 @@
 """What a chat model is shown so that it writes region instructions (PVIT spec 4.2 b and c).
 
-A request is a list of messages {"role", "content"}: a system text (the task, the rules, the form
-of the reply), one worked example as a user and an assistant message, then the query: the
-annotations of the picture at hand. The texts are our own; the paper's stand in its tables 6 to 10.
+A system text (the task, the rules, the form of the reply), one worked example as a user and an
+assistant message, then the query: the annotations of the picture at hand. The texts are our own;
+the paper's stand in its tables 6 to 10.
 """
 
 from __future__ import annotations
 
-import random
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 
 from lion_min.boxes import Box
 from lion_min.pvit.instructions.forms import DIALOGUE, PAIRS, QUESTIONS, SINGLE, Form, region_text
@@ -76,13 +75,11 @@ SEEDS = {
     "How many objects have the shape of the one in <Region>?": ("count shape", "shape"),
     "Is there something left of the object in <Region>?": ("something", "left of"),
     "Is there something above the object in <Region>?": ("something", "above"),
-    "Does the object in <Region> have the colour of the one in <Region>?":
-        ("same colour", "colour"),
+    "Does the object in <Region> have the colour of the one in <Region>?": ("same colour", "colour"),
 } | dict.fromkeys((
     "Describe the object in <Region>.", "Please describe the thing in <Region>.",
     "What is in <Region>?", "What is the object in <Region>?", "What does <Region> show?",
-    "What can you see in <Region>?", "Tell me what you see in <Region>.",
-    "Give a short caption for <Region>.",
+    "What can you see in <Region>?", "Tell me what you see in <Region>.", "Give a short caption for <Region>.",
     "Please describe the object in <Region> using a single short sentence.",
     "What object do you see in <Region>?"), ("describe", ""))
 
@@ -112,53 +109,58 @@ REPLIES = {
 
 # ---- messages ------------------------------------------------------------------------------------
 
-class Request(list):
-    """The messages {"role", "content"} that ask for one instruction of a task (a key of AIMS), what
-    they were written from, so that no chat that knows the picture parses them again, and the form
-    of their reply. A dialogue takes two: without `questions` the questions are asked for, with them
-    the answers."""
+@dataclass(frozen=True)
+class Request:
+    """What a chat is asked: one instruction of a task (a key of AIMS) about a picture.
 
-    def __init__(self, task: str, notes: Notes, rng: random.Random, turns: int = 1,
-                 questions: tuple[str, ...] = ()):
-        self.task, self.notes, self.turns, self.questions = task, notes, turns, questions
-        self.objects = listed(task, notes)
-        self.seeds = tuple(rng.sample(tuple(SEEDS), 3)) if task == "general" else ()
-        self.form = DIALOGUE if questions else {"general": PAIRS, "dialogue": QUESTIONS}.get(task, SINGLE)
-        contents = (*_opening(task, self.form), query(task, notes, turns, self.seeds, questions))
-        super().__init__({"role": role, "content": content}
-                         for role, content in zip(("system", "user", "assistant", "user"), contents))
+    `messages` writes it out for a chat model; a chat that knows the picture reads the fields.
+    A dialogue takes two: without `questions` the questions are asked for, with them the answers.
+    """
+
+    task: str
+    notes: Notes
+    turns: int = 1
+    seeds: tuple[str, ...] = ()            # of SEEDS, for the task 'general'
+    questions: tuple[str, ...] = ()
+
+    @property
+    def form(self) -> Form:
+        """The form of the reply."""
+        return DIALOGUE if self.questions else {"general": PAIRS, "dialogue": QUESTIONS}.get(self.task, SINGLE)
+
+    @property
+    def objects(self) -> tuple[tuple[str, Box], ...]:
+        """The objects that the task lists: all, or the smaller half."""
+        if self.task != "small":
+            return self.notes.objects
+        by_area = sorted(self.notes.objects, key=lambda o: (o[1][2] - o[1][0]) * (o[1][3] - o[1][1]))
+        return tuple(by_area[:(len(by_area) + 1) // 2])
+
+    def query(self) -> str:
+        """The annotations that the task is shown, as titled lists."""
+        notes, lists = self.notes, {"Task": [self.task], "Turns": [str(self.turns)],
+                                    "Captions": self.notes.captions, "Objects": _located(self.objects)}
+        if self.task in ("relation", "dialogue"):
+            lists["Relations"] = notes.relations
+        if self.task == "ocr":
+            lists["Text"] = _located(notes.words)
+        if self.task == "general":
+            lists |= {"Description": [notes.description], "Seeds": self.seeds}
+        if self.questions:
+            lists["Questions"] = self.questions
+        return "\n".join("\n- ".join([f"{title}:", *(lines or ["none"])]) for title, lines in lists.items())
+
+    def messages(self) -> list[dict[str, str]]:
+        """The messages {"role", "content"}: system text, worked example, its reply, the query."""
+        form, turns = self.form, {"general": 2, "dialogue": 3}.get(self.task, 1)
+        example = Request(self.task, EXAMPLE, turns, tuple(SEEDS)[8:11],
+                          tuple(question for question, _ in TALK) if self.questions else ())
+        rules = RULES + {QUESTIONS: ASKING, DIALOGUE: ANSWERING}.get(form, "")
+        contents = (f"{AIMS[self.task]}\n{rules}{form.text}\n{form.format(form.example)}",
+                    example.query(), form.format(REPLIES[self.task]), self.query())
+        return [{"role": role, "content": content}
+                for role, content in zip(("system", "user", "assistant", "user"), contents)]
 
 
-def listed(task: str, notes: Notes) -> tuple[tuple[str, Box], ...]:
-    """The objects that a task lists: all, or the smaller half."""
-    if task != "small":
-        return notes.objects
-    by_area = sorted(notes.objects, key=lambda o: (o[1][2] - o[1][0]) * (o[1][3] - o[1][1]))
-    return tuple(by_area[:(len(by_area) + 1) // 2])
-
-
-def query(task: str, notes: Notes, turns: int = 1, seeds: tuple[str, ...] = (),
-          questions: tuple[str, ...] = ()) -> str:
-    """The annotations that a task is shown, as titled lists."""
-    parts = {"Task": [task], "Turns": [str(turns)], "Captions": notes.captions,
-             "Objects": [f"{name}: {region_text(box)}" for name, box in listed(task, notes)]}
-    if task in ("relation", "dialogue"):
-        parts["Relations"] = notes.relations
-    if task == "ocr":
-        parts["Text"] = [f"{word}: {region_text(box)}" for word, box in notes.words]
-    if task == "general":
-        parts |= {"Description": [notes.description], "Seeds": seeds}
-    parts |= {"Questions": questions} if questions else {}
-    return "\n".join(f"{title}:\n" + "\n".join(f"- {line}" for line in lines or ["none"])
-                     for title, lines in parts.items())
-
-
-@lru_cache(maxsize=None)
-def _opening(task: str, form: Form) -> tuple[str, str, str]:
-    """The system text, the example's query and its reply: the same for every picture."""
-    turns = {PAIRS: 2, QUESTIONS: 3, DIALOGUE: 3}.get(form, 1)
-    seeds = tuple(SEEDS)[8:11] if task == "general" else ()
-    questions = tuple(q for q, _ in TALK) if form is DIALOGUE else ()
-    rules = RULES + {QUESTIONS: ASKING, DIALOGUE: ANSWERING}.get(form, "")
-    return (f"{AIMS[task]}\n{rules}{form.text}\n{form.format(form.example)}",
-            query(task, EXAMPLE, turns, seeds, questions), form.format(REPLIES[task]))
+def _located(named: Iterable[tuple[str, Box]]) -> list[str]:
+    return [f"{name}: {region_text(box)}" for name, box in named]
