@@ -14,13 +14,12 @@ from pathlib import Path
 from lion_min import BadInput
 from lion_min.pvit.instructions.forms import region_text
 from lion_min.pvit.instructions.messages import SEEDS, Request
-from lion_min.pvit.instructions.questions import OF_TASK, TEMPLATES, draw_question
+from lion_min.pvit.instructions.questions import OF_TASK, TEMPLATES, draw_turn
 from lion_min.scenes import Scene, Thing
 
 Chat = Callable[[Request], str]
 Turn = tuple[str, str]
 NOTHING = "There is nothing to ask of this image."  # no form we asked for: the filter drops it
-TRIES = 8      # at one question, to choose its answer from
 
 
 class SceneChat:
@@ -52,30 +51,16 @@ class SceneChat:
             turns = self._dialogue(things, request.turns)
             self.answers = dict(turns)
             return turns
-        turn = self._ask(things, OF_TASK[request.task])
+        turn = draw_turn(OF_TASK[request.task], self.scene, things, self.rng)
         return [turn] if turn else []
-
-    def _ask(self, things: list[Thing], names: tuple[str, ...], first: Thing | None = None,
-             reference: str = "") -> Turn | None:
-        """A turn of one of the names; about `first`, called `reference`, when given."""
-        for name in self.rng.sample(names, len(names)):
-            by_answer = {}
-            for _ in range(TRIES):     # then evenly among their answers: 'no' must not pay
-                question = draw_question(name, self.scene, things, self.rng, first, reference)
-                if question and question.answer:
-                    by_answer.setdefault(question.answer, question)
-            if by_answer:
-                answer = self.rng.choice(list(by_answer))
-                return by_answer[answer].text(self.rng), answer
-        return None
 
     def _dialogue(self, things: list[Thing], count: int) -> list[Turn]:
         """Turns about one object; the later ones say 'it' or name its region again."""
-        focus, turns = self.rng.choice(things), []
-        for name in self.rng.sample(OF_TASK["dialogue"], len(OF_TASK["dialogue"])):
+        focus, turns, names = self.rng.choice(things), [], OF_TASK["dialogue"]
+        for name in self.rng.sample(names, len(names)):
             it = "it" if turns and self.rng.random() < 0.6 else ""
-            if len(turns) < count and (turn := self._ask(things, (name,), focus, it)):
-                turns.append(turn)
+            turn = len(turns) < count and draw_turn((name,), self.scene, things, self.rng, focus, it)
+            turns += [turn] if turn else []
         return turns
 
     def _fill(self, seeds: tuple[str, ...], things: list[Thing]) -> list[Turn]:
