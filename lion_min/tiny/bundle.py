@@ -28,10 +28,10 @@ def bundle(runs: Path, weights: Path = WEIGHTS) -> int:
         tensors, config = checkpoints.load_run(path.parent)
         if config.get("stage") == 0:
             tensors = {k: v for k, v in tensors.items() if not k.startswith(TEACHERS)}
-        where = weights / path.parent.relative_to(runs)
-        checkpoints.save_run(where, {k: v.half() for k, v in tensors.items()}, config)
-        size += (where / checkpoints.MODEL).stat().st_size
-        print(f"{where.relative_to(weights)}: {len(tensors)} tensors")
+        folder = weights / path.parent.relative_to(runs)
+        checkpoints.save_run(folder, {k: v.half() for k, v in tensors.items()}, config)
+        size += (folder / checkpoints.MODEL).stat().st_size
+        print(f"{folder.relative_to(weights)}: {len(tensors)} tensors")
     print(f"{size / 1e6:.1f} MB in {weights}")
     return size
 
