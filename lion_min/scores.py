@@ -46,16 +46,13 @@ def evaluate(system, world: World, count: int, seed: int, batch: int = 128,
     """
     start = time.time()
     if scenes is None:
-        scenes = [make_scene(world, "heldout", seed, i)
-                  for i in progress(range(count), "drawing scenes")]
-        strange = [make_scene(world, "heldout", seed, i, "heldout")
-                   for i in range(max(1, count // 2))]
+        scenes = [make_scene(world, "heldout", seed, i) for i in progress(range(count), "drawing scenes")]
+        strange = [make_scene(world, "heldout", seed, i, "heldout") for i in range(max(1, count // 2))]
     else:
         count, held = len(scenes), world.heldout_pairs()
         strange = [s for s in scenes if all((t.colour, t.kind) in held for t in s.objects)]
     asked = questions(scenes, seed)
-    composed = [(row, reg(scene, random.Random(f"pairs/{seed}/{row}")))
-                for row, scene in enumerate(strange)]
+    composed = [(row, reg(scene, random.Random(f"pairs/{seed}/{row}"))) for row, scene in enumerate(strange)]
     chunks, strange_chunks = (encode_all(system, s, batch) for s in (scenes, strange))
     result = scores(asked, answer_all(system, chunks, asked, batch))
     answers = answer_all(system, strange_chunks, composed, batch)

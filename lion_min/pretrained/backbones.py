@@ -111,8 +111,7 @@ def _config(where: str | Path, known: dict, part: str, found: dict):
     return config
 
 
-def _weights(kind: str, where: str | Path, config, dtype: torch.dtype | None,
-             found: dict) -> nn.Module:
+def _weights(kind: str, where: str | Path, config, dtype: torch.dtype | None, found: dict) -> nn.Module:
     """A transformers model with every weight in place."""
     import transformers
     model, told = getattr(transformers, kind).from_pretrained(
@@ -122,8 +121,7 @@ def _weights(kind: str, where: str | Path, config, dtype: torch.dtype | None,
     faults = [f"key '{key}' is {list(there)} instead of {list(here)}"
               for key, there, here in sorted(told["mismatched_keys"])]
     faults += [f"key '{key}' is missing" for key in sorted(told["missing_keys"])]
-    faults += [f"unknown key '{key}'" for key in sorted(told["unexpected_keys"])
-               if not OTHERS.fullmatch(key)]
+    faults += [f"unknown key '{key}'" for key in sorted(told["unexpected_keys"]) if not OTHERS.fullmatch(key)]
     if faults:
         more = f" and {len(faults) - 3} more" if faults[3:] else ""
         raise BadInput(f"{where}: not all of a {kind}: {', '.join(faults[:3])}{more}; "
@@ -217,8 +215,7 @@ def _first_line(error: Exception) -> str:
 
 # ---- the frozen parts of a preset ----------------------------------------------------------------
 
-def pretrained_parts(out: Path, preset: str, vision: str | None = None,
-                     llm: str | None = None) -> Parts:
+def pretrained_parts(out: Path, preset: str, vision: str | None = None, llm: str | None = None) -> Parts:
     """The backbones of a preset; the tag head is OUT's own, trained on the data's names, if any.
 
     vision, llm: a folder or name in the place of the preset's own; vision may also be a stage 0

@@ -32,8 +32,7 @@ def train(o: Options) -> dict[str, float]:
     BadInput without photographs whose objects have names (COCO's form).
     """
     if o.data is None or not photos.is_photos(o.data):
-        raise BadInput("stage 0 of a pretrained preset learns tags: give photographs, "
-                       "--data COCO_FOLDER")
+        raise BadInput("stage 0 of a pretrained preset learns tags: give photographs, --data COCO_FOLDER")
     every = photos.read_photos(o.data, o.form)
     if not (names := every[0].names):
         raise BadInput(f"data {str(o.data)!r}: its objects have no names to learn as tags; "

@@ -23,8 +23,7 @@ def fine_eval(system, world: World, count: int, seed: int, batch: int = 64) -> d
     """
     right = defaultdict(list)
     for start in range(0, count, batch):
-        scenes = [make_scene(world, "heldout", seed, i)
-                  for i in range(start, min(count, start + batch))]
+        scenes = [make_scene(world, "heldout", seed, i) for i in range(start, min(count, start + batch))]
         asked = [(row, made.category, q, a, list(made.turns[:i]))
                  for row, scene in enumerate(scenes)
                  for made in scene_instructions(scene, random.Random(f"fine/{seed}/{start + row}"),
@@ -34,8 +33,7 @@ def fine_eval(system, world: World, count: int, seed: int, batch: int = 64) -> d
         seen = [system.encode([scene.draw() for scene in scenes])]
         for at in range(0, len(asked), 128):
             rows, categories, questions, answers, turns = zip(*asked[at:at + 128])
-            told = system.answer(system.index(seen, list(rows)), list(questions),
-                                 turns=list(turns))
+            told = system.answer(system.index(seen, list(rows)), list(questions), turns=list(turns))
             for category, text, answer in zip(categories, told, answers):
                 right[category].append(text.rstrip(" .") == answer.lower().rstrip(" ."))
     return {c: {"accuracy": round(sum(right[c]) / len(right[c]), 4), "n": len(right[c])}

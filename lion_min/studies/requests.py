@@ -86,8 +86,7 @@ def run(count: int, seed: int, weights: Path | None) -> dict[str, dict[str, floa
     result = measure(system, list(islice(several, count)), seed)
     print(f"{'task':<6}" + "".join(f"{name:>12}" for name in (*COLUMNS, "questions")))
     for task, row in result.items():
-        print(f"{task:<6}" + "".join(f"{row[k]:>12.3f}" for k in COLUMNS)
-              + f"{row['questions']:>12}")
+        print(f"{task:<6}" + "".join(f"{row[k]:>12.3f}" for k in COLUMNS) + f"{row['questions']:>12}")
     return result
 
 

@@ -96,7 +96,6 @@ def side_by_side(chains: list[list[list[str]]]) -> None:
 def check_end(child: subprocess.Popen) -> None:
     """BadInput or SystemExit where a process failed."""
     if child.returncode < 0:                       # it had no chance to say so itself
-        raise BadInput(f"a training process was ended by signal {-child.returncode}; "
-                       "go on with --resume")
+        raise BadInput(f"a training process was ended by signal {-child.returncode}; go on with --resume")
     if child.returncode:
         raise SystemExit(child.returncode)

@@ -106,8 +106,7 @@ class Grounding(nn.Module):
         """(column, row) of the one object in these slots, (-100, -100) if they are several."""
         image = sample * len(scenes.forms[0]) // len(scenes.prompts)
         words = [slot for form in scenes.forms for slot in form[image]]
-        cells = {tuple(i - self.first for i in words[k] if 0 <= i - self.first < 2 * GRID)
-                 for k in slots}
+        cells = {tuple(i - self.first for i in words[k] if 0 <= i - self.first < 2 * GRID) for k in slots}
         column, row = cells.pop() if len(cells) == 1 else (-100, -100 + GRID)
         return column, row - GRID
 
@@ -143,8 +142,7 @@ def match_by_likeness(llm: LanguageModel, tokenizer: TinyTokenizer) -> None:
             o.copy_(v.T)
 
 
-def lesson(world: World, seed: int, step: int, batch: int, tokenizer: TinyTokenizer,
-           part: str) -> TextScenes:
+def lesson(world: World, seed: int, step: int, batch: int, tokenizer: TinyTokenizer, part: str) -> TextScenes:
     """The curriculum: two objects in lists first, then three, then all forms and numbers.
 
     A T5 reads a scene anew for every question, so it gets short lists only; and as it learns more

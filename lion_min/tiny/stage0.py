@@ -75,8 +75,7 @@ class VisionTeacher(nn.Module):
     def tag_loss(self, state: Tensor, scenes: list[Scene]) -> Tensor:
         truth = torch.tensor([[float(any(tag in (t.colour, t.kind) for t in s.objects))
                                for tag in self.tagger.tags] for s in scenes])
-        return F.binary_cross_entropy_with_logits(self.tagger(state).float(),
-                                                  truth.to(state.device))
+        return F.binary_cross_entropy_with_logits(self.tagger(state).float(), truth.to(state.device))
 
     def contrast(self, state: Tensor, captions: list[list[int]]) -> Tensor:
         """CLIP's symmetric loss between images and captions of the batch."""
@@ -141,8 +140,7 @@ def pictures(world: World, seed: int, step: int, batch: int) -> list[Scene]:
     spare = itertools.count()
     for i in range(0, batch, 4):
         while not has_lookalikes(scenes[i]):
-            scenes[i] = make_scene(world, "train", seed,
-                                   (1 << 40) + ((step * batch + i) << 10) + next(spare))
+            scenes[i] = make_scene(world, "train", seed, (1 << 40) + ((step * batch + i) << 10) + next(spare))
     return scenes
 
 

@@ -20,8 +20,7 @@ from lion_min.scenes import COLOURS, KINDS, Scene, World, make_scene
 from lion_min.tasks import BOX, IMAGE_LEVEL, Example, examples, fits, rec_relational
 from lion_min.tokenizer import GRID, WORDS, TinyTokenizer, box_words
 
-PLURALS = {kind + ("es" if kind == "cross" else "s"): kind for kind in KINDS} | {
-    "objects": "object"}
+PLURALS = {kind + ("es" if kind == "cross" else "s"): kind for kind in KINDS} | {"objects": "object"}
 ATTRIBUTES = {*COLOURS, *KINDS, "object", "striped", "small", "medium", "large"}
 LISTED = 12                                # slots of the list form
 # one scene's questions: several of the hard ones, and of those that few scenes can pose

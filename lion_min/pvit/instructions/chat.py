@@ -106,5 +106,4 @@ class LocalChat:
             request.messages(), add_generation_prompt=True, return_tensors="pt", return_dict=True)
         ids = self.model.generate(**inputs.to(self.model.device), max_new_tokens=self.most,
                                   do_sample=False)  # [1, T + new]
-        return self.tokenizer.decode(ids[0, inputs["input_ids"].shape[1]:],
-                                     skip_special_tokens=True)
+        return self.tokenizer.decode(ids[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True)

@@ -18,8 +18,7 @@ from lion_min.boxes import Box, BoxText
 Turns = tuple[tuple[str, str], ...]            # (question, answer)
 REGION = re.compile(r"<Region>\s*(\[[^\[\]<>]*\])\s*</Region>")
 FEWEST = 3                                     # questions of a dialogue
-FORMAT, IN_ANSWER, NO_REGION = (
-    "broken format", "region in an answer", "no region in any question")
+FORMAT, IN_ANSWER, NO_REGION = ("broken format", "region in an answer", "no region in any question")
 
 
 def region_text(box: Box) -> str:
