@@ -48,10 +48,9 @@ SMOLLM2 = LanguageSettings(vocab=49152, width=576, layers=30, heads=9, ffn=1536,
 LMEYE_TRAINS = {1: ("ln_vision", "qformer", "query_proj", "img_proj", "e_img"),
                 2: ("interaction.request", "interaction.decompose", "interaction.transmit",
                     "e_imgq", "e_imgd")}
-# Matrices whose output is added to a residual, which a norm saves; is saved before and behind the
-# activation function; that read the input of another one (under autocast each a copy of its own).
-ADDED = ("out", "o", "o_proj", "out_proj", "wo", "down_proj", "fc2")
-GATES = ("gate_proj", "wi_0")
+ADDED = ("out", "o", "o_proj", "out_proj", "wo", "down_proj", "fc2")   # to a residual, which a norm saves
+GATES = ("gate_proj", "wi_0")              # saved before and behind the activation function
+# Read the input of another matrix; under autocast each has a copy of its own.
 BESIDE = ("key", "value", "k", "v", "k_proj", "v_proj", "up_proj", "wi_1")
 
 
@@ -294,10 +293,10 @@ def table(system: str, preset: str, stages: Iterable[int], batch: int, precision
              f"{'stage':<6}{'all M':>10}{'trained M':>11}{columns}{'tokens':>8}{'TFLOP/sample':>14}"
              f"{'samples/step':>14}"]
     for c in costs:
-        memory = (c.weights, c.gradients, c.moments, c.activations, c.memory)
-        lines.append(f"{c.stage:<6}{c.total / 1e6:>10,.1f}{c.trained / 1e6:>11,.2f}"
-                     + "".join(f"{value:>9.2f}" for value in memory)
-                     + f"{c.tokens:>8}{c.flops / 1e12:>14.4f}{c.samples:>14}")
+        values = (c.weights, c.gradients, c.moments, c.activations, c.memory)
+        memory = "".join(f"{value:>9.2f}" for value in values)
+        lines.append(f"{c.stage:<6}{c.total / 1e6:>10,.1f}{c.trained / 1e6:>11,.2f}{memory}"
+                     f"{c.tokens:>8}{c.flops / 1e12:>14.4f}{c.samples:>14}")
     for c in costs:
         trains = (f"{name} {_short(trained, 1e6)}" + f" of {_short(count, 1e6)}" * (trained < count)
                   for name, (count, trained) in c.parts.items() if trained)

@@ -75,7 +75,7 @@ def last_states(vision, shown: list[photos.Photo]) -> torch.Tensor:
 @torch.no_grad()
 def report(tagger: TagHead, states: torch.Tensor, held: list[photos.Photo]) -> dict[str, float]:
     """Precision and recall of the tags of held-out photographs."""
-    told = tagger.predict(states.float())
-    right = sum(len(set(t) & set(p.tags())) for t, p in zip(told, held))
-    return {"precision": right / max(1, sum(map(len, told))),
+    tags = tagger.predict(states.float())
+    right = sum(len(set(t) & set(p.tags())) for t, p in zip(tags, held))
+    return {"precision": right / max(1, sum(map(len, tags))),
             "recall": right / max(1, sum(len(p.tags()) for p in held))}

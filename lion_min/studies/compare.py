@@ -73,8 +73,9 @@ def run(c: Comparison, args: Namespace) -> None:
         for row, seed in product(rows, seeds):
             key = (row, seed, args.steps, args.count)
             done[row, seed] = scored = logged.get(key) or score(c, *key, args.out)
-            if args.log and key not in logged:
-                append(args.log, key, scored)
+            if args.log and key not in logged:     # with every score, those of no column, too: they were dear
+                with open(args.log, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(dict(zip(KEY, key)) | {"scores": scored}) + "\n")
             print(f"{c.label}{row} seed {seed}: "
                   + ", ".join(f"{s} {scored[s]:.3f}" for s in c.scores)
                   + (f" (from {args.log})" if key in logged else ""), flush=True)
@@ -129,14 +130,6 @@ def spread(values: list[float]) -> str:
 def missing(scored: list, seeds: list[int]) -> str:
     """How many seeds an interrupted row has."""
     return f"  ({len(scored)} of {len(seeds)} seeds)" if len(scored) < len(seeds) else ""
-
-
-# ---- the log ------------------------------------------------------------------------------------
-
-def append(log: Path, key: Key, scored: dict) -> None:
-    """One line with every score, those of no column, too: it was dear."""
-    with open(log, "a", encoding="utf-8") as file:
-        file.write(json.dumps(dict(zip(KEY, key)) | {"scores": scored}) + "\n")
 
 
 def read_log(log: Path, scores: tuple[str, ...]) -> dict[Key, Scores]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lion_min import checkpoints, training
 from lion_min.cli import LION
 from lion_min.images import CLIP_MEAN, CLIP_STD, to_pixels
-from lion_min.language import LanguageModel
+from lion_min.language import LanguageModel, pad_rows
 from lion_min.tiny import reading
 from lion_min.lion.model import tiny
 from lion_min.tiny.textworld import TextScenes, tags_of
@@ -73,14 +73,13 @@ class VisionTeacher(nn.Module):
                          CLIP_STD).to(self.scale.device)
 
     def tag_loss(self, state: Tensor, scenes: list[Scene]) -> Tensor:
-        truth = torch.tensor([[float(any(tag in (t.colour, t.kind) for t in s.objects))
-                               for tag in self.tagger.tags] for s in scenes])
+        truth = torch.tensor([[float(tag in tags) for tag in self.tagger.tags]
+                              for tags in map(tags_of, scenes)])
         return F.binary_cross_entropy_with_logits(self.tagger(state).float(), truth.to(state.device))
 
     def contrast(self, state: Tensor, captions: list[list[int]]) -> Tensor:
         """CLIP's symmetric loss between images and captions of the batch."""
-        longest = max(map(len, captions))
-        ids = torch.tensor([c + [0] * (longest - len(c)) for c in captions], device=state.device)
+        ids = pad_rows(captions, 0).to(state.device)
         words = self.reader(self.words(ids), src_key_padding_mask=ids == 0)
         text = (words * (ids != 0)[..., None]).sum(1) / (ids != 0).sum(1, keepdim=True)
         image = F.normalize(self.image_proj(state[:, 1:].mean(1)).float(), dim=-1)     # [B, 64]

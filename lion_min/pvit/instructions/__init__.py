@@ -51,6 +51,10 @@ class Instruction:
     category: str = ""
     scene: str = ""
 
+    def samples(self) -> list[tuple[str, str, list[tuple[str, str]]]]:
+        """(question, answer, the turns before it) of every turn."""
+        return [(*turn, list(self.turns[:i])) for i, turn in enumerate(self.turns)]
+
 
 def attempt(scene: Scene, chat: Chat, task: str, rng: random.Random, turns: int = 1,
             words: Words = ()) -> Instruction | str:

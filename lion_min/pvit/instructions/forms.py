@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 
 from lion_min.boxes import Box, BoxText
@@ -29,12 +29,11 @@ def region_text(box: Box) -> str:
 @dataclass(frozen=True)
 class Form:
     """The form of a reply: rows of labelled fields with a bar on a line between any two of them.
-
-    text: what a chat model is told about it; example: the rows that it is shown.
-    """
+    text: what a chat model is told about it before it is shown the example."""
 
     text: str
-    example: tuple[tuple[str, ...], ...]
+    example: tuple[tuple[str, str], ...] = (
+        ("the first question", "its answer"), ("the second question", "its answer"))
     labels: tuple[str, ...] = ("Question", "Answer")
     bar: str = "==="
     rows: tuple[float, float] = (1, math.inf)  # fewest and most
@@ -56,11 +55,10 @@ class Form:
 
 
 SINGLE = Form("Reply in exactly this form:", (("the question", "the answer"),), bar="======", rows=(1, 1))
-QUESTIONS = Form("Reply with questions alone, in exactly this form:",
-                 (("the first question",), ("the second question",)), ("Question",), rows=(FEWEST, math.inf))
-PAIRS = Form("Reply in exactly this form, the questions with their answers in turn:",
-             (("the first question", "its answer"), ("the second question", "its answer")))
-DIALOGUE = Form(PAIRS.text, PAIRS.example, rows=(FEWEST, math.inf))
+QUESTIONS = Form("Reply with questions alone, in exactly this form:", labels=("Question",),
+                 rows=(FEWEST, math.inf))
+PAIRS = Form("Reply in exactly this form, the questions with their answers in turn:")
+DIALOGUE = replace(PAIRS, rows=(FEWEST, math.inf))
 
 
 def filtered(turns: Turns, must_point: bool = True) -> Turns | str:
