@@ -18,7 +18,7 @@ from lion_min.regions import axis_points
 
 SHORT_SIDE = 384  # pixels; below it a label covers what it names
 LONG_SIDE = 4096  # a very thin picture grows no further than this
-# Okabe and Ito's colours, told apart by colour-blind readers as well.
+# Okabe and Ito's colours, which colour-blind readers can distinguish, too.
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 INK, PAPER, RULE = "#202020", "#ffffff", "#d0d0d0"
 EXTENSIONS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}

@@ -11,7 +11,7 @@ from lion_min import BadInput
 from lion_min.cli import FORMATS, SYSTEMS, Parser, guarded, prepare, whole
 from lion_min.scenes import WORLDS
 
-TOLD = 5  # bad records, one line each; then their number
+BAD_SHOWN = 5  # bad records, one line each; then their number
 
 
 def parser() -> Parser:
@@ -112,7 +112,7 @@ def outline(report: dict, indent: str = "") -> list[str]:
 def score_file(args: argparse.Namespace) -> tuple[dict, list[str]]:
     """(scores, a line below their table) on the samples of an annotation file."""
     from lion_min.datasets import benchmarks
-    samples = held_out(args) if args.held_out else read(args)
+    samples = held_out(args) if args.held_out else read_file(args)
     samples = benchmarks.some(samples, args.count, args.seed)
     result = benchmarks.score_samples(opened(args), samples, shuffled=args.shuffled)
     result |= {"data": str(args.data), "format": args.format, "split": args.split,
@@ -128,8 +128,8 @@ def held_out(args: argparse.Namespace) -> list:
     return photos.questions(photos.split(photos.read_photos(args.data, args.format))[1], args.seed)
 
 
-def read(args: argparse.Namespace) -> list:
-    """The file's samples of the split; bad records stop, or are told on stderr and left out."""
+def read_file(args: argparse.Namespace) -> list:
+    """The file's samples of the split; bad records stop it, or are listed on stderr and left out."""
     from lion_min.datasets import read_samples
     if args.data.is_dir():
         raise BadInput(f"{args.data}: is a folder; --data names the annotation file of the format "
@@ -139,7 +139,7 @@ def read(args: argparse.Namespace) -> list:
         samples = list(read_samples(args.data, args.format, args.images,
                                     bad.append if args.skip_bad else None))
     finally:                               # also where no good record is left
-        for error in bad[:TOLD]:
+        for error in bad[:BAD_SHOWN]:
             print("left out: " + " ".join(str(error).split()), file=sys.stderr)
     if bad:
         print(f"note: {len(bad)} bad records left out; python -m lion_min.datasets check lists all",

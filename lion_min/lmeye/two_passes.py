@@ -88,7 +88,7 @@ def second_pass(llm: LanguageModel, halves: Halves, answers: list[list[int]] | N
         rows, prefix = halves.prompts, shared
     else:
         rows = halves.tails
-        prefix.crop(halves.overlap)        # a request that is a slot is read anew
+        prefix.crop(halves.overlap)        # a request that is a slot is read again
     text = llm.pack(rows, answers)
     returned = interact(states).flatten(0, 1)                             # [S*n, D]
     return add_at(words(text), text.ids == halves.slot, returned), text, prefix

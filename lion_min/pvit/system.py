@@ -1,4 +1,4 @@
-"""PVIT as a system: built around the frozen parts, taught by region instructions, asked."""
+"""PVIT as a system: built around the frozen parts, trained by region instructions, answering."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the asking help? LMEye's control rows: same data, same parameters, same visual tokens.
+"""Do the requests help? LMEye's control rows: same data, same parameters, same visual tokens.
 
     python -m lion_min.studies.lmeye --seeds 0 1 2 --steps 300 --log controls.jsonl
 

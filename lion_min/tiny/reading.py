@@ -116,7 +116,7 @@ def match_by_likeness(llm: LanguageModel, tokenizer: TinyTokenizer) -> None:
     """A start for a tiny LLM whose whole work is looking things up.
 
     Keys equal queries and outputs undo values, so that from the first step on attention goes to
-    what resembles the asking token and copies it; embeddings are large beside what the blocks
+    what resembles the querying token and copies it; embeddings are large beside what the blocks
     add, and those of numbers (columns, rows, distances) begin on a smooth curve, so that left and
     right can be compared. Measured on text scenes, seed 0, while a box was still five words: VQA
     colour .77 after 250 steps against .17 after 1000 from transformers' own start.
@@ -145,7 +145,7 @@ def match_by_likeness(llm: LanguageModel, tokenizer: TinyTokenizer) -> None:
 def lesson(world: World, seed: int, step: int, batch: int, tokenizer: TinyTokenizer, part: str) -> TextScenes:
     """The curriculum: two objects in lists first, then three, then all forms and numbers.
 
-    A T5 reads a scene anew for every question, so it gets short lists only; and as it learns more
+    A T5 reads a scene again for every question, so it gets short lists only; and as it learns more
     slowly, every scene asks it the whole round and its caption: with the Llama's batches of captions
     alone and of hard questions it forgot the easy ones.
     """

@@ -111,7 +111,7 @@ def _gqa_relation(scene: Scene, rng: random.Random) -> Turn | None:
 
 
 def vcr_turn(scene: Scene, rng: random.Random) -> Turn | None:
-    """A VCR-style question about two objects, told apart by number; None below two objects."""
+    """A VCR-style question about two objects, distinguished by number; None below two objects."""
     counts, marked = Counter(), {}
     for thing in scene.objects:                      # in reading order, as VCR's lists are
         counts[thing.kind] += 1

@@ -29,7 +29,7 @@ def region_text(box: Box) -> str:
 @dataclass(frozen=True)
 class Form:
     """The form of a reply: rows of labelled fields with a bar on a line between any two of them.
-    text: what a chat model is told about it before it is shown the example."""
+    text: the instruction to a chat model, before the example."""
 
     text: str
     example: tuple[tuple[str, str], ...] = (
