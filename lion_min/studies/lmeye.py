@@ -1,4 +1,4 @@
-"""Do the requests help? LMEye's control rows: same data, same parameters, same visual tokens.
+"""Does the asking help? LMEye's control rows: same data, same parameters, same visual tokens.
 
     python -m lion_min.studies.lmeye --seeds 0 1 2 --steps 300 --log controls.jsonl
 
