@@ -247,9 +247,9 @@ def train_stage(system: str, number: int | str, o: Options, stage: Stage | None 
     data = o.scenes(stage) if number else {}       # a stage 0 learns from scenes it makes
     torch.manual_seed(o.seed)
     parts = parts_for(o.out, o.preset, o.vision, o.llm)
-    return run_stage(module_of(system, "system").SYSTEM(parts, stage), RunOptions(
-        world=o.world, seed=o.seed, resume=o.resume, batch=o.batch, init=o.init,
-        device=training.device_of(o.device), plan=o.plan(stage.plan), **data | run))
+    return run_stage(module_of(system, "system").SYSTEM(parts, stage), RunOptions(**{
+        "world": o.world, "seed": o.seed, "resume": o.resume, "batch": o.batch, "init": o.init,
+        "device": training.device_of(o.device), "plan": o.plan(stage.plan)} | data | run))
 
 
 def lenient(o: Options, folder: Path) -> Options:
