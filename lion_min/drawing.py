@@ -18,7 +18,7 @@ from lion_min.regions import axis_points
 
 SHORT_SIDE = 384  # pixels; below it a label covers what it names
 LONG_SIDE = 4096  # a very thin picture grows no further than this
-# Okabe and Ito's colours, told apart by colour-blind readers as well.
+# Okabe and Ito's colours, which colour-blind readers can distinguish, too.
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 INK, PAPER, RULE = "#202020", "#ffffff", "#d0d0d0"
 EXTENSIONS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
@@ -127,8 +127,7 @@ def heat_map(image: Image.Image, weights: Tensor) -> Image.Image:
 
 # ---- the points of RoIAlign ----------------------------------------------------------------------
 
-def sampling_points(image: Image.Image, box: Sequence[float], cells: int, bins: int
-                    ) -> Image.Image:
+def sampling_points(image: Image.Image, box: Sequence[float], cells: int, bins: int) -> Image.Image:
     """An enlarged copy with the map's cells, a box (xyxy fractions), its bins, and every point
     of RoIAlign as a dot. The map has cells x cells, the crop bins x bins."""
     picture = enlarge(image)
@@ -194,8 +193,7 @@ def _bar_chart(bars: Sequence[tuple[float, float]], side: int) -> Image.Image:
             length = max(0.0, value) / longest * (side - 120)  # a negative share has no length
             pen.rectangle([60, top, 60 + length, top + thick - 1], fill=COLOURS[i])
             if row >= 24:  # space for the two numbers
-                pen.text((66 + length, top + thick / 2), f"{value:.2f}", font=font, fill=INK,
-                         anchor="lm")
+                pen.text((66 + length, top + thick / 2), f"{value:.2f}", font=font, fill=INK, anchor="lm")
     pen.line([59, 30, 59, side], fill=RULE, width=1)
     return chart
 
@@ -243,8 +241,6 @@ def save_image(image: Image.Image, path: str | Path) -> None:
 def draw_reply(reply) -> Image.Image:
     """The picture with every box of prompt and answer, each with its label."""
     one = len(reply.prompt_boxes) == 1 and not reply.boxes      # the answer describes that box
-    labels = [reply.answer if one else f"box {i}"
-              for i in range(1, len(reply.prompt_boxes) + 1)]
+    labels = [reply.answer if one else f"box {i}" for i in range(1, len(reply.prompt_boxes) + 1)]
     question = " ".join(BOX_LITERAL.sub("", reply.prompt).split())
-    return draw_boxes(reply.image, reply.prompt_boxes + reply.boxes,
-                      labels + [question] * len(reply.boxes))
+    return draw_boxes(reply.image, reply.prompt_boxes + reply.boxes, labels + [question] * len(reply.boxes))

@@ -11,7 +11,7 @@ from lion_min import BadInput
 from lion_min.cli import FORMATS, SYSTEMS, Parser, guarded, prepare, whole
 from lion_min.scenes import WORLDS
 
-TOLD = 5  # bad records, one line each; then their number
+BAD_SHOWN = 5  # bad records, one line each; then their number
 
 
 def parser() -> Parser:
@@ -33,8 +33,7 @@ def parser() -> Parser:
     p.add_argument("--format", choices=("scenes", *FORMATS),
                    help="of --data; scenes (default): a folder that python -m lion_min.scenes "
                         "wrote; the others: a file, see lion_min/datasets/__init__.py")
-    p.add_argument("--images", type=Path, metavar="DIR",
-                   help="the file's pictures; default: its own folder")
+    p.add_argument("--images", type=Path, metavar="DIR", help="the file's pictures; default: its own folder")
     p.add_argument("--split", metavar="NAME", help="only the file's samples of this split")
     p.add_argument("--held-out", action="store_true",
                    help="of --data, only the photographs that train.py --data holds back, asked "
@@ -59,15 +58,13 @@ def run(args: argparse.Namespace) -> None:
     if args.format and not args.data:
         raise BadInput(f"--format {args.format}: of which data? add --data PATH")
     if args.data and not args.format and args.data.is_file():
-        raise BadInput(f"{args.data}: is a file; say which format it has: "
-                       f"--format {'|'.join(FORMATS)}")
+        raise BadInput(f"{args.data}: is a file; say which format it has: --format {'|'.join(FORMATS)}")
     from_file = args.format in FORMATS
     if not from_file and (args.images or args.split or args.skip_bad):
         raise BadInput("--images, --split and --skip-bad go with an annotation file: "
                        "--data FILE --format NAME")
     if args.held_out and (not from_file or args.images or args.split or args.skip_bad):
-        raise BadInput("--held-out: goes with --data PATH --format NAME alone, as train.py reads "
-                       "them")
+        raise BadInput("--held-out: goes with --data PATH --format NAME alone, as train.py reads them")
     from lion_min import launch, scores
     result, below = (score_file if from_file else score_scenes)(args)
     weights = args.weights or launch.bundled(args.system)
@@ -90,8 +87,7 @@ def score_scenes(args: argparse.Namespace) -> tuple[dict, list[str]]:
     world = WORLDS[args.world or launch.read_config(args.system, args.weights)["world"]]
     scenes = args.data and datasets.read_scenes(args.data, world)[:args.count]
     system = opened(args)
-    result = scores.evaluate(system, world, args.count, args.seed, shuffled=args.shuffled,
-                             scenes=scenes)
+    result = scores.evaluate(system, world, args.count, args.seed, shuffled=args.shuffled, scenes=scenes)
     report = system.report(world, args.count, args.seed) if scenes is None else {}
     return result | report, [
         *outline(report),
@@ -116,7 +112,7 @@ def outline(report: dict, indent: str = "") -> list[str]:
 def score_file(args: argparse.Namespace) -> tuple[dict, list[str]]:
     """(scores, a line below their table) on the samples of an annotation file."""
     from lion_min.datasets import benchmarks
-    samples = held_out(args) if args.held_out else read(args)
+    samples = held_out(args) if args.held_out else read_file(args)
     samples = benchmarks.some(samples, args.count, args.seed)
     result = benchmarks.score_samples(opened(args), samples, shuffled=args.shuffled)
     result |= {"data": str(args.data), "format": args.format, "split": args.split,
@@ -132,8 +128,8 @@ def held_out(args: argparse.Namespace) -> list:
     return photos.questions(photos.split(photos.read_photos(args.data, args.format))[1], args.seed)
 
 
-def read(args: argparse.Namespace) -> list:
-    """The file's samples of the split; bad records stop, or are told on stderr and left out."""
+def read_file(args: argparse.Namespace) -> list:
+    """The file's samples of the split; bad records stop it, or are listed on stderr and left out."""
     from lion_min.datasets import read_samples
     if args.data.is_dir():
         raise BadInput(f"{args.data}: is a folder; --data names the annotation file of the format "
@@ -143,7 +139,7 @@ def read(args: argparse.Namespace) -> list:
         samples = list(read_samples(args.data, args.format, args.images,
                                     bad.append if args.skip_bad else None))
     finally:                               # also where no good record is left
-        for error in bad[:TOLD]:
+        for error in bad[:BAD_SHOWN]:
             print("left out: " + " ".join(str(error).split()), file=sys.stderr)
     if bad:
         print(f"note: {len(bad)} bad records left out; python -m lion_min.datasets check lists all",

@@ -5,7 +5,6 @@ The only module that imports a system or a trip (pretrained, published, datasets
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,8 +26,6 @@ from lion_min.training import Plan
 CHECKS = 100                               # questions about photographs before and after a stage
 
 
-# ---- names --------------------------------------------------------------------------------------
-
 def module_of(system: str, part: str):
     """lion_min.<system>.<part>."""
     return import_module(f"lion_min.{system}.{part}")
@@ -46,9 +43,8 @@ def stage_of(system: str, number: int | str) -> Stage:
 
 def answers(system: str) -> tuple[int | str, ...]:
     """The stages of a system that can be asked."""
-    found = module_of(system, "system")
-    return max((c for c in vars(found).values() if isinstance(c, type) and issubclass(c, System)),
-               key=lambda c: len(c.ANSWERS)).ANSWERS
+    classes = (c for c in vars(module_of(system, "system")).values() if isinstance(c, type))
+    return max((c.ANSWERS for c in classes if issubclass(c, System)), key=len)
 
 
 def bundled(system: str) -> Path:
@@ -68,19 +64,18 @@ def load(system: str = SYSTEMS[0], weights: Path | str | None = None, device: st
     if system not in SYSTEMS:
         raise BadInput(f"system {system!r:.40}: there is {', '.join(SYSTEMS)}")
     weights, device = weights and Path(weights), training.device_of(device)
-    file = Path(weights or "") / checkpoints.CONFIG
-    if weights and file.is_file() and "imported" in checkpoints.load_json(file):
+    file = weights and weights / checkpoints.CONFIG
+    if file and file.is_file() and "imported" in checkpoints.load_json(file):
         opened = _imported(system, weights, device, vision, llm)
     else:
         if preset not in (None, TINY) and weights is None:
-            raise BadInput(f"--preset {preset}: nothing is bundled for it; train it and give its "
-                           "folder: --weights DIR")
+            raise BadInput(f"--preset {preset}: nothing is bundled for it; train it and give its folder: "
+                           "--weights DIR")
         config = read_config(system, weights)
         if preset not in (None, config["preset"]):
             raise BadInput(f"--preset {preset}: the weights {str(weights)!r} are of the preset "
                            f"{config['preset']}; leave --preset out")
-        opened = open_run(system, Path(weights or bundled(system)).resolve(), config, device,
-                          vision, llm)
+        opened = open_run(system, Path(weights or bundled(system)).resolve(), config, device, vision, llm)
     if opened.parts.preset == TINY:
         from lion_min.tiny.is_drawn import doubts
         opened.doubts = lambda image, prompt: doubts(opened.tokenizer, image, prompt)
@@ -91,24 +86,29 @@ def open_run(system: str, folder: Path, config: dict, device="cpu", vision: str 
              llm: str | None = None) -> System:
     """The system of OUT/<system>/stageN, every tensor accounted for; its frozen parts come from
     OUT's stage 0, or the bundled one, or from where training took them."""
-    stage = _restored(stage_of(system, config["stage"]), config, folder)
-    parts = parts_for(folder.parents[1], *_source(config, folder, vision, llm),
-                      family=_family(config, folder))
+    stage = stage_of(system, config["stage"])
+    for name, known in (("control", "CONTROLS"), ("representation", "SLOTS")):
+        if hasattr(stage, name):               # a study's run may have changed it
+            values = tuple(vars(module_of(system, "model"))[known])
+            stage = replace(stage, **{name: _setting(config, folder, ("settings", name), values)})
+    family = _setting(config, folder, ("settings", "language", "family"), ("llama", "t5"))
+    parts = parts_for(folder.parents[1], *_source(config, folder, vision, llm), family)
     opened = module_of(system, "system").SYSTEM(parts, stage)
     opened.load(folder, config)
     opened.model.to(device), opened.tagger.to(device)
-    opened.open_stage = lambda number: open_run(
-        system, run_folder(system, folder.parents[1], number),
-        read_config(system, run_folder(system, folder.parents[1], number), (number,)), device)
+
+    def open_stage(number: int | str) -> System:
+        other = run_folder(system, folder.parents[1], number)
+        return open_run(system, other, read_config(system, other, (number,)), device)
+
+    opened.open_stage = open_stage
     return opened
 
 
 def read_config(system: str, weights: Path | None = None,
                 stages: tuple[int | str, ...] | None = None) -> dict:
-    """The settings of a run's folder; without `weights`, of the bundled one.
-
-    BadInput for a folder that is missing, damaged, or none of the stages that can be asked.
-    """
+    """The settings of a run's folder; without `weights`, of the bundled one. BadInput for a folder
+    that is missing, damaged, or none of the stages that can be asked."""
     folder = Path(weights or bundled(system))
     if not folder.is_dir():
         mend = "it is not bundled yet: train it" if WEIGHTS in folder.resolve().parents \
@@ -118,48 +118,30 @@ def read_config(system: str, weights: Path | None = None,
     wanted = {"system": (system,), "stage": stages or answers(system), "preset": tuple(PRESETS),
               "world": tuple(WORLDS)}
     for key, values in wanted.items():
-        if config.get(key) not in values:
-            raise BadInput(f"{folder / checkpoints.CONFIG}: {key} is {config.get(key)!r:.40}, "
-                           f"not one of {', '.join(map(str, values))}; give the folder of a "
-                           f"{system} stage that was trained here")
+        _setting(config, folder, (key,), values, f"give the folder of a {system} stage that was trained here")
     around = folder.resolve().parent
     if around.name != system and (around / "stage0").exists():
         # The bundled stage 0 would load as well, and every answer would be nonsense.
-        raise BadInput(f"weights {str(folder)!r}: the folder around it must be called {system!r}, "
-                       "for its stage0 to be found; rename it")
+        raise BadInput(f"weights {str(folder)!r}: the folder around it must be called {system!r}, for its "
+                       "stage0 to be found; rename it")
     return config
 
 
-def _restored(stage: Stage, config: dict, folder: Path) -> Stage:
-    """The stage with what a comparison's run changed in it: LMEye's control, PVIT's form."""
-    settings = config.get("settings")
-    settings = settings if isinstance(settings, dict) else {}
-    for name in ("control", "representation"):
-        if hasattr(stage, name) and settings.get(name) != getattr(stage, name):
-            known = vars(module_of(config["system"], "model"))
-            values = known["CONTROLS"] if name == "control" else tuple(known["SLOTS"])
-            if settings.get(name) not in values:
-                raise BadInput(f"{folder / checkpoints.CONFIG}: settings.{name} is "
-                               f"{settings.get(name)!r:.40}, not one of {', '.join(values)}; "
-                               "train the stage again")
-            stage = replace(stage, **{name: settings[name]})
-    return stage
-
-
-def _family(config: dict, folder: Path) -> str:
-    """Which of stage 0's LLMs the run's settings name."""
-    family = config.get("settings")
-    for key in ("language", "family"):
-        family = family.get(key) if isinstance(family, dict) else None
-    if family not in ("llama", "t5"):
-        raise BadInput(f"{folder / checkpoints.CONFIG}: settings.language.family is "
-                       f"{family!r:.40}, not llama or t5; train the stage again")
-    return family
+def _setting(config: dict, folder: Path, names: tuple[str, ...], values: tuple,
+             mend: str = "train the stage again") -> object:
+    """What stands under these names in a run's config; BadInput where it is none of the values."""
+    value = config
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    if value not in values:
+        raise BadInput(f"{folder / checkpoints.CONFIG}: {'.'.join(names)} is {value!r:.40}, not one of "
+                       f"{', '.join(map(str, values))}; {mend}")
+    return value
 
 
 def _source(config: dict, folder: Path, vision: str | None, llm: str | None
             ) -> tuple[str, str | None, str | None]:
-    """(preset, vision, llm) of a run; BadInput for damaged settings, or places for the tiny."""
+    """(preset, vision, llm) of a run; BadInput for damaged settings, or backbones for the tiny."""
     if config["preset"] == TINY:
         if vision or llm:
             raise BadInput("--vision, --llm: the tiny preset has its own; leave them out")
@@ -168,8 +150,8 @@ def _source(config: dict, folder: Path, vision: str | None, llm: str | None
         source = config["source"]
         return source["preset"], vision or source["vision"], llm or source["language"]
     except (KeyError, TypeError) as error:
-        raise BadInput(f"{folder / checkpoints.CONFIG}: source is damaged ({error}); train the "
-                       "stage again") from error
+        raise BadInput(f"{folder / checkpoints.CONFIG}: source is damaged ({error}); train the stage "
+                       "again") from error
 
 
 def _imported(system: str, weights: Path, device, vision: str | None, llm: str | None) -> System:
@@ -177,8 +159,7 @@ def _imported(system: str, weights: Path, device, vision: str | None, llm: str |
     if not hasattr(published(system), "open_system"):
         raise BadInput(f"weights {str(weights)!r}: an imported {system}, whose prompts have no way "
                        f"from the command line yet; lion_min.published.{system}.load opens it")
-    stage = stage_of(system, answers(system)[-1])
-    return published(system).open_system(weights, stage, device, vision, llm)
+    return published(system).open_system(weights, stage_of(system, answers(system)[-1]), device, vision, llm)
 
 
 def parts_for(out: Path, preset: str = TINY, vision: str | None = None, llm: str | None = None,
@@ -227,7 +208,7 @@ class Options:
         return replace(plan, seed=self.seed, **{k: v for k, v in wanted.items() if v is not None})
 
     def check_paths(self) -> None:
-        """BadInput before any work where --out cannot be written or --init holds no run."""
+        """Raises BadInput where --out cannot be written or --init holds no run, before any work."""
         checkpoints.check_writable(self.out)
         if self.init is not None:
             checkpoints.load_json(Path(self.init) / checkpoints.CONFIG)
@@ -242,8 +223,8 @@ class Options:
             return self.photographs()
         scenes, batch = datasets.read_scenes(self.data, WORLDS[self.world]), self.batch or stage.batch
         if len(scenes) < batch:
-            raise BadInput(f"data {str(self.data)!r}: {len(scenes)} scenes do not fill a batch of "
-                           f"{batch}; add some or lower --batch-size")
+            raise BadInput(f"data {str(self.data)!r}: {len(scenes)} scenes do not fill a batch of {batch}; "
+                           "add some or lower --batch-size")
         return {"scenes": scenes}
 
     def photographs(self) -> dict:
@@ -254,13 +235,12 @@ class Options:
             raise BadInput(f"data {str(self.data)!r}: photographs; the tiny preset knows the drawn "
                            "world's words alone, so choose another one, --preset clip-smollm2")
         train, held = photos.split(every)
-        asked = benchmarks.some(photos.questions(held), CHECKS, self.seed)
+        questions = benchmarks.some(photos.questions(held), CHECKS, self.seed)
         print(f"{len(train)} photographs to train on, {len(held)} held out")
-        return {"scenes": train, "score": lambda system: benchmarks.score_samples(system, asked)}
+        return {"scenes": train, "score": lambda system: benchmarks.score_samples(system, questions)}
 
 
-def train_stage(system: str, number: int | str, o: Options, stage: Stage | None = None,
-                **run) -> dict:
+def train_stage(system: str, number: int | str, o: Options, stage: Stage | None = None, **run) -> dict:
     """One stage of a system (or `stage`, a variant of it); its scores 'before' and 'after'."""
     stage = stage or stage_of(system, number)
     o.check_paths()
@@ -285,19 +265,17 @@ def timed(name: str, minutes: dict[str, float]) -> Iterator[None]:
 
 
 def one_of_all(system: str, number: int, o: Options) -> Options:
-    """The options of a stage that is trained among all: its longer plan, unless told otherwise."""
+    """The options of a stage that is trained among all: its longer plan, unless --steps is given."""
     o = lenient(o, o.out / system / stage_name(number))
     return replace(o, steps=o.steps or stage_of(system, number).steps_in_all)
 
 
-def in_turn(system: str, numbers: tuple[int, ...], o: Options,
-            minutes: dict[str, float] | None = None,
+def in_turn(system: str, numbers: tuple[int, ...], o: Options, minutes: dict[str, float] | None = None,
             before: dict[str, dict] | None = None) -> dict[int, dict]:
-    """Stages one after another, how long each took, then the scores that each left behind, side
-    by side, after those of `before`."""
+    """Trains stages one after another; prints the minutes of each, then the scores of `before` and of
+    each stage side by side."""
     done, minutes = {}, {} if minutes is None else minutes
-    if numbers:
-        o.scenes(stage_of(system, numbers[-1]))    # a mistake in --data shows before the first
+    o.scenes(stage_of(system, numbers[-1]))        # a mistake in --data shows before the first
     for number in numbers:
         print(f"---- stage {number}")
         with timed(str(number), minutes):
@@ -313,11 +291,9 @@ def stage_script(name: str, argv: list[str] | None = None) -> int:
     """`python -m lion_min.<system>.stage<N>`: train that stage; name: the module's own."""
     _, system, script = name.split(".")
     number = script.removeprefix("stage")
-    p = Parser(prog=f"python -m {name}", description=f"Train {script} of {system}.",
-               formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = Parser(prog=f"python -m {name}", description=f"Train {script} of {system}.")
     training_flags(p)
     args = p.parse_args(argv)
     prepare()
-    o = Options(**{{"batch_size": "batch", "format": "form"}.get(k, k): v
-                   for k, v in vars(args).items()})
+    o = Options(**{{"batch_size": "batch", "format": "form"}.get(k, k): v for k, v in vars(args).items()})
     return guarded(lambda: train_stage(system, int(number) if number.isdigit() else script, o))

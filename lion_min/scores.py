@@ -24,17 +24,17 @@ from lion_min.tasks import MAKERS, TASKS, Example, reg
 VQA = ("existence", "colour", "kind", "count")
 ROWS = ("reg_exact", "reg_exact_heldout_pairs", "rec_acc50", "rec_acc50_relational", "rec_miou",
         "relation_acc", "caption_object_f1", "vqa_acc")   # of a table; the VQA types follow
-Asked = list[tuple[int, Example]]  # (row of the picture, question), or a data set's Sample
+Samples = list[tuple[int, Example]]  # (row of the picture, question), or a data set's Sample
 
 
-def questions(scenes: list[Scene], seed: int) -> Asked:
+def questions(scenes: list[Scene], seed: int) -> Samples:
     """One question of every task for every scene that can pose it."""
-    asked = []
+    samples = []
     for row, scene in enumerate(scenes):
         rng = random.Random(f"questions/{seed}/{row}")
-        made = [MAKERS[task](scene, rng) for task in TASKS]
-        asked += [(row, example) for example in made if example is not None]
-    return asked
+        examples = (MAKERS[task](scene, rng) for task in TASKS)
+        samples += [(row, example) for example in examples if example is not None]
+    return samples
 
 
 def evaluate(system, world: World, count: int, seed: int, batch: int = 128,
@@ -46,25 +46,22 @@ def evaluate(system, world: World, count: int, seed: int, batch: int = 128,
     """
     start = time.time()
     if scenes is None:
-        scenes = [make_scene(world, "heldout", seed, i)
-                  for i in progress(range(count), "drawing scenes")]
-        strange = [make_scene(world, "heldout", seed, i, "heldout")
-                   for i in range(max(1, count // 2))]
+        scenes = [make_scene(world, "heldout", seed, i) for i in progress(range(count), "drawing scenes")]
+        strange = [make_scene(world, "heldout", seed, i, "heldout") for i in range(max(1, count // 2))]
     else:
         count, held = len(scenes), world.heldout_pairs()
         strange = [s for s in scenes if all((t.colour, t.kind) in held for t in s.objects)]
-    asked = questions(scenes, seed)
-    composed = [(row, reg(scene, random.Random(f"pairs/{seed}/{row}")))
-                for row, scene in enumerate(strange)]
+    samples = questions(scenes, seed)
+    composed = [(row, reg(scene, random.Random(f"pairs/{seed}/{row}"))) for row, scene in enumerate(strange)]
     chunks, strange_chunks = (encode_all(system, s, batch) for s in (scenes, strange))
-    result = scores(asked, answer_all(system, chunks, asked, batch))
+    result = scores(samples, answer_all(system, chunks, samples, batch))
     answers = answer_all(system, strange_chunks, composed, batch)
     result["reg_exact_heldout_pairs"] = _mean(
         said == example.answer for (_, example), said in zip(composed, answers))
     result["n"]["reg_heldout_pairs"] = len(composed)
     if shuffled:
-        other = [((row + 1) % count, example) for row, example in asked]
-        result["shuffled"] = scores(asked, answer_all(system, chunks, other, batch))
+        other = [((row + 1) % count, example) for row, example in samples]
+        result["shuffled"] = scores(samples, answer_all(system, chunks, other, batch))
         result["shuffled"].pop("n")
     return result | {"world": world.name, "count": count, "seed": seed,
                      "seconds": round(time.time() - start, 1)}
@@ -76,30 +73,30 @@ def encode_all(system, scenes: list, batch: int) -> list:
             for i in progress(range(0, len(scenes), batch), "encoding pictures")]
 
 
-def answer_all(system, chunks: list, asked: Asked, batch: int) -> list[str]:
+def answer_all(system, chunks: list, samples: Samples, batch: int) -> list[str]:
     """One answer a question. Questions are sorted by task, so that batches have like lengths."""
-    order = sorted(range(len(asked)), key=lambda i: (asked[i][1].task, len(asked[i][1].prompt)))
-    answers = [""] * len(asked)
+    order = sorted(range(len(samples)), key=lambda i: (samples[i][1].task, len(samples[i][1].prompt)))
+    answers = [""] * len(samples)
     for start in progress(range(0, len(order), batch), "answering"):
         rows = order[start:start + batch]
-        for i, text in zip(rows, _answer(system, chunks, [asked[i] for i in rows]), strict=True):
+        for i, text in zip(rows, _answer(system, chunks, [samples[i] for i in rows]), strict=True):
             answers[i] = text
     return answers
 
 
-def _answer(system, chunks: list, asked: Asked) -> list[str]:
+def _answer(system, chunks: list, samples: Samples) -> list[str]:
     """Earlier turns go to a system that takes them; to others the prompt stands alone."""
-    features = system.index(chunks, [row for row, _ in asked])
-    turns = [list(getattr(question, "turns", ())) for _, question in asked]
+    features = system.index(chunks, [row for row, _ in samples])
+    turns = [list(getattr(question, "turns", ())) for _, question in samples]
     takes_turns = any(turns) and "turns" in inspect.signature(system.answer).parameters
-    return system.answer(features, [question.prompt for _, question in asked],
+    return system.answer(features, [question.prompt for _, question in samples],
                          **({"turns": turns} if takes_turns else {}))
 
 
-def scores(asked: Asked, answers: list[str]) -> dict:
+def scores(samples: Samples, answers: list[str]) -> dict:
     """Metrics from questions and answers; pure, no model."""
     right, pairs, overlap = defaultdict(list), defaultdict(list), defaultdict(list)
-    for (_, example), text in zip(asked, answers):
+    for (_, example), text in zip(samples, answers):
         right[example.task].append(text == example.answer)
         pairs[example.task].append((text, example.answer))
         if example.task in ("rec", "rec_relational"):
@@ -127,15 +124,15 @@ def box_overlap(text: str, box: Box) -> float:
 
 def caption_object_f1(pairs: list[tuple[str, str]]) -> float:
     """F1 of the objects that captions name; (said, true) each, all of them counted together."""
-    found, wanted, given = (sum(v) for v in zip(*map(caption_matches, pairs)))
-    return round(2 * found / max(1, wanted + given), 4)
+    right, wanted, named = (sum(v) for v in zip(*map(caption_matches, pairs)))
+    return round(2 * right / max(1, wanted + named), 4)
 
 
 def caption_matches(pair: tuple[str, str]) -> tuple[int, int, int]:
     """(objects named rightly, objects there, objects named), every attribute right."""
-    named, there = (Counter(p.strip() for p in re.split(r", | and ", text.rstrip(". "))
+    named, true = (Counter(p.strip() for p in re.split(r", | and ", text.rstrip(". "))
                             if p.strip()) for text in pair)
-    return sum((named & there).values()), sum(there.values()), sum(named.values())
+    return sum((named & true).values()), sum(true.values()), sum(named.values())
 
 
 def columns(scored: dict[str, dict]) -> str:

@@ -1,6 +1,6 @@
 """Is --plan right? `python tests/bench_memory.py PRESET SYSTEM STAGE ..` on one CUDA GPU
 
-For each preset's stage the model of meta_models.py is made of random numbers on the GPU and takes
+For each preset's stage the model of plan.py is made of random numbers on the GPU and takes
 two steps as training does: its own forward, autocast, checkpointing, AdamW. Planned and measured
 GiB side by side, the second step's seconds, and FLOPs a second by plan.py's count.
 """
@@ -18,7 +18,7 @@ from plan_inputs import loss  # noqa: E402
 from torch import nn  # noqa: E402
 
 from lion_min.pretrained import plan  # noqa: E402
-from lion_min.pretrained.meta_models import build  # noqa: E402
+from lion_min.pretrained.plan import build  # noqa: E402
 from lion_min.trainable import checkpoint_layers, parameter_groups  # noqa: E402
 
 BATCH = 8

@@ -5,7 +5,7 @@ import torch
 
 from lion_min.launch import module_of
 from lion_min.lyrics.pairtext import PairText
-from lion_min.pretrained.meta_models import ANSWER, DETECTIONS, PROMPT
+from lion_min.pretrained.plan import ANSWER, DETECTIONS, PROMPT
 
 BOX, WORD = (0.1, 0.2, 0.5, 0.6), 9
 

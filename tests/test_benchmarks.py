@@ -187,7 +187,7 @@ def test_bad_data_stops_or_is_told(drawn, tmp_path, capsys, knowing):
     refused(call(evaluate.main, capsys, *words), "own.jsonl line 2", "not JSON")
     code, out, err = call(evaluate.main, capsys, *words, "--skip-bad")
     assert code == 0 and "24 questions" in out
-    assert err.count("left out: ") == evaluate.TOLD and "own.jsonl line 2" in err
+    assert err.count("left out: ") == evaluate.BAD_SHOWN and "own.jsonl line 2" in err
     assert "note: 7 bad records" in err
     file.write_text("{")
     code, out, err = call(evaluate.main, capsys, *words, "--skip-bad")

@@ -13,9 +13,8 @@ from lion_min.pvit.instructions import (CATEGORY, KEPT, NOTHING, STRATEGIES, STR
 from lion_min.pvit.instructions.__main__ import main
 from lion_min.pvit.instructions.chat import LocalChat, SceneChat
 from lion_min.pvit.instructions.conversion import convert_gqa, convert_vcr
-from lion_min.pvit.instructions.forms import (FORMAT, IN_ANSWER, NO_REGION, as_pairs,
-                                              as_questions, filtered, parse_pairs,
-                                              parse_questions, parse_single)
+from lion_min.pvit.instructions.forms import (DIALOGUE, FORMAT, IN_ANSWER, NO_REGION, PAIRS, QUESTIONS,
+                                              SINGLE, filtered)
 from lion_min.scenes import WORLDS, make_scene
 
 R1, R2 = "<Region>[0.1, 0.2, 0.3, 0.4]</Region>", "<Region>[0.500, 0.500, 0.900, 0.800]</Region>"
@@ -58,7 +57,7 @@ def test_conversion_of_vcr():
 def test_scenes_that_give_no_question():
     """Guards: a VCR question with one object, uncounted losses."""
     one = [s for s in scenes(WORLDS["medium"], 60) if len(s.objects) == 1]
-    made, counts = generate(one, SceneChat, "conversion", random.Random(0), task="vcr")
+    made, counts = generate(one, SceneChat, ("vcr",), random.Random(0))
     assert not made and counts == {NOTHING: len(one)}
 
 
@@ -68,38 +67,39 @@ def single(question: str, answer: str) -> str:
     return f"Question: {question}\n======\nAnswer: {answer}"
 
 
-THREE = as_questions("abc")
-PAIRS = as_pairs((("a", "1"), ("b", "2")))
-DIALOGUE = [("a?", "1"), ("b?", "2"), ("c?", "3")]
+THREE = QUESTIONS.format(zip("abc"))
+TWO_PAIRS = PAIRS.format((("a", "1"), ("b", "2")))
+TURNS = [("a?", "1"), ("b?", "2"), ("c?", "3")]
 
 
 def test_forms_are_parsed():
     """Guards: line breaks that make a reply unreadable; parts in another order."""
-    assert parse_single(single("What?", "This.")) == (("What?", "This."),)
-    assert parse_single("\nQuestion:\nWhat\nis it?\n\n======\n\nAnswer: a\n b \n") == (
+    assert SINGLE.parse(single("What?", "This.")) == (("What?", "This."),)
+    assert SINGLE.parse("\nQuestion:\nWhat\nis it?\n\n======\n\nAnswer: a\n b \n") == (
         ("What is it?", "a b"),)
     assert THREE == "Question: a\n===\nQuestion: b\n===\nQuestion: c"
-    assert parse_questions(THREE) == ("a", "b", "c")
-    assert PAIRS == "Question: a\n===\nAnswer: 1\n===\nQuestion: b\n===\nAnswer: 2"
-    assert parse_pairs(PAIRS) == (("a", "1"), ("b", "2"))
+    assert QUESTIONS.parse(THREE) == (("a",), ("b",), ("c",))
+    assert TWO_PAIRS == "Question: a\n===\nAnswer: 1\n===\nQuestion: b\n===\nAnswer: 2"
+    assert PAIRS.parse(TWO_PAIRS) == (("a", "1"), ("b", "2"))
 
 
-@pytest.mark.parametrize("parse, broken", [
-    *((parse_single, text) for text in (
+@pytest.mark.parametrize("form, broken", [
+    *((SINGLE, text) for text in (
         "", "What?", "Question: a\n===\nAnswer: b", "Question: a\n======\n",
         "Question:\n======\nAnswer: b", "Sure!\n" + single("a", "b"),
         single("a", "b\n\nQuestion: c"), single("a", "b") + "\n" + single("a", "b"),
         "Answer: b\n======\nQuestion: a", single("a", "b\n======\nAnswer: c"),
         single("a", "b\n======\n" + single("c", "d")), "Question: a ====== Answer: b")),
-    *((parse_questions, text) for text in (
-        "", as_questions("ab"), THREE.replace("b", ""), THREE.replace("===", "======"),
+    *((QUESTIONS, text) for text in (
+        "", QUESTIONS.format(zip("ab")), THREE.replace("b", ""), THREE.replace("===", "======"),
         THREE.replace("Question: b", "b"))),
-    *((parse_pairs, text) for text in (
-        "", PAIRS + "\n===\nQuestion: c", PAIRS.replace("Answer: 1", "Answer:"),
-        PAIRS.replace("Answer: 1", "1"), PAIRS.replace("\n===\n", "\n")))])
-def test_broken_forms_are_refused(parse, broken):
+    *((PAIRS, text) for text in (
+        "", TWO_PAIRS + "\n===\nQuestion: c", TWO_PAIRS.replace("Answer: 1", "Answer:"),
+        TWO_PAIRS.replace("Answer: 1", "1"), TWO_PAIRS.replace("\n===\n", "\n"))),
+    (DIALOGUE, TWO_PAIRS)])
+def test_broken_forms_are_refused(form, broken):
     """Guards: half a reply, or two replies in one, that pass as an instruction."""
-    assert parse(broken) is None
+    assert form.parse(broken) == ()
 
 
 @pytest.mark.parametrize("question, answer, must, reason", [
@@ -124,9 +124,9 @@ def test_filters(question, answer, must, reason):
     ("attribute", [single(f"What is in {R1}?", R2)], IN_ANSWER), ("general", [""], FORMAT),
     ("general", ["Question: What?\n===\nAnswer: that"], NO_REGION),
     ("general", [f"Question: What is in {R1}?\n===\nAnswer: that"], KEPT),
-    ("dialogue", [as_questions("ab")], FORMAT), ("dialogue", [THREE, THREE], FORMAT),
-    ("dialogue", [THREE, as_pairs(DIALOGUE[:2])], FORMAT),
-    ("dialogue", [THREE, as_pairs(DIALOGUE)], NO_REGION)])
+    ("dialogue", [QUESTIONS.format(zip("ab"))], FORMAT), ("dialogue", [THREE, THREE], FORMAT),
+    ("dialogue", [THREE, PAIRS.format(TURNS[:2])], FORMAT),
+    ("dialogue", [THREE, PAIRS.format(TURNS)], NO_REGION)])
 def test_what_a_chat_model_gets_wrong_is_counted(task, replies, reason):
     """Guards: a filter that only the rule-based chat passes, counts that do not add up; dialogues
     below three answered questions, or without any region, that are kept."""
@@ -134,7 +134,7 @@ def test_what_a_chat_model_gets_wrong_is_counted(task, replies, reason):
         turns = iter(replies)
         return lambda messages: next(turns)
 
-    made, counts = generate(SMALL, chat_for, None, random.Random(0), task=task)
+    made, counts = generate(SMALL, chat_for, (task,), random.Random(0))
     assert counts == {reason: 3} and len(made) == (3 if reason == KEPT else 0)
 
 
@@ -206,10 +206,10 @@ def chat_model(tmp_path_factory):
 def test_a_local_model_is_a_chat(chat_model, tmp_path, capsys):
     """Guards: a reply that holds the request again, garbage that passes, a base model."""
     chat = LocalChat(chat_model, most=8)
-    request = messages.Request("attribute", messages.scene_notes(SMALL[0]), random.Random(0))
+    request = messages.Request("attribute", messages.scene_notes(SMALL[0]))
     reply = chat(request)
     assert isinstance(reply, str) and len(reply.split()) <= 8 and reply == chat(request)
-    made, counts = generate(SMALL, lambda s: chat, "general", random.Random(0))
+    made, counts = generate(SMALL, lambda s: chat, ("general",), random.Random(0))
     assert not made and counts == {FORMAT: 3}
     chat.tokenizer.chat_template = None
     chat.tokenizer.save_pretrained(tmp_path)

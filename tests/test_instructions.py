@@ -10,8 +10,7 @@ from asked import MARK, at, check, clearly, scenes, section, truth
 from lion_min.pvit.instructions import (KEPT, STRATEGY_OF, Instruction, generate, messages,
                                         scene_instructions)
 from lion_min.pvit.instructions.chat import SceneChat
-from lion_min.pvit.instructions.forms import (FORMAT, filtered, parse_pairs, parse_questions,
-                                              parse_single)
+from lion_min.pvit.instructions.forms import DIALOGUE, FORMAT, PAIRS, filtered
 from lion_min.scenes import WORLDS
 from lion_min.tokenizer import TinyTokenizer
 
@@ -37,7 +36,7 @@ def test_answers_do_not_pay_by_habit():
     some = [s for s in scenes(MEDIUM, 1500) if len(s.objects) > 2]
     share = {}
     for task in ("attribute", "relation", "several", "gqa", "vcr"):
-        made, _ = generate(some, SceneChat, None, random.Random(0), task=task)
+        made, _ = generate(some, SceneChat, (task,), random.Random(0))
         words = Counter(m.turns[0][1].split()[0] for m in made)
         share |= {(task, word): n / words.total() for word, n in words.items()}
     assert share["relation", "no"] < 0.45 and share["several", "1"] < 0.45
@@ -48,8 +47,7 @@ def test_answers_do_not_pay_by_habit():
 
 def test_dialogues_point_back():
     """Guards: a dialogue without 'it', one that asks the same twice, one of two questions."""
-    made, counts = generate(scenes(MEDIUM, 200), SceneChat, "task-specific", random.Random(0),
-                            task="dialogue", turns=(1, 5))
+    made, counts = generate(scenes(MEDIUM, 200), SceneChat, ("dialogue",), random.Random(0), turns=(1, 5))
     assert counts == {KEPT: 200}
     later = [q for m in made for q, _ in m.turns[1:]]
     assert 0.4 < sum(" it" in MARK.sub("", q) for q in later) / len(later) < 0.8
@@ -72,12 +70,11 @@ def test_requests_are_whole(task):
     """Guards: a request without its annotations, or whose own example the filters would drop."""
     scene = next(s for s in scenes(WORLDS["rich"], 50) if len(s.objects) > 3)
     notes = messages.scene_notes(scene, (("STOP", (0.1, 0.1, 0.2, 0.2)),))
-    request = messages.Request(task, notes, random.Random(0), 3)
-    assert [m["role"] for m in request] == ["system", "user", "assistant", "user"]
-    assert all(set(m) == {"role", "content"} and isinstance(m["content"], str) for m in request)
-    example, last = request[2]["content"], request[-1]["content"]
-    parse = {"general": parse_pairs, "dialogue": parse_questions}.get(task, parse_single)
-    assert parse(example) and (task == "dialogue" or filtered(parse(example)) == parse(example))
+    request = messages.Request(task, notes, 3, tuple(messages.SEEDS)[:3])
+    roles, contents = zip(*(message.values() for message in request.messages()))
+    assert roles == ("system", "user", "assistant", "user") and request.query() == contents[-1]
+    last, rows = contents[-1], request.form.parse(contents[2])
+    assert rows and (task == "dialogue" or filtered(rows) == rows)
     things = [at(scene, MARK.search(line).groups()) for line in section(last, "Objects")]
     by_size = sorted(scene.objects, key=lambda t: t.box[2] - t.box[0])
     assert {*things} == {*(by_size[:(len(by_size) + 1) // 2] if task == "small" else by_size)}
@@ -110,31 +107,31 @@ def test_a_dialogue_takes_two_calls():
         requests.append(request)
         return chat(request)
 
-    (made,), _ = generate([scene], lambda s: recorded, "task-specific", random.Random(0),
-                          task="dialogue", turns=(4, 4))
-    first, second = (section(request[-1]["content"], "Questions") for request in requests)
+    (made,), _ = generate([scene], lambda s: recorded, ("dialogue",), random.Random(0), turns=(4, 4))
+    first, second = (section(request.query(), "Questions") for request in requests)
     assert not first and second == [q for q, _ in made.turns]
-    replies = parse_pairs(requests[1][2]["content"])
+    replies = DIALOGUE.parse(requests[1].messages()[2]["content"])
     assert filtered(replies) == replies and len(replies) == 3
 
     def answers(*questions):
-        return parse_pairs(chat(messages.Request("dialogue", requests[0].notes, random.Random(0),
-                                                 len(questions), questions)))
+        return PAIRS.parse(chat(messages.Request("dialogue", requests[0].notes, len(questions),
+                                                 questions=questions)))
     assert answers(*second[::-1]) == made.turns[::-1]
-    assert answers(*second[:2], "Why?") is None, "what it cannot know, it does not say"
+    assert answers(*second[:2], "Why?") == (), "what it cannot know, it does not say"
 
 
 def test_every_seed_can_be_answered():
     """Guards: a seed that the drawn scenes can never fill, or whose template is another's."""
-    notes = messages.scene_notes(scenes(WORLDS["small"], 1)[0])
-    drawn = [messages.Request("general", notes, random.Random(i)).seeds for i in range(60)]
-    assert len(messages.SEEDS) == 20 and {s for seeds in drawn for s in seeds} == {*messages.SEEDS}
+    requests = []
+    generate(scenes(WORLDS["small"], 60), lambda scene: lambda request: requests.append(request) or "",
+             ("general",), random.Random(0))
+    assert len(messages.SEEDS) == 20
+    assert {s for request in requests for s in request.seeds} == {*messages.SEEDS}
     answered = set()
     for scene in (s for s in scenes(MEDIUM, 60) if len(s.objects) > 1):
         for seed in messages.SEEDS:
-            request = messages.Request("general", messages.scene_notes(scene), random.Random(0))
-            request.seeds = (seed,)
-            for question, answer in parse_pairs(SceneChat(scene)(request)) or ():
+            request = messages.Request("general", messages.scene_notes(scene), seeds=(seed,))
+            for question, answer in PAIRS.parse(SceneChat(scene)(request)):
                 assert MARK.sub("<Region>", question) == seed
                 assert answer == truth(scene, question, None)[0], question
                 answered.add(seed)
@@ -147,11 +144,12 @@ def test_the_scene_obeys_the_request():
     notes, rng = messages.scene_notes(scene), random.Random(0)
     small = sorted(scene.objects, key=lambda t: t.box[2] - t.box[0])[:3]
     for i in range(20):
-        reply = SceneChat(scene, random.Random(i))(messages.Request("small", notes, rng))
+        reply = SceneChat(scene, random.Random(i))(messages.Request("small", notes))
         assert at(scene, MARK.search(reply).groups()) in small
     for turns in (1, 2, 3):
-        requests = [messages.Request("general", notes, rng, turns) for _ in range(10)]
-        replies = [parse_pairs(SceneChat(scene, rng)(request)) for request in requests]
+        requests = [messages.Request("general", notes, turns, tuple(rng.sample(list(messages.SEEDS), 3)))
+                    for _ in range(10)]
+        replies = [PAIRS.parse(SceneChat(scene, rng)(request)) for request in requests]
         assert max(map(len, replies)) == turns
         for reply in replies:
             check(scene, Instruction(reply, "general", "general"))
@@ -160,8 +158,8 @@ def test_the_scene_obeys_the_request():
 def test_text_in_pictures_comes_from_the_caller():
     """Guards: OCR invented for scenes in which nothing is written; given words not used."""
     some = scenes(MEDIUM, 20)
-    assert generate(some, SceneChat, None, random.Random(0), task="ocr") == ([], {FORMAT: 20})
-    made, counts = generate(some, SceneChat, None, random.Random(0), task="ocr",
+    assert generate(some, SceneChat, ("ocr",), random.Random(0)) == ([], {FORMAT: 20})
+    made, counts = generate(some, SceneChat, ("ocr",), random.Random(0),
                             words_for=lambda s: (("Exit: 4", (0.5, 0.1, 0.75, 0.25)),))
     assert counts == {KEPT: 20} and {m.category for m in made} == {"other"}
     assert {m.turns[0] for m in made} == {

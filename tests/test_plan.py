@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lion_min import BadInput
 from lion_min.launch import module_of
 from lion_min.pretrained import plan
-from lion_min.pretrained.meta_models import STAGES, build
+from lion_min.pretrained.plan import STAGES, build
 from lion_min.trainable import halve_frozen
 from lion_min.trainable import checkpoint_layers, only_trainable
 

@@ -9,7 +9,7 @@ from told import FORMS, SEED, TOKENIZER, WORLD, slots_of, told
 from torch import nn
 
 from lion_min.language import LanguageModel, LanguageSettings
-from lion_min.tiny.reading import Grounding, lesson, main, match_by_likeness, read, slot_sums
+from lion_min.tiny.reading import Grounding, lesson, llm_inputs, main, match_by_likeness, slot_sums
 from lion_min.tiny.textworld import LISTED, ROUND
 from lion_min.tokenizer import GRID
 
@@ -28,7 +28,7 @@ def test_slots_are_sums_of_words():
     expected = torch.stack([sum((weight[i] for i in s), torch.zeros(32)) for s in slots])
     torch.testing.assert_close(slot_sums(model, slots), expected)
     x, _ = told("both", batch=3)
-    shared = read(model, x, TOKENIZER)[2]
+    shared = llm_inputs(model, x, TOKENIZER)[2]
     assert shared.shape == (3, GRID * GRID + LISTED, 32)
     for b, k in ((0, 5), (2, 63), (1, GRID * GRID), (2, GRID * GRID + LISTED - 1)):
         slot = (x.grid[b] + x.listed[b])[k]
@@ -65,8 +65,8 @@ def test_grounding_is_nought_where_every_phrase_points_right(family):
     teacher.tells.weight.data = 9 * torch.eye(2 * GRID, 32)
     losses = []
     for shift in (0, 1):
-        teacher.seen["early"].extend(hand_made(x, model, shift))
-        teacher.seen["late"].extend(hand_made(x, model, shift, teacher.cell))
+        teacher.states["early"].extend(hand_made(x, model, shift))
+        teacher.states["late"].extend(hand_made(x, model, shift, teacher.cell))
         losses.append(teacher(x, LISTED))
     for name in ("point", "tell"):
         assert losses[0][name] < 1e-2 and losses[1][name] > 2.0, name
@@ -87,7 +87,7 @@ def test_reading_behind_a_scene_is_that_of_single_questions(family, form):
     x, model = told(form, batch=3)[0], llm(family)
     teacher, losses = Grounding(model, TOKENIZER), []
     for y in (x, apart(x)):
-        embeds, text, shared = read(model, y, TOKENIZER)
+        embeds, text, shared = llm_inputs(model, y, TOKENIZER)
         losses.append((model.loss(embeds, text, shared),
                        *teacher(y, shared.shape[1]).values()))
     assert len(shared) == len(x.prompts) > 3

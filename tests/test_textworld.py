@@ -61,7 +61,7 @@ def test_questions_are_of_their_scene():
     """Guards: prompt and answer of one scene beside the slots of another; region rows missing."""
     x, scenes = told("list", batch=40)
     n, regions = len(x.prompts) // 40, iter(x.regions)
-    for i, (prompt, answer, asked) in enumerate(zip(x.prompts, x.answers, x.asked)):
+    for i, (prompt, answer, asked) in enumerate(zip(x.prompts, x.answers, x.examples)):
         scene = scenes[i // n]
         assert TOKENIZER.decode(answer) == asked.answer
         if asked.task == "reg":
@@ -127,10 +127,10 @@ def test_what_batches_ask():
     """Guards: the hard questions from the first step on, where they teach nothing; in so few
     scenes that can pose them that reading relations takes twice as long; captions left out."""
     batches = [text_scenes(WORLD, 0, step, 4, TOKENIZER) for step in range(60)]
-    asked = [len(b.prompts) // (8 if b.asked[0].task == "caption" else 4) for b in batches]
+    asked = [len(b.prompts) // (8 if b.examples[0].task == "caption" else 4) for b in batches]
     assert set(asked) == {1, len(ROUND), len(HARD)}
     assert all(9 < asked.count(n) < 36 for n in set(asked)) and asked.count(1) > asked.count(10)
-    related = [e.task for b, n in zip(batches, asked) if n == len(HARD) for e in b.asked]
+    related = [e.task for b, n in zip(batches, asked) if n == len(HARD) for e in b.examples]
     assert related.count("rec_relational") > 0.15 * len(related)
     easy = [text_scenes(WORLD, 0, step, 4, TOKENIZER, most=2) for step in range(60)]
     assert {len(b.prompts) for b in easy} == {8, 4 * len(ROUND)}

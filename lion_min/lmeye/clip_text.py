@@ -24,8 +24,7 @@ class ClipTextTower(nn.Module):
         super().__init__()
         import transformers
         if s.pool not in ("eos", "tail") or s.tail not in ("legacy", "fixed"):
-            raise ValueError(f"pool {s.pool!r}, tail {s.tail!r}: 'eos' or 'tail', 'legacy' or "
-                             "'fixed'")
+            raise ValueError(f"pool {s.pool!r}, tail {s.tail!r}: 'eos' or 'tail', 'legacy' or 'fixed'")
         self.settings = s
         self.model = transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(
             vocab_size=s.vocab, hidden_size=s.width, intermediate_size=s.ffn,

@@ -19,8 +19,7 @@ def explain(system: System, reply: Reply) -> tuple[list[tuple[str, Tensor]], Non
     """([(title, weights [side, side])], None): a map a request, and all of them for OTHER."""
     if not system.stage.requests:
         return [], None
-    weights, other = (attention_maps(system, reply.features, prompt)
-                  for prompt in (reply.prompt, OTHER))
+    weights, other = (attention_maps(system, reply.features, prompt) for prompt in (reply.prompt, OTHER))
     maps = [("all requests together", weights.mean(0))]
     maps += [(f"request {i}", one) for i, one in enumerate(weights, 1)]
     return maps + [(f"asked instead: {OTHER}", other.mean(0))], None

@@ -55,8 +55,7 @@ class RequestBlock(nn.Module):
         super().__init__()
         self.norm_look, self.norm_image, self.norm_meet = (nn.LayerNorm(width) for _ in range(3))
         self.look, self.meet = MultiHead(width, heads), MultiHead(width, heads)
-        self.ffn = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, ffn), nn.GELU(),
-                                 nn.Linear(ffn, width))
+        self.ffn = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, ffn), nn.GELU(), nn.Linear(ffn, width))
 
     def forward(self, requests: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         attended, weights = self.look(self.norm_look(requests), self.norm_image(image))
@@ -71,8 +70,7 @@ class RequestTransformer(nn.Module):
 
     def __init__(self, s: InteractionSettings):
         super().__init__()
-        self.blocks = nn.ModuleList(RequestBlock(s.width, s.heads, s.ffn)
-                                    for _ in range(s.layers))
+        self.blocks = nn.ModuleList(RequestBlock(s.width, s.heads, s.ffn) for _ in range(s.layers))
         self.norm = nn.LayerNorm(s.width)
         self.apply(partial(init_bert, std=s.init_std))
 

@@ -182,8 +182,7 @@ class Lmeye(nn.Module):
         """The first pass alone: the LLM's states at the request tokens, [S, D]."""
         if (halves := self.halves(x)) is None:
             raise ValueError("no requests: the prompts hold none, or control is 'static'")
-        return two_passes.first_pass(self.llm, halves, partial(self.words, x),
-                                     self.static_tokens(x))[0]
+        return two_passes.first_pass(self.llm, halves, partial(self.words, x), self.static_tokens(x))[0]
 
     # ---- train and answer --------------------------------------------------------------------
 

@@ -39,8 +39,7 @@ class LmeyeSystem(System):
         if self.model.settings.control == "foreign" and len(prompts) == 1:
             # A single sample has no other one's request: add a question about its picture.
             return self.answer(self.index([features], [0, 0]), [*prompts, OTHER], **options)[:1]
-        x = make_inputs(self.model, self.tokenizer, features["states"], prompts,
-                        requests=self.stage.requests)
+        x = make_inputs(self.model, self.tokenizer, features["states"], prompts, requests=self.stage.requests)
         return [self.tokenizer.decode(row) for row in self.model.generate(x, **options).tolist()]
 
     def explain(self, reply):

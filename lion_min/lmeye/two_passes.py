@@ -63,8 +63,7 @@ def add_at(embeds: Tensor, marks: Tensor, values: Tensor) -> Tensor:
     """Add the next row of values [R, D] to every marked embedding, which is not replaced."""
     if int(marks.sum()) != len(values):
         raise ValueError(f"{int(marks.sum())} places for {len(values)} vectors")
-    return embeds.index_put(marks.nonzero(as_tuple=True), values.to(embeds.dtype),
-                            accumulate=True)
+    return embeds.index_put(marks.nonzero(as_tuple=True), values.to(embeds.dtype), accumulate=True)
 
 
 def first_pass(llm: LanguageModel, halves: Halves, words: Words, shared: Tensor | None
@@ -89,7 +88,7 @@ def second_pass(llm: LanguageModel, halves: Halves, answers: list[list[int]] | N
         rows, prefix = halves.prompts, shared
     else:
         rows = halves.tails
-        prefix.crop(halves.overlap)        # a request that is a slot is read anew
+        prefix.crop(halves.overlap)        # a request that is a slot is read again
     text = llm.pack(rows, answers)
     returned = interact(states).flatten(0, 1)                             # [S*n, D]
     return add_at(words(text), text.ids == halves.slot, returned), text, prefix
@@ -103,8 +102,7 @@ def compare(rounds: int = 7, images: int = 4, questions: int = 8) -> dict[str, f
     torch.manual_seed(0)
     llm = LanguageModel(LanguageSettings(vocab=420, width=128, layers=5, ffn=384))
     question, slot, request = [5] * 10, 7, 6
-    halves = cut([question + [request] + [slot] * 2 + question] * (images * questions), 2, slot,
-                 request)
+    halves = cut([question + [request] + [slot] * 2 + question] * (images * questions), 2, slot, request)
     shared = torch.randn(images, 8, 128, requires_grad=True)
     best = {"cached": float("inf"), "full": float("inf")}
     for _ in range(rounds):

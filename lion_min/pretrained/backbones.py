@@ -40,48 +40,48 @@ OTHERS = re.compile(r"(text_model|text_projection|visual_projection|logit_scale|
                     r"EncDecAttention\.relative_attention_bias\.weight)")
 
 
-def load_vision(where: str | Path, dtype: torch.dtype | None = None) -> VisionEncoder:
+def load_vision(source: str | Path, dtype: torch.dtype | None = None) -> VisionEncoder:
     """The ViT of a CLIP, SigLIP, InstructBLIP or BLIP-2; float32 unless dtype says otherwise.
 
     BadInput, one line: not here and no network, of another kind, damaged, keys missing.
     """
-    with _reading(where, "--vision") as found:
-        config = _config(where, VISION, "vision tower", found)
+    with _reading(source, "--vision") as options:
+        config = _config(source, VISION, "vision tower", options)
         family, kind = VISION[config.model_type]
         config = getattr(config, "vision_config", config)
-        model = _weights(kind, where, config, dtype, found)
+        model = _weights(kind, source, config, dtype, options)
     return VisionEncoder(VisionSettings(
         family=family, image=config.image_size, patch=config.patch_size, width=config.hidden_size,
         blocks=config.num_hidden_layers, heads=config.num_attention_heads,
         mlp=config.intermediate_size, stem=(), ln_eps=config.layer_norm_eps), model)
 
 
-def load_language(where: str | Path, dtype: torch.dtype | None = None
+def load_language(source: str | Path, dtype: torch.dtype | None = None
                   ) -> tuple[LanguageModel, PretrainedTokenizer]:
     """A T5, Llama or Qwen2 with its tokenizer; float32 unless dtype says otherwise.
 
     BadInput as load_vision, and where the tokenizer does not belong to the weights.
     """
-    with _reading(where, "--llm") as found:
-        config = _config(where, LANGUAGE, "LLM", found)
+    with _reading(source, "--llm") as options:
+        config = _config(source, LANGUAGE, "LLM", options)
         family, kind = LANGUAGE[config.model_type]
         if family == "t5" and config.feed_forward_proj == "gated-gelu":
             # BLIP-2 and LION run FlanT5 with the exact GELU, transformers with the tanh form.
             config.dense_act_fn = "gelu"
-        tokenizer = _tokenizer(where, found)
-        model = _weights(kind, where, config, dtype, found)
+        tokenizer = _tokenizer(source, options)
+        model = _weights(kind, source, config, dtype, options)
     tokenizer = PretrainedTokenizer(tokenizer, model.get_input_embeddings().num_embeddings)
     return LanguageModel(_sizes(family, model, tokenizer), model), tokenizer
 
 
-def load_tokenizer(where: str | Path, vocab: int, part: str = "") -> PretrainedTokenizer:
+def load_tokenizer(source: str | Path, vocab: int, part: str = "") -> PretrainedTokenizer:
     """A tokenizer alone, for `vocab` rows of embeddings that are at hand already.
 
     part: a folder inside, such as InstructBLIP's qformer_tokenizer. BadInput as load_language.
     """
-    with _reading(where, "--vision" if part else "--llm") as found:
-        found = found | ({"subfolder": part} if part else {})
-        return PretrainedTokenizer(_tokenizer(where, found), vocab)
+    with _reading(source, "--vision" if part else "--llm") as options:
+        options |= ({"subfolder": part} if part else {})
+        return PretrainedTokenizer(_tokenizer(source, options), vocab)
 
 
 def _sizes(family: str, model: nn.Module, tokenizer: PretrainedTokenizer) -> LanguageSettings:
@@ -101,32 +101,30 @@ def _sizes(family: str, model: nn.Module, tokenizer: PretrainedTokenizer) -> Lan
 
 # ---- from disk or from the Hub -----------------------------------------------------------------
 
-def _config(where: str | Path, known: dict, part: str, found: dict):
+def _config(source: str | Path, known: dict, part: str, options: dict):
     """The transformers config; BadInput for a model_type that is not known here."""
     from transformers import AutoConfig
-    config = AutoConfig.from_pretrained(where, **found)
+    config = AutoConfig.from_pretrained(source, **options)
     if config.model_type not in known:
-        raise BadInput(f"{where}: a {config.model_type!r} is no {part} known here; give one whose "
+        raise BadInput(f"{source}: a {config.model_type!r} is no {part} known here; give one whose "
                        f"model_type is {', '.join(known)}")
     return config
 
 
-def _weights(kind: str, where: str | Path, config, dtype: torch.dtype | None,
-             found: dict) -> nn.Module:
+def _weights(kind: str, source: str | Path, config, dtype: torch.dtype | None, options: dict) -> nn.Module:
     """A transformers model with every weight in place."""
     import transformers
-    model, told = getattr(transformers, kind).from_pretrained(
-        where, config=config, dtype=dtype or torch.float32, use_safetensors=True,
-        output_loading_info=True, ignore_mismatched_sizes=True,      # told below, by name
-        key_mapping={r"^vision_model\.": ""}, **found)
-    faults = [f"key '{key}' is {list(there)} instead of {list(here)}"
-              for key, there, here in sorted(told["mismatched_keys"])]
-    faults += [f"key '{key}' is missing" for key in sorted(told["missing_keys"])]
-    faults += [f"unknown key '{key}'" for key in sorted(told["unexpected_keys"])
-               if not OTHERS.fullmatch(key)]
+    model, info = getattr(transformers, kind).from_pretrained(
+        source, config=config, dtype=dtype or torch.float32, use_safetensors=True,
+        output_loading_info=True, ignore_mismatched_sizes=True,      # named below
+        key_mapping={r"^vision_model\.": ""}, **options)
+    faults = [f"key '{key}' is {list(shape)} instead of {list(expected)}"
+              for key, shape, expected in sorted(info["mismatched_keys"])]
+    faults += [f"key '{key}' is missing" for key in sorted(info["missing_keys"])]
+    faults += [f"unknown key '{key}'" for key in sorted(info["unexpected_keys"]) if not OTHERS.fullmatch(key)]
     if faults:
         more = f" and {len(faults) - 3} more" if faults[3:] else ""
-        raise BadInput(f"{where}: not all of a {kind}: {', '.join(faults[:3])}{more}; "
+        raise BadInput(f"{source}: not all of a {kind}: {', '.join(faults[:3])}{more}; "
                        "download its files again, all of one model")
     if hasattr(model, "generation_config"):    # how to decode is ours to say, not the file's
         model.generation_config = transformers.GenerationConfig(
@@ -134,65 +132,64 @@ def _weights(kind: str, where: str | Path, config, dtype: torch.dtype | None,
     return model
 
 
-def _tokenizer(where: str | Path, found: dict):
+def _tokenizer(source: str | Path, options: dict):
     import transformers
     files = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
-    options = {"_raise_exceptions_for_missing_entries": False,
-               "_raise_exceptions_for_connection_errors": False} | found
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     # Without any of them transformers makes an empty vocabulary up.
-    if not any(transformers.utils.cached_file(where, name, **options) for name in files):
-        raise BadInput(f"{where}: holds no tokenizer; copy tokenizer.json beside the weights")
+    if not any(transformers.utils.cached_file(source, name, **options, **quiet) for name in files):
+        raise BadInput(f"{source}: holds no tokenizer; copy tokenizer.json beside the weights")
     try:
-        return transformers.AutoTokenizer.from_pretrained(where, **found)
+        return transformers.AutoTokenizer.from_pretrained(source, **options)
     except Exception as error:                 # transformers raises nearly anything here
-        raise BadInput(f"{where}: its tokenizer cannot be read ({_first_line(error)}); copy a "
+        raise BadInput(f"{source}: its tokenizer cannot be read ({_first_line(error)}); copy a "
                        "whole tokenizer.json beside the weights") from error
 
 
 @contextlib.contextmanager
-def _reading(where: str | Path, flag: str) -> Iterator[dict]:
+def _reading(source: str | Path, flag: str) -> Iterator[dict]:
     """Options for from_pretrained, which is kept silent; what it raises becomes one BadInput."""
     from transformers.utils import logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     try:
-        found = _look(where, flag)
-        if not found:                          # a folder is read in a moment, without a bar
+        options = _hub_options(source, flag)
+        if not options:                          # a folder is read in a moment, without a bar
             logging.disable_progress_bar()
-        yield found
+        yield options
     except BadInput:
         raise
     except Exception as error:  # transformers and safetensors raise nearly anything on bad files
-        raise BadInput(_told(error, where, flag)) from error
+        raise BadInput(_message(error, source, flag)) from error
     finally:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
 
 
-def _look(where: str | Path, flag: str) -> dict:
+def _hub_options(source: str | Path, flag: str) -> dict:
     """{} for a folder; for a name, whether the Hub can be asked or the cache must do."""
-    if Path(where).is_dir():
-        if not (Path(where) / "config.json").is_file():
-            raise BadInput(f"{where}: holds no config.json; pass a folder in Hugging Face's "
+    if Path(source).is_dir():
+        if not (Path(source) / "config.json").is_file():
+            raise BadInput(f"{source}: holds no config.json; pass a folder in Hugging Face's "
                            f"layout with {flag} FOLDER")
         return {}
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(where)):
-        raise BadInput(f"{where}: no such folder, and no name on the Hub (OWNER/NAME); pass what "
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)):
+        raise BadInput(f"{source}: no such folder, and no name on the Hub (OWNER/NAME); pass what "
                        f"there is with {flag} FOLDER")
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
     try:                                       # asks once; from_pretrained would for 30 seconds
-        HfApi().model_info(str(where), timeout=10)
+        HfApi().model_info(str(source), timeout=10)
     except RepositoryNotFoundError:
-        raise BadInput(f"{where}: no such folder, and no model of this name on the Hub; check it, "
+        raise BadInput(f"{source}: no such folder, and no model of this name on the Hub; check it, "
                        "or log in with `hf auth login` if it is not public") from None
     except Exception:                          # no network, a proxy, HF_HUB_OFFLINE
         return {"local_files_only": True}
     return {"local_files_only": False}
 
 
-def _told(error: Exception, where: str | Path, flag: str) -> str:
+def _message(error: Exception, source: str | Path, flag: str) -> str:
     """One line for what transformers raised, by the first cause that says enough."""
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
     causes, cause = [], error
@@ -200,15 +197,15 @@ def _told(error: Exception, where: str | Path, flag: str) -> str:
         causes.append(cause)
         cause = cause.__cause__ or cause.__context__
     if any(isinstance(cause, GatedRepoError) for cause in causes):
-        return f"{where}: its owner wants to be asked first; accept the terms on its page, then " \
+        return f"{source}: its owner wants to be asked first; accept the terms on its page, then " \
                "log in with `hf auth login`"
     if any(isinstance(cause, LocalEntryNotFoundError) for cause in causes):
-        return f"{where} is not on this machine and there is no network: download it elsewhere " \
+        return f"{source} is not on this machine and there is no network: download it elsewhere " \
                f"and pass its folder with {flag} FOLDER"
     if "safetensors`" in str(error) or "model.safetensors" in str(error):
-        return f"{where}: holds no model.safetensors, and pickled weights are not read; save it " \
+        return f"{source}: holds no model.safetensors, and pickled weights are not read; save it " \
                f"again with save_pretrained and pass that folder with {flag} FOLDER"
-    return f"{where}: cannot be read ({_first_line(error)}); download its files again"
+    return f"{source}: cannot be read ({_first_line(error)}); download its files again"
 
 
 def _first_line(error: Exception) -> str:
@@ -217,8 +214,7 @@ def _first_line(error: Exception) -> str:
 
 # ---- the frozen parts of a preset ----------------------------------------------------------------
 
-def pretrained_parts(out: Path, preset: str, vision: str | None = None,
-                     llm: str | None = None) -> Parts:
+def pretrained_parts(out: Path, preset: str, vision: str | None = None, llm: str | None = None) -> Parts:
     """The backbones of a preset; the tag head is OUT's own, trained on the data's names, if any.
 
     vision, llm: a folder or name in the place of the preset's own; vision may also be a stage 0

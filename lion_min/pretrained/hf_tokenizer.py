@@ -1,8 +1,8 @@
 """The tokenizer of a pretrained LLM, behind the same few words as the tiny preset's own.
 
 A box is written out in digits, "[0.440,0.060,0.650,0.367]", as LION and Shikra do: a pretrained
-LLM has seen numbers. A chat model was taught to answer inside a template; `ask` puts a prompt
-there.
+LLM has seen numbers. A chat model was taught to answer inside a template; `chat_prompt` puts a
+prompt into it.
 
 Shapes: V rows of the LLM's embedding table, at least as many as there are tokens.
 """
@@ -16,7 +16,7 @@ MARK = "\ue000"                            # a private character, which no templ
 
 
 class PretrainedTokenizer:
-    """A fast tokenizer of transformers with the interface of TinyTokenizer, and `ask`.
+    """A fast tokenizer of transformers with the interface of TinyTokenizer.
 
     tokenizer: what AutoTokenizer.from_pretrained returns. vocab: V. `len()` is V, and what stands
     for features has ids from V on, which no text can name: V and V+1 are PVIT's marks around a
@@ -68,8 +68,8 @@ class PretrainedTokenizer:
 
     def _plain(self, text: str) -> list[int]:
         """What a user typed: '<|im_end|>' is ten letters, not the end of the turn."""
-        found = self._hf(text, add_special_tokens=False, split_special_tokens=True).input_ids
-        return [part for i in found for part in self._spelt.get(i, [i])]
+        ids = self._hf(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        return [part for i in ids for part in self._spelt.get(i, [i])]
 
     def _template(self) -> tuple[list[int], list[int], int]:
         """(ids before a prompt, ids behind it, what ends an answer)."""
@@ -77,8 +77,7 @@ class PretrainedTokenizer:
             ids, plain = self._hf("x").input_ids, self._plain("x")
             at = next(i for i in range(len(ids)) if ids[i:i + len(plain)] == plain)
             return ids[:at], ids[at + len(plain):], self._hf.eos_token_id
-        asked = [{"role": "user", "content": MARK}]
-        before, after = self._rendered(asked, add_generation_prompt=True)
+        before, after = self._rendered([{"role": "user", "content": MARK}], add_generation_prompt=True)
         closing = self._rendered([{"role": "user", "content": "?"},
                                   {"role": "assistant", "content": MARK}])[1]
         ends = [i for i in closing if i in self._special]  # ChatML: <|im_end|>, then a line's end

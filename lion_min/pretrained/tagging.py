@@ -32,8 +32,7 @@ def train(o: Options) -> dict[str, float]:
     BadInput without photographs whose objects have names (COCO's form).
     """
     if o.data is None or not photos.is_photos(o.data):
-        raise BadInput("stage 0 of a pretrained preset learns tags: give photographs, "
-                       "--data COCO_FOLDER")
+        raise BadInput("stage 0 of a pretrained preset learns tags: give photographs, --data COCO_FOLDER")
     every = photos.read_photos(o.data, o.form)
     if not (names := every[0].names):
         raise BadInput(f"data {str(o.data)!r}: its objects have no names to learn as tags; "
@@ -76,7 +75,7 @@ def last_states(vision, shown: list[photos.Photo]) -> torch.Tensor:
 @torch.no_grad()
 def report(tagger: TagHead, states: torch.Tensor, held: list[photos.Photo]) -> dict[str, float]:
     """Precision and recall of the tags of held-out photographs."""
-    told = tagger.predict(states.float())
-    right = sum(len(set(t) & set(p.tags())) for t, p in zip(told, held))
-    return {"precision": right / max(1, sum(map(len, told))),
+    tags = tagger.predict(states.float())
+    right = sum(len(set(t) & set(p.tags())) for t, p in zip(tags, held))
+    return {"precision": right / max(1, sum(map(len, tags))),
             "recall": right / max(1, sum(len(p.tags()) for p in held))}

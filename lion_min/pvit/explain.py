@@ -1,4 +1,4 @@
-"""Where PVIT looked: the cells RoIAlign read for each box, and what the LLM attended to.
+"""PVIT's attention: the cells that RoIAlign reads for each box, and what the LLM attends to.
 
 Symbols: L tokens, N patches, H heads.
 """

@@ -23,20 +23,18 @@ def fine_eval(system, world: World, count: int, seed: int, batch: int = 64) -> d
     """
     right = defaultdict(list)
     for start in range(0, count, batch):
-        scenes = [make_scene(world, "heldout", seed, i)
-                  for i in range(start, min(count, start + batch))]
-        asked = [(row, made.category, q, a, list(made.turns[:i]))
-                 for row, scene in enumerate(scenes)
-                 for made in scene_instructions(scene, random.Random(f"fine/{seed}/{start + row}"),
-                                                4)
-                 for i, (q, a) in enumerate(made.turns)]
-        asked.sort(key=lambda each: len(each[2]) + sum(len(q) for q, _ in each[4]))
-        seen = [system.encode([scene.draw() for scene in scenes])]
-        for at in range(0, len(asked), 128):
-            rows, categories, questions, answers, turns = zip(*asked[at:at + 128])
-            told = system.answer(system.index(seen, list(rows)), list(questions),
-                                 turns=list(turns))
-            for category, text, answer in zip(categories, told, answers):
-                right[category].append(text.rstrip(" .") == answer.lower().rstrip(" ."))
+        scenes = [make_scene(world, "heldout", seed, i) for i in range(start, min(count, start + batch))]
+        samples = [(row, instruction.category, *turn, earlier)
+                   for row, scene in enumerate(scenes)
+                   for instruction in scene_instructions(
+                       scene, random.Random(f"fine/{seed}/{start + row}"), 4)
+                   for *turn, earlier in instruction.samples()]
+        samples.sort(key=lambda sample: len(sample[2]) + sum(len(q) for q, _ in sample[4]))
+        features = [system.encode([scene.draw() for scene in scenes])]
+        for first in range(0, len(samples), 128):
+            rows, categories, questions, answers, turns = map(list, zip(*samples[first:first + 128]))
+            replies = system.answer(system.index(features, rows), questions, turns=turns)
+            for category, reply, answer in zip(categories, replies, answers):
+                right[category].append(reply.rstrip(" .") == answer.lower().rstrip(" ."))
     return {c: {"accuracy": round(sum(right[c]) / len(right[c]), 4), "n": len(right[c])}
             for c in CATEGORIES if right[c]}

@@ -129,14 +129,14 @@ class Pvit(nn.Module):
         inside = opens.cumsum(1) > closes.cumsum(1)                       # from <Region> on
         embeds = self.llm.embed(ids.masked_fill(opens | closes, 0))       # the LLM may lack them
         if s.representation != "text":
-            for here, marker in ((opens, self.markers[0]), (closes, self.markers[1])):
-                embeds = torch.where(here[..., None], marker.to(embeds.dtype), embeds)
+            for mask, marker in ((opens, self.markers[0]), (closes, self.markers[1])):
+                embeds = torch.where(mask[..., None], marker.to(embeds.dtype), embeds)
             slots = inside & (ids == s.region_id)
             embeds = splice(embeds, slots.long(), 1, self.region_tokens(x))
         if s.image_id is not None:
-            places = ~inside & (ids == s.image_id)
+            slots = ~inside & (ids == s.image_id)
             tokens = self.image_tokens(x).repeat_interleave(len(x.prompts) // len(x.states[0]), 0)
-            embeds = splice(embeds, places.long(), 1, tokens.flatten(0, 1))
+            embeds = splice(embeds, slots.long(), 1, tokens.flatten(0, 1))
         return embeds
 
     def shared(self, x: PvitInputs) -> Tensor | None:

@@ -14,7 +14,7 @@ class PvitStage(Stage):
 
 def of_representation(stage: PvitStage, representation: str) -> PvitStage:
     """The same stage with something else standing for a box: an ablation row."""
-    kept = {"text": (), "location": ("markers", "locations"), "feature": stage.trains}
-    return replace(stage, representation=representation, trains=tuple(
-        t for t in stage.trains if t in ("llm", "mm_projector") or t in kept[representation])
-        + (("locations",) if representation == "location" else ()))
+    needed = {"text": (), "location": ("markers",), "feature": stage.trains}[representation]
+    trains = tuple(t for t in stage.trains if t in ("llm", "mm_projector", *needed))
+    trains += ("locations",) if representation == "location" else ()
+    return replace(stage, representation=representation, trains=trains)

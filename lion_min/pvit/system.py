@@ -1,4 +1,4 @@
-"""PVIT as a system: built around the frozen parts, taught by region instructions, asked."""
+"""PVIT as a system: built around the frozen parts, trained by region instructions, answering."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class PvitSystem(System):
     def batch_loss(self, round_, scenes, features, rng) -> tuple[Tensor, dict[str, Tensor]]:
         """In an 'instructions' round the questions are region instructions; every turn of a
         conversation is a sample that has the earlier ones before it."""
-        asked = [sample for scene in scenes for sample in self.samples(scene, round_.tasks, rng)]
-        questions, answers, earlier = map(list, zip(*asked))
+        samples = [sample for scene in scenes for sample in self.samples(scene, round_.tasks, rng)]
+        questions, answers, earlier = map(list, zip(*samples))
         return self.model(make_inputs(
             self.model, self.tokenizer, features["states"], questions, answers, earlier, train=True,
             generator=torch.Generator().manual_seed(rng.getrandbits(32))))
@@ -46,10 +46,8 @@ class PvitSystem(System):
     def samples(scene, tasks: tuple[str, ...], rng) -> list[tuple[str, str, list[Turn]]]:
         """(question, answer, the turns before it) of one scene."""
         if tasks[0] == "instructions" and isinstance(scene, Scene):
-            turns = [(question, answer, list(made.turns[:i]))
-                     for made in scene_instructions(scene, rng, len(tasks), TURNS)
-                     for i, (question, answer) in enumerate(made.turns)]
-            return rng.sample(turns, len(tasks))
+            instructions = scene_instructions(scene, rng, len(tasks), TURNS)
+            return rng.sample([sample for i in instructions for sample in i.samples()], len(tasks))
         return [(e.prompt, e.answer, []) for e in examples(scene, rng, tasks)]
 
     def answer(self, features: dict, prompts: list[str],

@@ -1,6 +1,6 @@
 """Rows of a comparison: same data, same steps, one thing changed, over several seeds.
 
-A room states in a `Comparison` what its rows are and how their stages differ. Every row starts
+A study states in a `Comparison` what its rows are and how their stages differ. Every row starts
 from the same earlier stages, is trained and scored on held-out scenes, and is thrown away: what
 remains is its line, mean and spread, and a line of --log, which is never taken twice.
 """
@@ -28,11 +28,8 @@ Key = tuple[str, int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What one room compares.
-
-    stages(row) gives the stages that it trains in turn, an equal part of the steps each; heavy
-    imports belong inside it.
-    """
+    """What one study compares. stages(row) gives the stages that it trains in turn, an equal part of
+    the steps each; heavy imports belong inside it."""
 
     command: str                           # the module, as after `python -m`
     doc: str
@@ -60,8 +57,8 @@ def main(c: Comparison, argv: list[str] | None = None) -> int:
     p.add_argument("--out", type=Path, default=Path("runs"),
                    help=f"whose {', '.join(c.starts)} to start from, else the bundled ones")
     p.add_argument("--log", type=Path, metavar="FILE",
-                   help="one JSON line a row and seed; what stands in it is not run again: "
-                        "keep one log for each --out")
+                   help="one JSON line a row and seed; what stands in it is not run again: keep one log "
+                        "for each --out")
     args = p.parse_args(argv)
     prepare()
     return guarded(lambda: run(c, args))
@@ -76,8 +73,9 @@ def run(c: Comparison, args: Namespace) -> None:
         for row, seed in product(rows, seeds):
             key = (row, seed, args.steps, args.count)
             done[row, seed] = scored = logged.get(key) or score(c, *key, args.out)
-            if args.log and key not in logged:
-                append(args.log, key, scored)
+            if args.log and key not in logged:     # with every score, those of no column, too: they were dear
+                with open(args.log, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(dict(zip(KEY, key)) | {"scores": scored}) + "\n")
             print(f"{c.label}{row} seed {seed}: "
                   + ", ".join(f"{s} {scored[s]:.3f}" for s in c.scores)
                   + (f" (from {args.log})" if key in logged else ""), flush=True)
@@ -98,15 +96,14 @@ def score(c: Comparison, row: str, seed: int, steps: int, count: int, out: Path)
                        "step or more")
     with TemporaryDirectory() as folder:
         for part in c.starts:
-            here = Path(folder) / part
-            here.parent.mkdir(exist_ok=True)
+            link = Path(folder) / part
+            link.parent.mkdir(exist_ok=True)
             if (out / part).exists():
-                here.symlink_to((out / part).resolve())
+                link.symlink_to((out / part).resolve())
+        o = Options(Path(folder), seed=seed, steps=steps // len(stages))
         for stage in stages:
-            o = Options(Path(folder), seed=seed, steps=steps // len(stages))
             last = train_stage(c.system, stage.number, o, stage, checks=2, pool=POOL)
-    return scores.evaluate(last["system"], WORLDS["medium"], count, 2**21 + seed,
-                               shuffled=False)
+    return scores.evaluate(last["system"], WORLDS["medium"], count, 2**21 + seed, shuffled=False)
 
 
 # ---- the table ----------------------------------------------------------------------------------
@@ -115,14 +112,13 @@ def table(c: Comparison, done: dict[tuple[str, int], Scores], seeds: list[int]) 
     """Mean and spread of every row, then of the differences of the pairs that were run."""
     width, lines = max(10, *(len(c.label + row) + 1 for row in c.rows)), []
     for row in c.rows:
-        if found := [done[row, s] for s in seeds if (row, s) in done]:
-            lines.append(f"{c.label + row:<{width}}" + "".join(
-                f"  {name} {spread([scored[name] for scored in found])}" for name in c.scores)
-                + part_of(found, seeds))
+        if scored := [done[row, s] for s in seeds if (row, s) in done]:
+            spreads = (f"  {name} {spread([scores[name] for scores in scored])}" for name in c.scores)
+            lines.append(f"{c.label + row:<{width}}{''.join(spreads)}{missing(scored, seeds)}")
     for a, b, name in c.pairs:
-        if apart := [done[a, s][name] - done[b, s][name] for s in seeds
-                     if (a, s) in done and (b, s) in done]:
-            lines.append(f"{a} - {b}, {name}: {spread(apart)}{part_of(apart, seeds)}")
+        if differences := [done[a, s][name] - done[b, s][name] for s in seeds
+                           if (a, s) in done and (b, s) in done]:
+            lines.append(f"{a} - {b}, {name}: {spread(differences)}{missing(differences, seeds)}")
     return "\n".join(lines)
 
 
@@ -131,17 +127,9 @@ def spread(values: list[float]) -> str:
     return f"{mean(values):.3f} +- {stdev(values) if values[1:] else 0:.3f}"
 
 
-def part_of(found: list, seeds: list[int]) -> str:
-    """What an interrupted row says of itself."""
-    return f"  ({len(found)} of {len(seeds)} seeds)" if len(found) < len(seeds) else ""
-
-
-# ---- the log ------------------------------------------------------------------------------------
-
-def append(log: Path, key: Key, scored: dict) -> None:
-    """One line with every score, those of no column, too: it was dear."""
-    with open(log, "a", encoding="utf-8") as file:
-        file.write(json.dumps(dict(zip(KEY, key)) | {"scores": scored}) + "\n")
+def missing(scored: list, seeds: list[int]) -> str:
+    """How many seeds an interrupted row has."""
+    return f"  ({len(scored)} of {len(seeds)} seeds)" if len(scored) < len(seeds) else ""
 
 
 def read_log(log: Path, scores: tuple[str, ...]) -> dict[Key, Scores]:

@@ -20,48 +20,34 @@ from dataclasses import replace
 
 from lion_min.studies import compare
 
-QFORMER = ("ln_vision", "qformer", "query_proj")
-AGGREGATOR = ("aggregator", "ln_adapter", "mlp", "region_proj")
 CHANGES = {"one-depth": {"depths": (4, 4, 4)}, "one-adapter": {"adapters": 1},
            "text-boxes": {"region_tokens": False}, "no-aggregator": {"adapters": 2},
            "no-qformer": {"adapters": 2}}
-WITHOUT = {"no-aggregator": AGGREGATOR, "no-qformer": QFORMER, "text-boxes": ("region_proj",)}
+WITHOUT = {"no-aggregator": ("aggregator", "ln_adapter", "mlp", "region_proj"),
+           "no-qformer": ("ln_vision", "qformer", "query_proj"), "text-boxes": ("region_proj",)}
 MODES = {"no-aggregator": "qformer", "no-qformer": "aggregator"}
 
 
 def stages_of(row: str) -> list:
     """How a row is trained: three stages in turn, or stage 3 from nothing with one change."""
     from lion_min.lion import stage1, stage2, stage3
-    one, two, three = stage1.STAGE, stage2.STAGE, stage3.STAGE
+    one, three = stage1.STAGE, stage3.STAGE
     if row == "staged":
-        return [one, two, three]
+        return [one, stage2.STAGE, three]
     trains = tuple(t for t in three.trains if t not in WITHOUT.get(row, ()))
-    plan = replace(three.plan, lr_scale={k: v for k, v in three.plan.lr_scale.items()
-                                         if k in trains})
-    return [replace(three, start=from_nothing, curriculum_steps=one.curriculum_steps, trains=trains,
-                                  mode=MODES.get(row, three.mode), plan=plan,
-                                  changes=CHANGES.get(row, {}))]
-
-
-def from_nothing(earlier) -> dict:
-    """The tensors that such a row starts from: none."""
-    return {}
+    lr_scale = {name: scale for name, scale in three.plan.lr_scale.items() if name in trains}
+    return [replace(three, start=lambda earlier: {}, curriculum_steps=one.curriculum_steps, trains=trains,
+                    mode=MODES.get(row, three.mode), plan=replace(three.plan, lr_scale=lr_scale),
+                    changes=CHANGES.get(row, {}))]
 
 
 COMPARISON = compare.Comparison(
-    command="lion_min.studies.lion",
-    doc=__doc__,
-    rows=("staged", "together", "no-aggregator", "no-qformer", "one-depth", "one-adapter",
-          "text-boxes"),
-    stages=stages_of,
-    starts=("lion/stage0",),
-    steps=450,
+    command="lion_min.studies.lion", doc=__doc__, stages=stages_of, starts=("lion/stage0",), steps=450,
+    rows=("staged", "together", "no-aggregator", "no-qformer", "one-depth", "one-adapter", "text-boxes"),
     scores=("vqa_acc", "caption_object_f1", "reg_exact", "rec_acc50", "rec_acc50_relational"),
     pairs=(("staged", "together", "rec_acc50"), ("together", "no-aggregator", "rec_acc50"),
-           ("together", "no-qformer", "caption_object_f1"),
-           ("together", "one-depth", "reg_exact"), ("together", "one-adapter", "vqa_acc"),
-           ("together", "text-boxes", "reg_exact")),
-)
+           ("together", "no-qformer", "caption_object_f1"), ("together", "one-depth", "reg_exact"),
+           ("together", "one-adapter", "vqa_acc"), ("together", "text-boxes", "reg_exact")))
 
 if __name__ == "__main__":
     raise SystemExit(compare.main(COMPARISON))

@@ -25,15 +25,11 @@ def stages_of(control: str) -> list:
 
 
 COMPARISON = compare.Comparison(
-    command="lion_min.studies.lmeye",
-    doc=__doc__,
+    command="lion_min.studies.lmeye", doc=__doc__, stages=stages_of,
+    starts=("lion/stage0", "lmeye/stage1"), steps=400,
     rows=("interactive", "static", "zeroed", "foreign"),
-    stages=stages_of,
-    starts=("lion/stage0", "lmeye/stage1"),
-    steps=400,
     scores=("rec_acc50", "reg_exact", "relation_acc", "vqa_acc"),
-    pairs=tuple(("interactive", row, "rec_acc50") for row in ("static", "zeroed", "foreign")),
-)
+    pairs=tuple(("interactive", row, "rec_acc50") for row in ("static", "zeroed", "foreign")))
 
 if __name__ == "__main__":
     raise SystemExit(compare.main(COMPARISON))

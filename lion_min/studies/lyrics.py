@@ -20,13 +20,8 @@ from lion_min.studies import compare
 def stages_of(row: str) -> list:
     """How a row is trained: stage 2 with or without objects."""
     from lion_min.lyrics.stage2 import STAGE as stage
-    return [stage if row == "on" else off(stage)]
-
-
-def off(stage):
-    """The same stage without objects; of stage 1 it takes the image queries' half."""
-    return replace(stage, refiner=False,
-                   start=lambda earlier: without_objects(stage.start(earlier)))
+    off = replace(stage, refiner=False, start=lambda earlier: without_objects(stage.start(earlier)))
+    return [stage if row == "on" else off]
 
 
 def without_objects(tensors: dict) -> dict:
@@ -34,23 +29,17 @@ def without_objects(tensors: dict) -> dict:
     from lion_min.lyrics.model import tiny
     from lion_min.tokenizer import TinyTokenizer
     from lion_min.vision import VisionSettings
-    kept = {name: t for name, t in tensors.items() if ".object_cross." not in name}
+    tensors = {name: t for name, t in tensors.items() if ".object_cross." not in name}
     s = tiny(VisionSettings(), len(TinyTokenizer())).mqformer
-    tokens = kept["mqformer.query_tokens"]                                # [1, Q, D]
-    return kept | {"mqformer.query_tokens": tokens[:, :s.queries - s.object_queries]}
+    queries = tensors["mqformer.query_tokens"][:, :s.queries - s.object_queries]   # [1, Q, D]
+    return tensors | {"mqformer.query_tokens": queries}
 
 
 COMPARISON = compare.Comparison(
-    command="lion_min.studies.lyrics",
-    doc=__doc__,
-    rows=("on", "off"),
-    label="refiner ",
-    stages=stages_of,
-    starts=("lion/stage0", "lyrics/stage0", "lyrics/stage1"),
-    steps=200,
+    command="lion_min.studies.lyrics", doc=__doc__, stages=stages_of,
+    starts=("lion/stage0", "lyrics/stage0", "lyrics/stage1"), steps=200, rows=("on", "off"), label="refiner ",
     scores=("exist_acc", "exist_yes_rate", "vqa_acc", "caption_object_f1"),
-    pairs=(("on", "off", "exist_acc"),),
-)
+    pairs=(("on", "off", "exist_acc"),))
 
 if __name__ == "__main__":
     raise SystemExit(compare.main(COMPARISON))

@@ -25,20 +25,14 @@ def stages_of(representation: str) -> list:
     one, two = (of_representation(s.STAGE, representation) for s in (stage1, stage2))
     trains = {"feature": one.trains, "text": ("llm.model.model.embed_tokens", "mm_projector"),
               "location": ("markers", "locations", "mm_projector")}[representation]
-    return [replace(one, trains=trains),
-                          replace(two, rounds=("reg", "instructions"))]
+    return [replace(one, trains=trains), replace(two, rounds=("reg", "instructions"))]
 
 
 COMPARISON = compare.Comparison(
-    command="lion_min.studies.pvit",
-    doc=__doc__,
+    command="lion_min.studies.pvit", doc=__doc__, stages=stages_of, starts=("lion/stage0",), steps=200,
     rows=("feature", "text", "location"),
-    stages=stages_of,
-    starts=("lion/stage0",),
-    steps=200,
     scores=("reg_exact", "reg_kind", "reg_colour", "reg_exact_heldout_pairs"),
-    pairs=(("feature", "text", "reg_exact"), ("feature", "location", "reg_exact")),
-)
+    pairs=(("feature", "text", "reg_exact"), ("feature", "location", "reg_exact")))
 
 if __name__ == "__main__":
     raise SystemExit(compare.main(COMPARISON))

@@ -1,4 +1,4 @@
-"""Do the requests look where the question points? Their attention inside the asked object's box.
+"""Do the requests attend to what the question names? Their attention inside that object's box.
 
     python -m lion_min.studies.requests --count 500 --seed 7
 
@@ -10,6 +10,7 @@ a patch. S questions, two a scene, side by side; N = side * side patches.
 import math
 import random
 import re
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -36,9 +37,9 @@ def named(scene: Scene, prompt: str) -> Thing:
 
 def two_questions(scene: Scene, task: str, rng: random.Random) -> list[tuple[Thing, str]]:
     """[(object, question that names it)] of two objects; [] where the task finds no two."""
-    made = [e.prompt for _ in range(20) if (e := MAKERS[task](scene, rng))]
-    found = {named(scene, prompt): prompt for prompt in made}
-    return list(found.items())[:2] if len(found) > 1 else []
+    prompts = [example.prompt for _ in range(20) if (example := MAKERS[task](scene, rng))]
+    questions = {named(scene, prompt): prompt for prompt in prompts}
+    return list(questions.items())[:2] if len(questions) > 1 else []
 
 
 def covered(boxes: Tensor, side: int, margin: float = 0.0) -> Tensor:
@@ -50,12 +51,12 @@ def covered(boxes: Tensor, side: int, margin: float = 0.0) -> Tensor:
     return (rows[:, :, None] * columns[:, None]).flatten(1)
 
 
-def shares(system, features: dict, asked: list[tuple[Thing, str]]) -> Tensor:
+def shares(system, features: dict, questions: list[tuple[Thing, str]]) -> Tensor:
     """COLUMNS of S questions, two for each image of `features`: [S, 6]."""
-    x = make_inputs(system.model, system.tokenizer, features["states"], [q for _, q in asked])
-    maps = system.model.attention_maps(x).mean(1)                                  # [S, N], all requests
+    x = make_inputs(system.model, system.tokenizer, features["states"], [q for _, q in questions])
+    maps = system.model.attention_maps(x).mean(1)                         # [S, N], all requests
     swapped = maps.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)            # the other question's
-    boxes, side = torch.tensor([thing.box for thing, _ in asked]), math.isqrt(maps.shape[1])
+    boxes, side = torch.tensor([thing.box for thing, _ in questions]), math.isqrt(maps.shape[1])
     parts = (covered(boxes, side, margin) for margin in (0, 0.5 / side))
     return torch.stack([column for part in parts for column in (
         (maps * part).sum(1), (swapped * part).sum(1), part.mean(1))], 1)
@@ -67,8 +68,8 @@ def measure(system, scenes: list[Scene], seed: int) -> dict[str, dict[str, float
     for i, scene in enumerate(scenes):
         features = system.encode([scene.draw()])
         for task in TASKS:
-            if asked := two_questions(scene, task, random.Random(f"looks/{seed}/{task}/{i}")):
-                rows[task].append(shares(system, features, asked))
+            if questions := two_questions(scene, task, random.Random(f"looks/{seed}/{task}/{i}")):
+                rows[task].append(shares(system, features, questions))
                 rows["all"].append(rows[task][-1])
     return {task: dict(zip(COLUMNS, torch.cat(r).mean(0).tolist())) | {"questions": 2 * len(r)}
             for task, r in rows.items() if r}
@@ -80,13 +81,12 @@ def run(count: int, seed: int, weights: Path | None) -> dict[str, dict[str, floa
     system = launch.load(LMEYE, weights)
     if not system.stage.requests or system.model.settings.control == "static":
         raise BadInput(f"weights {str(weights)!r}: asks nothing; give a stage 2 that does")
-    made = (make_scene(world, "heldout", seed, i) for i in range(100 * count))
-    several = (scene for scene in made if len(scene.objects) > 1)
-    result = measure(system, [scene for scene, _ in zip(several, range(count))], seed)
+    scenes = (make_scene(world, "heldout", seed, i) for i in range(100 * count))
+    several = (scene for scene in scenes if len(scene.objects) > 1)
+    result = measure(system, list(islice(several, count)), seed)
     print(f"{'task':<6}" + "".join(f"{name:>12}" for name in (*COLUMNS, "questions")))
     for task, row in result.items():
-        print(f"{task:<6}" + "".join(f"{row[k]:>12.3f}" for k in COLUMNS)
-              + f"{row['questions']:>12}")
+        print(f"{task:<6}" + "".join(f"{row[k]:>12.3f}" for k in COLUMNS) + f"{row['questions']:>12}")
     return result
 
 

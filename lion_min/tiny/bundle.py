@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from lion_min import BadInput, checkpoints
-from lion_min.cli import guarded
+from lion_min.cli import Parser, guarded
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 TEACHERS = ("grounding.", "cells.", "words.", "reader.", "image_proj.", "text_proj.", "scale")
@@ -28,21 +27,16 @@ def bundle(runs: Path, weights: Path = WEIGHTS) -> int:
         tensors, config = checkpoints.load_run(path.parent)
         if config.get("stage") == 0:
             tensors = {k: v for k, v in tensors.items() if not k.startswith(TEACHERS)}
-        where = weights / path.parent.relative_to(runs)
-        checkpoints.save_run(where, {k: v.half() for k, v in tensors.items()}, config)
-        size += (where / checkpoints.MODEL).stat().st_size
-        print(f"{where.relative_to(weights)}: {len(tensors)} tensors")
+        folder = weights / path.parent.relative_to(runs)
+        checkpoints.save_run(folder, {k: v.half() for k, v in tensors.items()}, config)
+        size += (folder / checkpoints.MODEL).stat().st_size
+        print(f"{folder.relative_to(weights)}: {len(tensors)} tensors")
     print(f"{size / 1e6:.1f} MB in {weights}")
     return size
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Bundle the runs below RUNS into the package."""
-    parser = argparse.ArgumentParser(prog="python -m lion_min.tiny.bundle", description=main.__doc__)
-    parser.add_argument("runs", type=Path, metavar="RUNS")
-    args = parser.parse_args(argv)
-    return guarded(lambda: bundle(args.runs))
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    p = Parser(prog="python -m lion_min.tiny.bundle", description=__doc__.splitlines()[0])
+    p.add_argument("runs", type=Path, metavar="RUNS")
+    args = p.parse_args()
+    raise SystemExit(guarded(lambda: bundle(args.runs)))

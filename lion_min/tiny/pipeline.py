@@ -23,9 +23,8 @@ def train_part(part: str, o: Options) -> None:
     """One part of stage 0."""
     o.check_paths()
     labels = {"labels": o.labels} if part == "vision" and o.labels else {}
-    batch = {"batch": o.batch} if o.batch else {}
     stage0.train(part, o.out, o.world, o.seed, o.resume, device_of(o.device),
-                 o.plan(stage0.PLANS[part]), init=o.init, **labels, **batch)
+                 o.plan(stage0.PLANS[part]), init=o.init, batch=o.batch, **labels)
 
 
 def train_parts(o: Options) -> None:
@@ -41,10 +40,10 @@ def train_all(o: Options, script: Path) -> None:
     o.scenes(stage_of(LION, 4))                  # a mistake in --data shows before stage 0
     minutes, apart = {}, (1, 2)
     with timed("0", minutes):
-        side_by_side([[part_command(script, part, o) for part in chain]
+        side_by_side([[command(script, 0, o, part) for part in chain]
                       for chain in (("vision", "t5"), ("llama",))])
     with timed("1 and 2", minutes):
-        side_by_side([[stage_command(script, number, o)] for number in apart])
+        side_by_side([[command(script, number, o)] for number in apart])
     in_turn(LION, (3, 4), o, minutes, {f"stage {n}": scores_of(o, n) for n in apart})
 
 
@@ -54,29 +53,17 @@ def scores_of(o: Options, number: int) -> dict:
     return system.score(WORLDS[o.world], o.seed)
 
 
-def part_command(script: Path, part: str, o: Options) -> list[str]:
-    """The command that trains one part of stage 0 as these options say."""
-    o = lenient(o, o.out / STAGE0 / part)
-    return command(script, o, {"stage": 0, "part": part,
-                               "labels": o.labels if part == "vision" else None})
-
-
-def stage_command(script: Path, number: int, o: Options) -> list[str]:
-    """The command that trains one of the stages after 0 as these options say."""
-    o = one_of_all(LION, number, o)
-    return command(script, o, {"stage": number, "data": o.data, "format": o.form,
-                               "accumulate": o.accumulate}) \
-        + ["--checkpointing"] * o.checkpointing
-
-
-def command(script: Path, o: Options, more: dict) -> list[str]:
-    """train.py with what every stage takes and, of `more`, what is not None."""
-    words = more | {"out": o.out, "world": o.world, "seed": o.seed, "device": o.device,
-                    "steps": o.steps, "lr": o.lr, "precision": o.precision,
-                    "batch-size": o.batch}
+def command(script: Path, number: int, o: Options, part: str | None = None) -> list[str]:
+    """The command that trains one stage, or one part of stage 0, as these options say."""
+    o = lenient(o, o.out / STAGE0 / part) if part else one_of_all(LION, number, o)
+    only = {"labels": o.labels if part == "vision" else None} if part else {
+        "data": o.data, "format": o.form, "accumulate": o.accumulate}
+    flags = {"stage": number, "part": part, "out": o.out, "world": o.world, "seed": o.seed,
+             "device": o.device, "steps": o.steps, "lr": o.lr, "precision": o.precision,
+             "batch-size": o.batch} | only
     return [sys.executable, str(script),
-            *(f"--{name}={value}" for name, value in words.items() if value is not None),
-            *["--resume"] * o.resume]
+            *(f"--{name}={value}" for name, value in flags.items() if value is not None),
+            *["--resume"] * o.resume, *["--checkpointing"] * (o.checkpointing and not part)]
 
 
 def side_by_side(chains: list[list[list[str]]]) -> None:
@@ -89,14 +76,14 @@ def side_by_side(chains: list[list[list[str]]]) -> None:
     old = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while running or any(waiting):
-            for place, queue in enumerate(waiting):
-                if queue and place not in running:
+            for line, queue in enumerate(waiting):
+                if queue and line not in running:
                     # tqdm reads its line from the environment: one bar under the other
-                    env = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_POSITION": str(place)}
-                    running[place] = subprocess.Popen(queue.popleft(), env=env)
-            for place, child in list(running.items()):
+                    env = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_POSITION": str(line)}
+                    running[line] = subprocess.Popen(queue.popleft(), env=env)
+            for line, child in list(running.items()):
                 if child.poll() is not None:
-                    _ended(running.pop(place))
+                    check_end(running.pop(line))
             time.sleep(0.1)
     finally:
         for child in running.values():
@@ -106,9 +93,9 @@ def side_by_side(chains: list[list[list[str]]]) -> None:
         signal.signal(signal.SIGTERM, old)
 
 
-def _ended(child: subprocess.Popen) -> None:
+def check_end(child: subprocess.Popen) -> None:
+    """BadInput or SystemExit where a process failed."""
     if child.returncode < 0:                       # it had no chance to say so itself
-        raise BadInput(f"a training process was ended by signal {-child.returncode}; "
-                       "go on with --resume")
+        raise BadInput(f"a training process was ended by signal {-child.returncode}; go on with --resume")
     if child.returncode:
         raise SystemExit(child.returncode)

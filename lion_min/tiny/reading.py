@@ -1,4 +1,4 @@
-"""How a tiny LLM learns to read: told scenes in, the curriculum, two helps, and its reading scores.
+"""How a tiny LLM learns to read: text scenes in, the curriculum, two helps, and its reading scores.
 
     python -m lion_min.tiny.reading             # what the frozen Llama reads; --llm t5
 
@@ -31,21 +31,14 @@ def slot_sums(llm: LanguageModel, slots: list[list[int]]) -> Tensor:
     return F.embedding_bag(flat, weight, starts, mode="sum")
 
 
-def _rows(llm: LanguageModel, scenes: list[list[list[int]]] | None) -> Tensor | None:
-    if scenes is None:
-        return None
-    return slot_sums(llm, [s for scene in scenes for s in scene]).view(
-        len(scenes), len(scenes[0]), -1)                              # [B, P, D]
-
-
-def read(llm: LanguageModel, told: TextScenes, tokenizer: TinyTokenizer, train: bool = True):
+def llm_inputs(llm: LanguageModel, scenes: TextScenes, tokenizer: TinyTokenizer, train: bool = True):
     """(embeds, text, shared) for llm.loss (train) or llm.generate."""
-    parts = [p for p in (_rows(llm, told.grid), _rows(llm, told.listed)) if p is not None]
-    shared = torch.cat(parts, 1)                                      # [B, P, D]
-    text = llm.pack(told.prompts, told.answers if train else None)
+    shared = torch.cat([slot_sums(llm, [slot for scene in form for slot in scene]).unflatten(
+        0, (len(form), -1)) for form in scenes.forms], 1)             # [B, P, D]
+    text = llm.pack(scenes.prompts, scenes.answers if train else None)
     embeds = llm.embed(text.ids)                                      # [S, L, D]
-    if told.regions:
-        embeds = splice(embeds, text.ids, tokenizer.region_id, slot_sums(llm, told.regions))
+    if scenes.regions:
+        embeds = splice(embeds, text.ids, tokenizer.region_id, slot_sums(llm, scenes.regions))
     return embeds, text, shared
 
 
@@ -67,58 +60,55 @@ class Grounding(nn.Module):
         with torch.no_grad():
             self.offers.weight.copy_(self.asks.weight)                # see match_by_likeness
         blocks = llm.model.encoder.block if llm.encoder_decoder else llm.model.model.layers
-        self.seen = {"early": [], "late": []}
-        for name, block in zip(self.seen, blocks[1:3]):
-            block.register_forward_hook(lambda module, args, out, name=name: self.seen[name].append(
+        self.states = {"early": [], "late": []}
+        for name, block in zip(self.states, blocks[1:3]):
+            block.register_forward_hook(lambda module, args, out, name=name: self.states[name].append(
                 out[0] if isinstance(out, tuple) else out) if torch.is_grad_enabled() else None)
 
-    def forward(self, told: TextScenes, slots: int) -> dict[str, Tensor]:
+    def forward(self, scenes: TextScenes, slots: int) -> dict[str, Tensor]:
         """{'point', 'tell'}: means over phrases; call right after the LLM's loss."""
-        scene, early = (self.norm(part) for part in self.split("early", told, slots))
-        late = self.late_norm(self.split("late", told, slots)[1])           # [S, L, D]
-        phrases = [(i, place, target) for i, named in enumerate(told.named)
-                   for place, target in named]
+        slot_states, early = (self.norm(part) for part in self.split("early", scenes, slots))
+        late = self.late_norm(self.split("late", scenes, slots)[1])         # [S, L, D]
+        phrases = [(i, *phrase) for i, named in enumerate(scenes.named) for phrase in named]
         if not phrases:
             return {"point": early.sum() * 0, "tell": late.sum() * 0}
-        rows, places, hits = map(list, zip(*phrases))
-        cells = [self.cell(told, i, target) for i, _, target in phrases]
-        asked = self.asks(early[rows, places])                        # [M, d]
-        scene = self.offers(scene)                                    # [B, P, d]
-        offered = scene[[i * len(scene) // len(early) for i in rows]]     # [M, P, d]
-        scores = (offered @ asked[:, :, None])[..., 0] / asked.shape[1] ** 0.5
+        rows, tokens, hits = map(list, zip(*phrases))
+        queries = self.asks(early[rows, tokens])                      # [M, d]
+        keys = self.offers(slot_states)                               # [B, P, d]
+        keys = keys[[i * len(keys) // len(early) for i in rows]]      # [M, P, d]
+        scores = (keys @ queries[:, :, None])[..., 0] / queries.shape[1] ** 0.5
         right = torch.zeros_like(scores, dtype=torch.bool)
-        for row, target in zip(right, hits):
-            row[target] = True
-        told_cells = self.tells(late[rows, places]).unflatten(-1, (2, GRID)).flatten(0, 1)
-        truth = torch.tensor(cells, device=early.device).flatten()    # [2M], -100: several objects
+        for row, slots_named in zip(right, hits):
+            row[slots_named] = True
+        cells = self.tells(late[rows, tokens]).unflatten(-1, (2, GRID)).flatten(0, 1)
+        truth = torch.tensor([self.cell(scenes, i, slots_named) for i, _, slots_named in phrases],
+                             device=early.device).flatten()           # [2M], -100: several objects
         target = right / right.sum(-1, keepdim=True)                  # to count, see every one
         return {"point": F.kl_div(scores.log_softmax(-1), target, reduction="batchmean"),
-                "tell": F.cross_entropy(told_cells, truth, ignore_index=-100)
-                if bool((truth >= 0).any()) else told_cells.sum() * 0}
+                "tell": F.cross_entropy(cells, truth, ignore_index=-100)
+                if bool((truth >= 0).any()) else cells.sum() * 0}
 
-    def split(self, name: str, told: TextScenes, slots: int) -> tuple[Tensor, Tensor]:
+    def split(self, name: str, scenes: TextScenes, slots: int) -> tuple[Tensor, Tensor]:
         """A block's states of the slots [B, P, D] and of the text behind them [S, L, D], which may
         have been read in groups; an encoder-decoder reads both in one row."""
-        scene, *parts = (state.float() for state in self.seen[name])
-        self.seen[name].clear()
+        first, *parts = (state.float() for state in self.states[name])
+        self.states[name].clear()
         if not parts:
-            return scene[:, :slots], scene[:, slots:]
+            return first[:, :slots], first[:, slots:]
         width = max(part.shape[1] for part in parts)
         text = torch.cat([F.pad(part, (0, 0, 0, width - part.shape[1])) for part in parts])
         if len(parts) > 1:
-            lengths = [len(p) + len(a) + 1 for p, a in zip(told.prompts, told.answers)]
+            lengths = [len(p) + len(a) + 1 for p, a in zip(scenes.prompts, scenes.answers)]
             text = text[torch.cat(alike(torch.tensor(lengths))).argsort()]
-        return scene, text
+        return first, text
 
-    def cell(self, told: TextScenes, sample: int, target: list[int]) -> tuple[int, int]:
+    def cell(self, scenes: TextScenes, sample: int, slots: list[int]) -> tuple[int, int]:
         """(column, row) of the one object in these slots, (-100, -100) if they are several."""
-        forms = [form for form in (told.grid, told.listed) if form is not None]
-        image = sample * len(forms[0]) // len(told.prompts)
-        slots = [slot for form in forms for slot in form[image]]
-        found = {tuple(i - self.first for i in slots[k] if 0 <= i - self.first < 2 * GRID)
-                 for k in target}
-        (col, row), = found if len(found) == 1 else {(-100, -100 + GRID)}
-        return col, row - GRID
+        image = sample * len(scenes.forms[0]) // len(scenes.prompts)
+        words = [slot for form in scenes.forms for slot in form[image]]
+        cells = {tuple(i - self.first for i in words[k] if 0 <= i - self.first < 2 * GRID) for k in slots}
+        column, row = cells.pop() if len(cells) == 1 else (-100, -100 + GRID)
+        return column, row - GRID
 
 
 @torch.no_grad()
@@ -126,26 +116,23 @@ def match_by_likeness(llm: LanguageModel, tokenizer: TinyTokenizer) -> None:
     """A start for a tiny LLM whose whole work is looking things up.
 
     Keys equal queries and outputs undo values, so that from the first step on attention goes to
-    what resembles the asking token and copies it; embeddings are large beside what the blocks
-    add, and those of numbers (columns, rows, distances) begin on a smooth curve, so that left
-    and right can be compared. Measured on text scenes, seed 0, while
-    a box was still five words: VQA colour .77 after 250 steps
-    against .17 after 1000 from transformers' own start.
+    what resembles the querying token and copies it; embeddings are large beside what the blocks
+    add, and those of numbers (columns, rows, distances) begin on a smooth curve, so that left and
+    right can be compared. Measured on text scenes, seed 0, while a box was still five words: VQA
+    colour .77 after 250 steps against .17 after 1000 from transformers' own start.
     """
     for name, parameter in llm.model.named_parameters():
         if not llm.encoder_decoder and parameter.ndim == 2:
             parameter.normal_(0, 0.5 if "embed" in name else llm.width ** -0.5)
     if not llm.encoder_decoder:
         llm.model.model.norm.weight.fill_(0.2)                        # modest first logits
-    words = llm.model.get_input_embeddings().weight
-    for axis, count in [(axis, GRID) for axis in "xy"] + [(s, REACH[1] - REACH[0] + 1)
-                                                          for s in SIDES]:
-        first = tokenizer.ids[f"<{axis}{0 if axis in 'xy' else REACH[0]}>"]
-        curve = torch.cos(torch.pi * torch.outer((torch.arange(count) + 0.5) / count,
-                                                 torch.arange(1, 5)))  # [count, 4]
-        curve = curve / torch.arange(1, 5) @ torch.randn(4, llm.width)
-        own = words[first:first + count]
-        own.copy_(0.8 * own + 0.6 * own.std() * curve / curve.std())
+    words, waves = llm.model.get_input_embeddings().weight, torch.arange(1, 5)
+    for sort, low, high in [(axis, 0, GRID - 1) for axis in "xy"] + [(side, *REACH) for side in SIDES]:
+        first, count = tokenizer.ids[f"<{sort}{low}>"], high - low + 1
+        curve = torch.cos(torch.pi * torch.outer((torch.arange(count) + 0.5) / count, waves))
+        curve = curve / waves @ torch.randn(4, llm.width)             # [count, D]
+        numbers = words[first:first + count]
+        numbers.copy_(0.8 * numbers + 0.6 * numbers.std() * curve / curve.std())
     for module in llm.model.modules():
         names = next((n for n in (("q_proj", "k_proj", "v_proj", "o_proj"), ("q", "k", "v", "o"))
                       if all(hasattr(module, part) for part in n)), None)
@@ -155,11 +142,10 @@ def match_by_likeness(llm: LanguageModel, tokenizer: TinyTokenizer) -> None:
             o.copy_(v.T)
 
 
-def lesson(world: World, seed: int, step: int, batch: int, tokenizer: TinyTokenizer,
-           part: str) -> TextScenes:
+def lesson(world: World, seed: int, step: int, batch: int, tokenizer: TinyTokenizer, part: str) -> TextScenes:
     """The curriculum: two objects in lists first, then three, then all forms and numbers.
 
-    A T5 reads a scene anew for every question, so it gets short lists only; and as it learns more
+    A T5 reads a scene again for every question, so it gets short lists only; and as it learns more
     slowly, every scene asks it the whole round and its caption: with the Llama's batches of captions
     alone and of hard questions it forgot the easy ones.
     """
@@ -171,32 +157,29 @@ def lesson(world: World, seed: int, step: int, batch: int, tokenizer: TinyTokeni
 
 
 @torch.no_grad()
-def reading(llm: LanguageModel, tokenizer: TinyTokenizer, world: World, count: int = 128,
-            seed: int = 0) -> dict[str, float]:
-    """Share of right answers a task on held-out scenes told as perfect text; REC by IoU >= .5.
+def reading_scores(llm: LanguageModel, tokenizer: TinyTokenizer, world: World, count: int = 128,
+                   seed: int = 0) -> dict[str, float]:
+    """Share of right answers a task on held-out scenes given as perfect text; REC by IoU >= .5.
 
     'objects': F1 of the objects that captions name. What sees can hardly exceed it. `count`
     scenes, one question of each task.
     """
     right, captions = defaultdict(list), []
     for step in range(max(1, count // 32)):
-        told = text_scenes(world, seed, step, 32, tokenizer, "heldout",
-                           tasks=ROUND + ("caption",), form="list")
-        embeds, text, shared = read(llm, told, tokenizer, train=False)
-        answers = llm.generate(embeds, text, shared)
-        for asked, ids in zip(told.asked, answers.tolist()):
-            said = tokenizer.decode(ids)
-            hit = box_overlap(said, asked.boxes[-1]) >= 0.5 if "rec" in asked.task \
-                else said == asked.answer
-            right[asked.task].append(hit)
-            if asked.task == "caption":
-                captions.append((said, asked.answer))
+        scenes = text_scenes(world, seed, step, 32, tokenizer, "heldout",
+                             tasks=ROUND + ("caption",), form="list")
+        answers = llm.generate(*llm_inputs(llm, scenes, tokenizer, train=False))
+        for example, answer in zip(scenes.examples, map(tokenizer.decode, answers.tolist())):
+            right[example.task].append(box_overlap(answer, example.boxes[-1]) >= 0.5
+                                       if "rec" in example.task else answer == example.answer)
+            if example.task == "caption":
+                captions.append((answer, example.answer))
     return {task: round(sum(hits) / len(hits), 4) for task, hits in sorted(right.items())} | {
         "objects": caption_object_f1(captions)}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print what a frozen tiny LLM reads when scenes are told to it in perfect text."""
+    """Print what a frozen tiny LLM reads when it is given scenes as perfect text."""
     p = Parser(prog="python -m lion_min.tiny.reading", description=main.__doc__)
     p.add_argument("--llm", choices=("llama", "t5"), default="llama")
     p.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR",
@@ -208,9 +191,8 @@ def main(argv: list[str] | None = None) -> int:
     def run() -> None:
         say_if_stage0_bundled(a.out, a.llm)
         parts = tiny_parts(a.out, a.llm)
-        llm, tokenizer = parts.llm, parts.tokenizer
-        told = reading(llm.eval(), tokenizer, WORLDS["medium"], a.count, a.seed)
-        print("\n".join(f"{task:<16}{share:.3f}" for task, share in told.items()))
+        scores = reading_scores(parts.llm.eval(), parts.tokenizer, WORLDS["medium"], a.count, a.seed)
+        print("\n".join(f"{task:<16}{share:.3f}" for task, share in scores.items()))
 
     return guarded(run)
 

@@ -2,7 +2,7 @@
 
 vision  the ViT and its tag head, from pictures: `dense` labels a cell (fast, the default) or
         `coarse` ones, an image's caption (contrast, as CLIP) and tags, as the papers' encoders
-llama   the LLM that LION reads with, from text alone: scenes told in slots (textworld.py)
+llama   the LLM that LION reads with, from text alone: scenes as slots of words (textworld.py)
 t5      LION's published family, the same way
 
 Published systems take these from CLIP, EVA and FlanT5. Symbols: B images, N patches, D width.
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lion_min import checkpoints, training
 from lion_min.cli import LION
 from lion_min.images import CLIP_MEAN, CLIP_STD, to_pixels
-from lion_min.language import LanguageModel
+from lion_min.language import LanguageModel, pad_rows
 from lion_min.tiny import reading
 from lion_min.lion.model import tiny
 from lion_min.tiny.textworld import TextScenes, tags_of
@@ -73,45 +73,46 @@ class VisionTeacher(nn.Module):
                          CLIP_STD).to(self.scale.device)
 
     def tag_loss(self, state: Tensor, scenes: list[Scene]) -> Tensor:
-        truth = torch.tensor([[float(any(tag in (t.colour, t.kind) for t in s.objects))
-                               for tag in self.tagger.tags] for s in scenes])
-        return F.binary_cross_entropy_with_logits(self.tagger(state).float(),
-                                                  truth.to(state.device))
+        truth = torch.tensor([[float(tag in tags) for tag in self.tagger.tags]
+                              for tags in map(tags_of, scenes)])
+        return F.binary_cross_entropy_with_logits(self.tagger(state).float(), truth.to(state.device))
 
     def contrast(self, state: Tensor, captions: list[list[int]]) -> Tensor:
         """CLIP's symmetric loss between images and captions of the batch."""
-        longest = max(map(len, captions))
-        ids = torch.tensor([c + [0] * (longest - len(c)) for c in captions], device=state.device)
+        ids = pad_rows(captions, 0).to(state.device)
         words = self.reader(self.words(ids), src_key_padding_mask=ids == 0)
         text = (words * (ids != 0)[..., None]).sum(1) / (ids != 0).sum(1, keepdim=True)
         image = F.normalize(self.image_proj(state[:, 1:].mean(1)).float(), dim=-1)     # [B, 64]
         text = F.normalize(self.text_proj(text).float(), dim=-1)                       # [B, 64]
         logits = image @ text.T * self.scale.exp()                                     # [B, B]
-        own = torch.arange(len(logits), device=logits.device)
-        return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+        pairs = torch.arange(len(logits), device=logits.device)
+        return (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2
 
-    def truth(self, scenes: list[Scene]) -> tuple[Tensor, list[int], Tensor]:
-        """(a 1 where a centre is [B, N], the flat rows of the centres, their 8 labels)."""
-        there = torch.zeros(len(scenes), GRID * GRID)
+    def truth(self, scenes: list[Scene]) -> tuple[list[int], Tensor]:
+        """(the rows of the objects' centres among all B*N cells, their 8 labels)."""
         rows, labels = [], []
         for b, scene in enumerate(scenes):
             for t in scene.objects:
                 col, row, *reach = (int(w[2:-1]) for w in box_words(t.box))
-                there[b, row * GRID + col] = 1
                 rows.append((b * GRID + row) * GRID + col)
                 labels.append([self.world.colours.index(t.colour), self.world.kinds.index(t.kind),
-                               list(self.world.sizes).index(t.size),
-                               self.world.textures.index(t.texture),
+                               list(self.world.sizes).index(t.size), self.world.textures.index(t.texture),
                                *(r - REACH[0] for r in reach)])
-        return there.to(self.scale.device), rows, torch.tensor(labels, device=self.scale.device)
+        return rows, torch.tensor(labels, device=self.scale.device)
+
+    def attributes(self, cells: Tensor, rows: list[int]) -> tuple[Tensor, ...]:
+        """The logits of the 8 labels at some rows of all cells' logits [B*N, sum(sizes)]."""
+        return cells[rows].split(self.sizes, -1)[1:]
 
     def dense(self, state: Tensor, scenes: list[Scene]) -> dict[str, Tensor]:
-        """Per cell: is an object's centre here, and what and how far its sides are."""
-        there, rows, labels = self.truth(scenes)
-        told = self.cells(state[:, 1:]).flatten(0, 1).float()        # [B*N, sum(sizes)]
-        heads = told[rows].split(self.sizes, -1)[1:]
-        losses = [F.cross_entropy(h, labels[:, i]) for i, h in enumerate(heads)]
-        return {"centre": F.binary_cross_entropy_with_logits(told[:, 0], there.flatten()),
+        """Per cell: is an object's centre in it, and what and how far its sides are."""
+        rows, labels = self.truth(scenes)
+        cells = self.cells(state[:, 1:]).flatten(0, 1).float()       # [B*N, sum(sizes)]
+        centres = torch.zeros(len(cells), device=cells.device)
+        centres[rows] = 1
+        losses = [F.cross_entropy(logits, labels[:, i])
+                  for i, logits in enumerate(self.attributes(cells, rows))]
+        return {"centre": F.binary_cross_entropy_with_logits(cells[:, 0], centres),
                 "attributes": sum(losses[:4]), "distances": sum(losses[4:])}
 
 
@@ -124,10 +125,10 @@ class TextTeacher(nn.Module):
         reading.match_by_likeness(llm, tokenizer)
         self.grounding = reading.Grounding(llm, tokenizer)
 
-    def forward(self, told: TextScenes) -> tuple[Tensor, dict]:
-        embeds, text, shared = reading.read(self.llm, told, self.tokenizer)
+    def forward(self, scenes: TextScenes) -> tuple[Tensor, dict]:
+        embeds, text, shared = reading.llm_inputs(self.llm, scenes, self.tokenizer)
         answer = self.llm.loss(embeds, text, shared, balanced=True)
-        parts = {"answer": answer} | self.grounding(told, shared.shape[1])
+        parts = {"answer": answer} | self.grounding(scenes, shared.shape[1])
         return sum(parts.values()), {name: part.detach() for name, part in parts.items()}
 
 
@@ -138,8 +139,7 @@ def pictures(world: World, seed: int, step: int, batch: int) -> list[Scene]:
     spare = itertools.count()
     for i in range(0, batch, 4):
         while not has_lookalikes(scenes[i]):
-            scenes[i] = make_scene(world, "train", seed,
-                                   (1 << 40) + ((step * batch + i) << 10) + next(spare))
+            scenes[i] = make_scene(world, "train", seed, (1 << 40) + ((step * batch + i) << 10) + next(spare))
     return scenes
 
 
@@ -149,46 +149,46 @@ def train(part: str, out: Path, world: str = "medium", seed: int = 0, resume: bo
     """Train one frozen part and write its folder. init: a run of the same part to go on from,
     with the heads that teach (the bundled weights have lost them)."""
     torch.manual_seed(seed)
-    place, plan = WORLDS[world], plan or PLANS[part]
-    tokenizer, batch = TinyTokenizer(), batch or BATCH[part]
-    settings = tiny(VisionSettings.of(place.image), len(tokenizer), llm=part)
-    if part == "vision":
-        model = VisionTeacher(place, labels, len(tokenizer))
-
-        def step_loss(step: int, shard: int = 0):  # seeds from 2^63 on are no run's own
-            scenes = pictures(place, seed + (shard << 63), step, batch)
-            return model(scenes, [tokenizer.encode(s.caption()) for s in scenes])
-    else:
-        model = TextTeacher(LanguageModel(settings.language), tokenizer)
-
-        def step_loss(step: int, shard: int = 0):
-            return model(reading.lesson(place, seed + (shard << 63), step, batch, tokenizer, part))
-    if init:
-        checkpoints.load_into(model, load_init(init, system=LION, stage=0, part=part), init)
-    where = Path(out) / STAGE0 / part
+    drawn, tokenizer, batch = WORLDS[world], TinyTokenizer(), batch or BATCH[part]
+    settings = tiny(VisionSettings.of(drawn.image), len(tokenizer), llm=part)
     config = {"system": LION, "stage": 0, "part": part, "preset": "tiny", "world": world,
               "seed": seed, "batch": batch}
-    config |= {"labels": labels, "settings": {"vision": asdict(settings.vision)}} \
-        if part == "vision" else {"settings": {"language": asdict(settings.language)}}
-    training.run(model, step_loss, plan, where, config, resume, device, quiet)
-    model.eval()
-    print(f"wrote {where}: " + ", ".join(f"{k} {v:.3f}" for k, v in report(model, place).items()))
-    return where
+    if part == "vision":
+        model = VisionTeacher(drawn, labels, len(tokenizer))
+        config |= {"labels": labels, "settings": {"vision": asdict(settings.vision)}}
+    else:
+        model = TextTeacher(LanguageModel(settings.language), tokenizer)
+        config |= {"settings": {"language": asdict(settings.language)}}
+
+    def step_loss(step: int, shard: int = 0):
+        shard_seed = seed + (shard << 63)      # from 2^63 on: no run has such a seed
+        if part != "vision":
+            return model(reading.lesson(drawn, shard_seed, step, batch, tokenizer, part))
+        scenes = pictures(drawn, shard_seed, step, batch)
+        return model(scenes, [tokenizer.encode(s.caption()) for s in scenes])
+
+    if init:
+        checkpoints.load_into(model, load_init(init, system=LION, stage=0, part=part), init)
+    folder = Path(out) / STAGE0 / part
+    training.run(model, step_loss, plan or PLANS[part], folder, config, resume, device, quiet)
+    scores = report(model.eval(), drawn)
+    print(f"wrote {folder}: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
+    return folder
 
 
 @torch.no_grad()
 def report(model: VisionTeacher | TextTeacher, world: World, count: int = 256) -> dict[str, float]:
     """How well the trained part does its own work on held-out scenes."""
     if isinstance(model, TextTeacher):
-        return reading.reading(model.llm, model.tokenizer, world, count)
+        return reading.reading_scores(model.llm, model.tokenizer, world, count)
     scenes = [make_scene(world, "heldout", 0, i) for i in range(count)]
     state = model.vision(model.pixels(scenes))[-1]
     tags = model.tagger.predict(state)
     scores = {"tags": sum(t == tags_of(s) for t, s in zip(tags, scenes)) / count}
     if model.labels == "dense":
-        rows, labels = model.truth(scenes)[1:]
-        told = model.cells(state[:, 1:]).flatten(0, 1)[rows].split(model.sizes, -1)[1:]
+        rows, labels = model.truth(scenes)
         names = ("colour", "kind", "size", "texture", "left", "top", "right", "bottom")
-        scores |= {n: float((h.argmax(-1) == labels[:, i]).float().mean())
-                   for i, (n, h) in enumerate(zip(names, told))}
+        heads = model.attributes(model.cells(state[:, 1:]).flatten(0, 1), rows)
+        scores |= {name: float((logits.argmax(-1) == truth).float().mean())
+                   for name, logits, truth in zip(names, heads, labels.T)}
     return scores

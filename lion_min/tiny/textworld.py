@@ -20,8 +20,7 @@ from lion_min.scenes import COLOURS, KINDS, Scene, World, make_scene
 from lion_min.tasks import BOX, IMAGE_LEVEL, Example, examples, fits, rec_relational
 from lion_min.tokenizer import GRID, WORDS, TinyTokenizer, box_words
 
-PLURALS = {kind + ("es" if kind == "cross" else "s"): kind for kind in KINDS} | {
-    "objects": "object"}
+PLURALS = {kind + ("es" if kind == "cross" else "s"): kind for kind in KINDS} | {"objects": "object"}
 ATTRIBUTES = {*COLOURS, *KINDS, "object", "striped", "small", "medium", "large"}
 LISTED = 12                                # slots of the list form
 # one scene's questions: several of the hard ones, and of those that few scenes can pose
@@ -32,20 +31,24 @@ HARD = ("count", "relation", "relation", "rec", "rec", "reg") + ("rec_relational
 
 @dataclass
 class TextScenes:
-    """A batch of scenes told in text with n questions each."""
+    """A batch of scenes as text with n questions each."""
 
     grid: list[list[list[int]]] | None     # [B][64] word ids of each slot
     listed: list[list[list[int]]] | None   # [B][LISTED]
     prompts: list[list[int]]               # [B*n]
     answers: list[list[int]]
     regions: list[list[int]]               # word ids of each <region> slot, reading order
-    asked: list[Example]
+    examples: list[Example]
     named: list[list[tuple[int, list[int]]]]   # [B*n] (token of the prompt, slots it names)
+
+    @property
+    def forms(self) -> list[list[list[list[int]]]]:
+        """The forms that the scenes have: grid, list or both."""
+        return [form for form in (self.grid, self.listed) if form is not None]
 
 
 def thing_ids(tokenizer: TinyTokenizer, thing, box: bool = True) -> list[int]:
-    words = thing.words().split() + (box_words(thing.box) if box else [])
-    return [tokenizer.ids[w] for w in words]
+    return [tokenizer.ids[w] for w in thing.words().split() + (box_words(thing.box) if box else [])]
 
 
 def cell_ids(tokenizer: TinyTokenizer, cell: int) -> list[int]:
@@ -70,16 +73,16 @@ def listed_slots(scene: Scene, tokenizer: TinyTokenizer, rng: random.Random) -> 
 
 def tags_of(scene: Scene) -> list[str]:
     """The words an image tagger would give: colours, then kinds, in vocabulary order."""
-    here = {t.colour for t in scene.objects} | {t.kind for t in scene.objects}
-    return [word for word in (*COLOURS, *KINDS) if word in here]
+    words = {word for t in scene.objects for word in (t.colour, t.kind)}
+    return [word for word in (*COLOURS, *KINDS) if word in words]
 
 
 def text_scenes(world: World, seed: int, step: int, batch: int, tokenizer: TinyTokenizer,
                 split: str = "text", most: int | None = None,
                 tasks: tuple[str, ...] = ROUND, form: str | None = None) -> TextScenes:
-    """Batch `step` of told scenes, a pure function of its arguments.
+    """Batch `step` of text scenes, a pure function of its arguments.
 
-    Two in five batches of ROUND tell twice the scenes and ask each for its caption alone: they take
+    Two in five batches of ROUND have twice the scenes and ask each for its caption alone: they take
     a quarter of the time of the others. Three in ten ask HARD, once scenes may have any number of
     objects; in half of their scenes a relation alone singles out some object.
     """
@@ -91,35 +94,33 @@ def text_scenes(world: World, seed: int, step: int, batch: int, tokenizer: TinyT
         tasks, batch = ("caption",), 2 * batch
     elif share < 0.7 and most is None:
         tasks = HARD
-    out = TextScenes([] if form != "list" else None, [] if form != "grid" else None,
-                     [], [], [], [], [])
-    words = (*world.colours, *world.kinds)
+    out = TextScenes([] if form != "list" else None, [] if form != "grid" else None, [], [], [], [], [])
+    words, make = (*world.colours, *world.kinds), hard_scene if tasks == HARD else make_scene
     for i in range(batch):
-        scene = (hard_scene if tasks == HARD else make_scene)(world, split, seed, first + i, "any",
-                                                              most)
+        scene = make(world, split, seed, first + i, "any", most)
         if out.grid is not None:
             out.grid.append(grid_slots(scene, tokenizer))
         if out.listed is not None:
             out.listed.append(listed_slots(scene, tokenizer, rng))
-        for asked in examples(scene, rng, tasks):
-            region = asked.task == "reg" and rng.random() < 0.5
-            tags = noisy_tags(tags_of(scene), words, rng, 0.1) if rng.random() < 0.12 else None
-            out.prompts.append((tag_ids(tokenizer, tags) if tags is not None else [])
-                               + tokenizer.encode(asked.prompt, region))
-            slots = [s for part in (out.grid, out.listed) if part is not None for s in part[-1]]
+        slots = [slot for form in out.forms for slot in form[-1]]
+        for example in examples(scene, rng, tasks):
+            region, tags = example.task == "reg" and rng.random() < 0.5, []
+            if rng.random() < 0.12:
+                tags = tag_ids(tokenizer, noisy_tags(tags_of(scene), words, rng, 0.1))
+            out.prompts.append(tags + tokenizer.encode(example.prompt, region))
             out.named.append(groundings(tokenizer, out.prompts[-1], scene, slots))
-            out.answers.append(tokenizer.encode(asked.answer))
-            out.asked.append(asked)
+            out.answers.append(tokenizer.encode(example.answer))
+            out.examples.append(example)
             if region:
-                thing = next(t for t in scene.objects if BOX.format(t.box) in asked.prompt)
+                thing = next(t for t in scene.objects if BOX.format(t.box) in example.prompt)
                 out.regions.append(thing_ids(tokenizer, thing, box=rng.random() < 0.5))
     return out
 
 
 def hard_scene(world: World, split: str, seed: int, index: int, *rest) -> Scene:
     """Of three scenes the first with an object that a relation alone singles out, else the last."""
-    for place in (index, (1 << 40) + 2 * index, (1 << 40) + 2 * index + 1):
-        scene = make_scene(world, split, seed, place, *rest)
+    for number in (index, (1 << 40) + 2 * index, (1 << 40) + 2 * index + 1):
+        scene = make_scene(world, split, seed, number, *rest)
         if rec_relational(scene, random.Random(0)):
             break
     return scene
@@ -133,18 +134,18 @@ def groundings(tokenizer: TinyTokenizer, prompt: list[int], scene: Scene,
     word. Phrases that fit nothing are left out.
     """
     boxes = {t: box_words(t.box) for t in scene.objects}
-    places = {t: [tokenizer.ids[w] for w in words[:2]] for t, words in boxes.items()}
-    found, run = [], []
-    for place, word in enumerate(tokenizer.words[i] for i in prompt):
+    cells = {t: {tokenizer.ids[w] for w in words[:2]} for t, words in boxes.items()}
+    named, run = [], []
+    for index, word in enumerate(tokenizer.words[i] for i in prompt):
         word = PLURALS.get(word, word)
         run = run + [word] if word in ATTRIBUTES else []
         things = []
         if word in KINDS or word == "object":
             things, run = [t for t in scene.objects if fits(" ".join(run), t)], []
         elif word.startswith("<b"):
-            written = [tokenizer.words[i] for i in prompt[place + 1 - WORDS:place + 1]]
+            written = [tokenizer.words[i] for i in prompt[index + 1 - WORDS:index + 1]]
             things = [t for t in scene.objects if boxes[t] == written]
         hits = [k for k, slot in enumerate(slots) if len(slot) > WORDS
-                and any(set(places[t]) <= set(slot) for t in things)]
-        found += [(place, hits)] if hits else []
-    return found
+                and any(cells[t] <= set(slot) for t in things)]
+        named += [(index, hits)] if hits else []
+    return named

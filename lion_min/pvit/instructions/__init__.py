@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from itertools import repeat
 
 from lion_min.boxes import Box
 from lion_min.pvit.instructions.chat import Chat, SceneChat
 from lion_min.pvit.instructions.conversion import gqa_turn, vcr_turn
-from lion_min.pvit.instructions.forms import (FEWEST, Turns, filtered, parse_pairs,
-                                              parse_questions, parse_single)
-from lion_min.pvit.instructions.messages import Request, scene_notes
+from lion_min.pvit.instructions.forms import FEWEST, Turns, filtered
+from lion_min.pvit.instructions.messages import SEEDS, Request, scene_notes
 from lion_min.scenes import Scene
 
 Words = tuple[tuple[str, Box], ...]            # text that stands in a picture, with its boxes
@@ -35,25 +35,30 @@ CATEGORY = {"small": "recognition", "attribute": "attribute", "relation": "reaso
 CONVERSIONS = {"gqa": gqa_turn, "vcr": vcr_turn}
 SINGLE_TURN = ("gqa", "vcr", "small", "attribute", "relation", "several")  # of drawn scenes
 KEPT, NOTHING = "kept", "scene gives no such question"
+PATIENCE = 50                                  # attempts in vain before `generate` gives up
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """A conversation about one picture: (question, answer) turns, regions as region_text."""
+    """A conversation about one picture: (question, answer) turns, regions as region_text.
+
+    category: recognition, attribute, reasoning, counting or other; scene: the scene's seed.
+    """
 
     turns: Turns
     strategy: str
     task: str
+    category: str = ""
+    scene: str = ""
 
-    @property
-    def category(self) -> str:
-        """recognition, attribute, reasoning, counting or other."""
-        return CATEGORY[self.task]
+    def samples(self) -> list[tuple[str, str, list[tuple[str, str]]]]:
+        """(question, answer, the turns before it) of every turn."""
+        return [(*turn, list(self.turns[:i])) for i, turn in enumerate(self.turns)]
 
 
 def attempt(scene: Scene, chat: Chat, task: str, rng: random.Random, turns: int = 1,
             words: Words = ()) -> Instruction | str:
-    """One instruction, or the reason why there is none.
+    """Make one instruction, or return the reason why there is none.
 
     turns: how many a general conversation is asked for; a dialogue is asked for at least three.
     words: text that stands in the picture, for the task 'ocr'.
@@ -62,49 +67,39 @@ def attempt(scene: Scene, chat: Chat, task: str, rng: random.Random, turns: int 
         turn = CONVERSIONS[task](scene, rng)
         result = filtered((turn,)) if turn else NOTHING
     else:
-        result = filtered(_chatted(scene, chat, task, rng, turns, words),
-                          must_point=task in ("dialogue", "general"))
-    return result if isinstance(result, str) else Instruction(result, STRATEGY_OF[task], task)
+        turns = {"general": turns, "dialogue": max(FEWEST, turns)}.get(task, 1)
+        seeds = tuple(rng.sample(tuple(SEEDS), 3)) if task == "general" else ()
+        request = Request(task, scene_notes(scene, words), turns, seeds)
+        rows = request.form.parse(chat(request))
+        if task == "dialogue" and rows:        # so far its questions
+            request = replace(request, questions=tuple(question for question, in rows))
+            rows = request.form.parse(chat(request))
+        result = filtered(rows, must_point=task in ("dialogue", "general"))
+    if isinstance(result, str):
+        return result
+    return Instruction(result, STRATEGY_OF[task], task, CATEGORY[task], scene.seed)
 
 
-def _chatted(scene, chat, task, rng, turns, words) -> Turns | None:
-    notes = scene_notes(scene, words)
-    if task == "general":
-        return parse_pairs(chat(Request(task, notes, rng, turns)))
-    if task != "dialogue":
-        return parse_single(chat(Request(task, notes, rng)))
-    turns = max(FEWEST, turns)
-    questions = parse_questions(chat(Request(task, notes, rng, turns)))
-    pairs = questions and parse_pairs(chat(Request(task, notes, rng, turns, questions)))
-    return pairs if pairs and len(pairs) >= FEWEST else None
-
-
-def attempts(scenes: Iterable[Scene], chat_for: Callable[[Scene], Chat], strategy: str | None,
-             rng: random.Random, task: str | None = None, turns: tuple[int, int] = (1, 3),
-             words_for: Callable[[Scene], Words] = lambda scene: ()
-             ) -> Iterator[tuple[Scene, Instruction | str]]:
-    """One attempt a scene; a task at random among the strategy's (None: among all) unless given.
-
-    chat_for(scene) -> chat: `SceneChat` itself, or `lambda scene: local_chat`.
-    """
-    tasks = (task,) if task else STRATEGIES[strategy] if strategy else tuple(STRATEGY_OF)
-    for scene in scenes:
-        yield scene, attempt(scene, chat_for(scene), rng.choice(tasks), rng, rng.randint(*turns),
-                             words_for(scene))
-
-
-def outcome(result: Instruction | str) -> str:
-    """What an attempt is counted as."""
-    return KEPT if isinstance(result, Instruction) else result
-
-
-def generate(scenes: Iterable[Scene], chat_for: Callable[[Scene], Chat], strategy: str | None,
-             rng: random.Random, task: str | None = None, **options
+def generate(scenes: Iterable[Scene], chat_for: Callable[[Scene], Chat], tasks: tuple[str, ...],
+             rng: random.Random, turns: tuple[int, int] = (1, 3),
+             words_for: Callable[[Scene], Words] = lambda scene: (), count: int | None = None
              ) -> tuple[list[Instruction], Counter]:
-    """(what passed the filters, how many were kept and how many each filter dropped); the
-    arguments are those of `attempts`."""
-    results = [result for _, result in attempts(scenes, chat_for, strategy, rng, task, **options)]
-    return [r for r in results if isinstance(r, Instruction)], Counter(map(outcome, results))
+    """(what passed the filters, how many were kept and how many each filter dropped).
+
+    One attempt a scene, at one of `tasks` at random. chat_for(scene) -> chat: `SceneChat` itself,
+    or `lambda scene: local_chat`. turns, words_for: see `attempt`.
+    count: stop when so many are kept, or when the first PATIENCE attempts are in vain.
+    """
+    instructions, counts = [], Counter()
+    for scene in scenes:
+        result = attempt(scene, chat_for(scene), rng.choice(tasks), rng, rng.randint(*turns),
+                         words_for(scene))
+        counts[result if isinstance(result, str) else KEPT] += 1
+        instructions += [result] if isinstance(result, Instruction) else []
+        in_vain = not instructions and counts.total() == PATIENCE
+        if count and (in_vain or len(instructions) == count):
+            break
+    return instructions, counts
 
 
 def scene_instructions(scene: Scene, rng: random.Random, n: int, turns: tuple[int, int] = (1, 3)
@@ -116,8 +111,5 @@ def scene_instructions(scene: Scene, rng: random.Random, n: int, turns: tuple[in
     """
     low, high = turns
     tasks = SINGLE_TURN * (low < 2) + ("general",) + ("dialogue",) * 2 * (high >= FEWEST)
-    chat, made = SceneChat(scene, rng), []
-    while len(made) < n:
-        result = attempt(scene, chat, rng.choice(tasks), rng, rng.randint(low, high))
-        made += [result] if isinstance(result, Instruction) else []
-    return made
+    chat = SceneChat(scene, rng)
+    return generate(repeat(scene), lambda scene: chat, tasks, rng, turns, count=n)[0]

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import random
-from collections import Counter
 from pathlib import Path
 
 from lion_min import BadInput
 from lion_min.cli import Parser, guarded, whole
-from lion_min.pvit.instructions import KEPT, NOTHING, STRATEGIES, attempts, outcome
+from lion_min.pvit.instructions import KEPT, NOTHING, STRATEGIES, STRATEGY_OF, generate
 from lion_min.pvit.instructions.chat import LocalChat, SceneChat
 from lion_min.pvit.instructions.forms import FORMAT, IN_ANSWER, NO_REGION
 from lion_min.scenes import WORLDS, make_scene
 
 
-def parser() -> Parser:
+def main(argv: list[str] | None = None) -> int:
     p = Parser(prog="python -m lion_min.pvit.instructions",
                description="Write region instructions about drawn scenes, one JSON object a line.")
     p.add_argument("out", type=Path, metavar="OUT.jsonl")
@@ -26,34 +25,24 @@ def parser() -> Parser:
     p.add_argument("--chat", type=Path, metavar="DIR",
                    help="a local chat model; default: the rules that know the drawn scene")
     p.add_argument("--world", choices=WORLDS, default="medium", help="default: medium")
-    return p
+    args = p.parse_args(argv)
+    return guarded(lambda: write(args))
 
 
 def write(args) -> None:
-    """Scenes in turn until enough are kept, ten times as many tried, or 50 tried in vain."""
+    """Scenes in turn until enough are kept or ten times as many were tried."""
     from lion_min.checkpoints import write_atomic
     local = args.chat and LocalChat(args.chat)
     scenes = (make_scene(WORLDS[args.world], "train", args.seed, i) for i in range(10 * args.count))
-    lines, counts = [], Counter()
-    for scene, result in attempts(scenes, lambda s: local or SceneChat(s), args.strategy,
-                                  random.Random(f"instructions/{args.seed}")):
-        counts[outcome(result)] += 1
-        if outcome(result) == KEPT:
-            lines.append(json.dumps({**vars(result), "category": result.category,
-                                     "scene": scene.seed}))
-        if len(lines) == args.count or not lines and counts.total() == 50:
-            break
-    if not lines:
+    tasks = STRATEGIES[args.strategy] if args.strategy else tuple(STRATEGY_OF)
+    instructions, counts = generate(scenes, lambda scene: local or SceneChat(scene), tasks,
+                                    random.Random(f"instructions/{args.seed}"), count=args.count)
+    if not instructions:
         raise BadInput(f"{args.out}: not written, nothing passed the filters ({dict(counts)}); "
                        "take another chat model or strategy")
-    write_atomic(args.out, ("\n".join(lines) + "\n").encode())
+    write_atomic(args.out, "".join(json.dumps(vars(i)) + "\n" for i in instructions).encode())
     print("\n".join(f"{counts[name]:7d}  {name}" for name in (
         KEPT, FORMAT, IN_ANSWER, NO_REGION, NOTHING)) + f"\nwrote {args.out}")
-
-
-def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
-    return guarded(lambda: write(args))
 
 
 if __name__ == "__main__":

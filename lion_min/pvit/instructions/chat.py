@@ -12,15 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lion_min import BadInput
-from lion_min.pvit.instructions.forms import SINGLE_BAR, as_pairs, as_questions, region_text
+from lion_min.pvit.instructions.forms import region_text
 from lion_min.pvit.instructions.messages import SEEDS, Request
-from lion_min.pvit.instructions.questions import OF_TASK, TEMPLATES, draw_question
+from lion_min.pvit.instructions.questions import OF_TASK, TEMPLATES, draw_turn
 from lion_min.scenes import Scene, Thing
 
 Chat = Callable[[Request], str]
 Turn = tuple[str, str]
 NOTHING = "There is nothing to ask of this image."  # no form we asked for: the filter drops it
-TRIES = 8      # at one question, to choose its answer from
 
 
 class SceneChat:
@@ -36,52 +35,32 @@ class SceneChat:
 
     def __call__(self, request: Request) -> str:
         things = [t for _, box in request.objects for t in self.scene.objects if t.box == box]
-        if request.task == "ocr":
-            return self._ask_for_text(request.notes.words)
-        if not things:
-            return NOTHING
+        turns = self._turns(request, things) if things else []
+        return request.form.format(turns) or NOTHING
+
+    def _turns(self, request: Request, things: list[Thing]) -> list[Turn]:
         if request.questions:
-            return self._answer(request.questions)
-        if request.task == "dialogue":
-            self.answers = dict(self._dialogue(things, request.turns))
-            return as_questions(self.answers) or NOTHING
+            known = self.answers.keys() >= {*request.questions}
+            return [(question, self.answers[question]) for question in request.questions if known]
+        if request.task == "ocr":
+            words = [self.rng.choice(request.notes.words)] if request.notes.words else []
+            return [(f"What does it say in {region_text(box)}?", word) for word, box in words]
         if request.task == "general":
-            return as_pairs(self._fill(request.seeds, things)[:request.turns]) or NOTHING
-        turn = self._ask(things, OF_TASK[request.task])
-        return as_pairs([turn], SINGLE_BAR) if turn else NOTHING
-
-    def _ask_for_text(self, words: tuple[tuple[str, tuple], ...]) -> str:
-        if not words:
-            return "There is no text in this image."
-        word, box = self.rng.choice(words)
-        return as_pairs([(f"What does it say in {region_text(box)}?", word)], SINGLE_BAR)
-
-    def _answer(self, questions: tuple[str, ...]) -> str:
-        if not self.answers.keys() >= {*questions}:
-            return NOTHING
-        return as_pairs((question, self.answers[question]) for question in questions)
-
-    def _ask(self, things: list[Thing], names: tuple[str, ...], first: Thing | None = None,
-             reference: str = "") -> Turn | None:
-        """A turn of one of the names; about `first`, called `reference`, when given."""
-        for name in self.rng.sample(names, len(names)):
-            by_answer = {}
-            for _ in range(TRIES):     # then evenly among their answers: 'no' must not pay
-                question = draw_question(name, self.scene, things, self.rng, first, reference)
-                if question and question.answer:
-                    by_answer.setdefault(question.answer, question)
-            if by_answer:
-                answer = self.rng.choice(list(by_answer))
-                return by_answer[answer].text(self.rng), answer
-        return None
+            return self._fill(request.seeds, things)[:request.turns]
+        if request.task == "dialogue":
+            turns = self._dialogue(things, request.turns)
+            self.answers = dict(turns)
+            return turns
+        turn = draw_turn(OF_TASK[request.task], self.scene, things, self.rng)
+        return [turn] if turn else []
 
     def _dialogue(self, things: list[Thing], count: int) -> list[Turn]:
         """Turns about one object; the later ones say 'it' or name its region again."""
-        focus, turns = self.rng.choice(things), []
-        for name in self.rng.sample(OF_TASK["dialogue"], len(OF_TASK["dialogue"])):
+        focus, turns, names = self.rng.choice(things), [], OF_TASK["dialogue"]
+        for name in self.rng.sample(names, len(names)):
             it = "it" if turns and self.rng.random() < 0.6 else ""
-            if len(turns) < count and (turn := self._ask(things, (name,), focus, it)):
-                turns.append(turn)
+            turn = len(turns) < count and draw_turn((name,), self.scene, things, self.rng, focus, it)
+            turns += [turn] if turn else []
         return turns
 
     def _fill(self, seeds: tuple[str, ...], things: list[Thing]) -> list[Turn]:
@@ -98,7 +77,7 @@ class SceneChat:
 
 
 class LocalChat:
-    """chat(messages) -> reply of any local chat model of transformers, greedy, offline.
+    """chat(request) -> reply of any local chat model of transformers, greedy, offline.
 
     folder: holds config.json, weights and a tokenizer with a chat template that takes a system
     message. Raises BadInput, one line, for a folder that is missing or does not load.
@@ -122,10 +101,9 @@ class LocalChat:
                            "take the instruction-tuned form of the model")
         self.most = most
 
-    def __call__(self, messages: list[dict[str, str]]) -> str:
+    def __call__(self, request: Request) -> str:
         inputs = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+            request.messages(), add_generation_prompt=True, return_tensors="pt", return_dict=True)
         ids = self.model.generate(**inputs.to(self.model.device), max_new_tokens=self.most,
                                   do_sample=False)  # [1, T + new]
-        return self.tokenizer.decode(ids[0, inputs["input_ids"].shape[1]:],
-                                     skip_special_tokens=True)
+        return self.tokenizer.decode(ids[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True)

@@ -15,12 +15,11 @@ from lion_min import BadInput
 from lion_min.boxes import Box
 from lion_min.pvit.instructions.forms import region_text
 from lion_min.scenes import Scene, Thing
-from lion_min.tasks import OPPOSITE, SIDES, TEMPLATES, fits, stands
+from lion_min.tasks import OPPOSITE, SIDES, TEMPLATES, matching, stands
 
 Turn = tuple[str, str]
 MARKER = re.compile(r"<([a-z][a-z ]*?)(\d+)>")
-ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth",
-            "tenth")
+ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth".split()
 
 
 def convert_gqa(question: str, answer: str, mentions: list[tuple[str, Box]]) -> Turn:
@@ -68,10 +67,10 @@ def _upper(text: str) -> str:
 
 # ---- drawn scenes as GQA and as VCR --------------------------------------------------------------
 
-def _names(scene: Scene, thing: Thing, *forms: str) -> list[str]:
-    """The forms ('{size} {kind}', ...) that, filled in, are true of this object alone."""
-    filled = (form.format(**vars(thing)) for form in forms)
-    return [name for name in filled if sum(fits(name, o) for o in scene.objects) == 1]
+def _named(scene: Scene, *forms: str) -> list[tuple[list[str], Thing]]:
+    """For every object the forms ('{size} {kind}', ...) that, filled in, are true of it alone."""
+    filled = [([form.format(**vars(thing)) for form in forms], thing) for thing in scene.objects]
+    return [([name for name in names if matching(name, scene) == 1], thing) for names, thing in filled]
 
 
 def _side(rng: random.Random, a: Thing, b: Thing) -> str | None:
@@ -89,7 +88,7 @@ def gqa_turn(scene: Scene, rng: random.Random) -> Turn | None:
 def _gqa_attribute(scene: Scene, rng: random.Random) -> Turn | None:
     task, *forms = rng.choice((("colour", "{kind}", "{size} {kind}", "{texture} {kind}"),
                                ("kind", "{colour} object", "{size} {colour} object")))
-    chances = [(name, t) for t in scene.objects for name in _names(scene, t, *forms)]
+    chances = [(name, thing) for names, thing in _named(scene, *forms) for name in names]
     if not chances:
         return None
     name, thing = rng.choice(chances)
@@ -99,7 +98,7 @@ def _gqa_attribute(scene: Scene, rng: random.Random) -> Turn | None:
 
 def _gqa_relation(scene: Scene, rng: random.Random) -> Turn | None:
     forms = ("{kind}", "{colour} {kind}", "{size} {kind}", "{size} {colour} {kind}")
-    named = [(rng.choice(names), t) for t in scene.objects if (names := _names(scene, t, *forms))]
+    named = [(rng.choice(names), thing) for names, thing in _named(scene, *forms) if names]
     if len(named) < 2:
         return None
     (first, a), (second, b) = rng.sample(named, 2)
@@ -112,24 +111,23 @@ def _gqa_relation(scene: Scene, rng: random.Random) -> Turn | None:
 
 
 def vcr_turn(scene: Scene, rng: random.Random) -> Turn | None:
-    """A VCR-style question about two objects, told apart by number; None below two objects."""
-    seen = Counter()
-    marked = []
+    """A VCR-style question about two objects, distinguished by number; None below two objects."""
+    counts, marked = Counter(), {}
     for thing in scene.objects:                      # in reading order, as VCR's lists are
-        seen[thing.kind] += 1
-        if seen[thing.kind] <= 3:                    # the tiny vocabulary counts to "third"
-            marked.append((f"{thing.kind}{seen[thing.kind]}", thing))
+        counts[thing.kind] += 1
+        if counts[thing.kind] <= 3:                  # the tiny vocabulary counts to "third"
+            marked[f"{thing.kind}{counts[thing.kind]}"] = thing
     if len(marked) < 2:
         return None
-    (a, first), (b, second) = rng.sample(marked, 2)
-    boxes = {a: first.box, b: second.box}
+    (a, first), (b, second) = rng.sample(list(marked.items()), 2)
     side = _side(rng, first, second)
     if side is None or rng.random() < 0.5:
-        same = first.colour == second.colour
-        why = (f"They are both {first.colour}." if same else
-               f"<{a}> is {first.colour} and <{b}> is {second.colour}.")
+        holds = first.colour == second.colour
         question = f"Do <{a}> and <{b}> have the same colour?"
-        return convert_vcr(question, "Yes." if same else "No.", why, boxes)
-    claim = rng.choice((side, OPPOSITE[side]))
-    why = f"<{b}> is {OPPOSITE[side]} <{a}>." if claim == side else f"<{a}> is {side} <{b}>."
-    return convert_vcr(f"Is <{a}> {claim} <{b}>?", "Yes." if claim == side else "No.", why, boxes)
+        why = (f"They are both {first.colour}." if holds else
+               f"<{a}> is {first.colour} and <{b}> is {second.colour}.")
+    else:
+        claim = rng.choice((side, OPPOSITE[side]))
+        holds, question = claim == side, f"Is <{a}> {claim} <{b}>?"
+        why = f"<{b}> is {OPPOSITE[side]} <{a}>." if holds else f"<{a}> is {side} <{b}>."
+    return convert_vcr(question, "Yes." if holds else "No.", why, {a: first.box, b: second.box})

@@ -7,18 +7,18 @@ whose object the question does not name teaches nothing about regions.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from itertools import cycle
 
 from lion_min.boxes import Box, BoxText
 
 Turns = tuple[tuple[str, str], ...]            # (question, answer)
 REGION = re.compile(r"<Region>\s*(\[[^\[\]<>]*\])\s*</Region>")
-SINGLE_BAR = "======"                          # between the question and answer of one turn
 FEWEST = 3                                     # questions of a dialogue
-FORMAT, IN_ANSWER, NO_REGION = (
-    "broken format", "region in an answer", "no region in any question")
+FORMAT, IN_ANSWER, NO_REGION = ("broken format", "region in an answer", "no region in any question")
 
 
 def region_text(box: Box) -> str:
@@ -26,43 +26,42 @@ def region_text(box: Box) -> str:
     return f"<Region>{BoxText().format(box).replace(',', ', ')}</Region>"
 
 
-def as_pairs(turns: Iterable[tuple[str, str]], bar: str = "===") -> str:
-    """'Question: ..\\n===\\nAnswer: ..', turn after turn."""
-    return f"\n{bar}\n".join(f"Question: {q}\n{bar}\nAnswer: {a}" for q, a in turns)
+@dataclass(frozen=True)
+class Form:
+    """The form of a reply: rows of labelled fields with a bar on a line between any two of them.
+    text: the instruction to a chat model, before the example."""
+
+    text: str
+    example: tuple[tuple[str, str], ...] = (
+        ("the first question", "its answer"), ("the second question", "its answer"))
+    labels: tuple[str, ...] = ("Question", "Answer")
+    bar: str = "==="
+    rows: tuple[float, float] = (1, math.inf)  # fewest and most
+
+    def format(self, rows: Iterable[tuple[str, ...]]) -> str:
+        """'Question: ..\\n===\\nAnswer: ..', row after row; '' for no rows."""
+        return f"\n{self.bar}\n".join(f"{label}: {field}" for row in rows
+                                      for label, field in zip(self.labels, row))
+
+    def parse(self, reply: str) -> tuple[tuple[str, ...], ...]:
+        """The rows of a reply, each field on one line; () for a reply of any other form."""
+        parts, width = re.split(rf"\n\s*{self.bar}[ \t]*\n", reply), len(self.labels)
+        matches = [re.fullmatch(rf"\s*{label}:(.*)", part, re.DOTALL)
+                   for label, part in zip(cycle(self.labels), parts)]
+        fields = [" ".join(match[1].split()) if match else "" for match in matches]
+        whole = all(f and not re.search(r"(Question|Answer):|===", f) for f in fields)
+        fits = len(fields) % width == 0 and self.rows[0] <= len(fields) // width <= self.rows[1]
+        return tuple(zip(*[iter(fields)] * width)) if whole and fits else ()
 
 
-def as_questions(questions: Iterable[str]) -> str:
-    return "\n===\n".join(f"Question: {q}" for q in questions)
+SINGLE = Form("Reply in exactly this form:", (("the question", "the answer"),), bar="======", rows=(1, 1))
+QUESTIONS = Form("Reply with questions alone, in exactly this form:", labels=("Question",),
+                 rows=(FEWEST, math.inf))
+PAIRS = Form("Reply in exactly this form, the questions with their answers in turn:")
+DIALOGUE = replace(PAIRS, rows=(FEWEST, math.inf))
 
 
-def parse_single(reply: str) -> Turns | None:
-    """'Question: ..\\n======\\nAnswer: ..' -> one turn; None for any other form."""
-    turns = parse_pairs(reply, 6)
-    return turns if turns and len(turns) == 1 else None
-
-
-def parse_pairs(reply: str, bar: int = 3) -> Turns | None:
-    """Questions and answers in turn, '===' on a line between them; None for any other form."""
-    fields = _fields(reply, ("Question", "Answer"), bar)
-    return tuple(zip(fields[::2], fields[1::2])) if fields and len(fields) % 2 == 0 else None
-
-
-def parse_questions(reply: str) -> tuple[str, ...] | None:
-    """Questions alone, '===' between them; None for any other form or fewer than three."""
-    fields = _fields(reply, ("Question",))
-    return fields if len(fields) >= FEWEST else None
-
-
-def _fields(reply: str, labels: tuple[str, ...], bar: int = 3) -> tuple[str, ...]:
-    """What stands behind the labels, each on one line; () when a part has another label or two."""
-    parts = re.split(rf"\n\s*={{{bar}}}[ \t]*\n", reply)
-    matches = [re.fullmatch(rf"\s*{label}:(.*)", part, re.DOTALL)
-               for label, part in zip(cycle(labels), parts)]
-    fields = tuple(" ".join(match[1].split()) if match else "" for match in matches)
-    return fields if all(f and not re.search(r"(Question|Answer):|===", f) for f in fields) else ()
-
-
-def filtered(turns: Turns | None, must_point: bool = True) -> Turns | str:
+def filtered(turns: Turns, must_point: bool = True) -> Turns | str:
     """The turns with their regions in our own form, or the filter that dropped them.
 
     must_point: some question needs a region.
