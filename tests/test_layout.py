@@ -13,7 +13,7 @@ PACKAGE = ROOT / "lion_min"
 SYSTEMS = {"lion", "pvit", "lyrics", "lmeye"}
 TRIPS = {"tiny", "datasets", "pretrained", "published", "studies"}
 COMMANDS = [["infer.py"], ["train.py"]] + [["-m", f"lion_min.{name}"] for name in (
-    "evaluate", "scenes", "studies.lion", "studies.pvit", "studies.lyrics", "studies.lmeye")]
+    "evaluate", "scenes", "studies.claims")]
 
 
 def modules(root: Path = PACKAGE) -> dict[str, Path]:

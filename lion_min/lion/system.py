@@ -23,7 +23,10 @@ class LionSystem(System):
 
     def build(self) -> Lion:
         settings = replace(settings_around(self.parts, self.stage.mode), **self.stage.changes)
-        return Lion(settings, self.parts.vision, self.parts.llm)
+        model = Lion(settings, self.parts.vision, self.parts.llm)
+        if self.stage.words_from_llm:
+            model.read_words_as(self.parts.llm)
+        return model
 
     @property
     def depths(self) -> set[int]:

@@ -12,7 +12,8 @@ from lion_min import BadInput, checkpoints
 from lion_min.cli import guarded
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-TEACHERS = ("grounding.", "cells.", "words.", "reader.", "image_proj.", "text_proj.", "scale")
+TEACHERS = ("grounding.", "cells.", "words.", "reader.", "image_proj.", "text_proj.", "scale",
+            "head.")
 
 
 def bundle(runs: Path, weights: Path = WEIGHTS) -> int:

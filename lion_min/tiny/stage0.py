@@ -2,6 +2,7 @@
 
 vision  the ViT and its tag head, from pictures: `dense` labels a cell (fast, the default) or
         `coarse` ones, an image's caption (contrast, as CLIP) and tags, as the papers' encoders
+qformer the Q-Former, from questions and the first words of their answers (questions.py)
 llama   the LLM that LION reads with, from text alone: scenes told in slots (textworld.py)
 t5      LION's published family, the same way
 
@@ -22,23 +23,24 @@ from lion_min import checkpoints, training
 from lion_min.cli import LION
 from lion_min.images import CLIP_MEAN, CLIP_STD, to_pixels
 from lion_min.language import LanguageModel
-from lion_min.tiny import reading
+from lion_min.tiny import questions, reading
 from lion_min.lion.model import tiny
 from lion_min.tiny.textworld import TextScenes, tags_of
 from lion_min.scenes import WORLDS, Scene, World, make_scene
-from lion_min.parts import STAGE0, load_init
+from lion_min.parts import STAGE0, load_init, tiny_parts
 from lion_min.stage import has_lookalikes
 from lion_min.tokenizer import GRID, REACH, TinyTokenizer, box_words
 from lion_min.training import Plan
 from lion_min.vision import TagHead, VisionEncoder, VisionSettings
 
-PARTS = ("vision", "llama", "t5")
+PARTS = ("vision", "llama", "t5", "qformer")
 PLANS = {
     "vision": Plan(steps=3000, lr=1e-3, warmup=100, decay="linear_tail", precision="bf16"),
     "llama": Plan(steps=6800, lr=1.2e-3, warmup=100, precision="bf16", betas=(0.9, 0.98)),
     "t5": Plan(steps=3000, lr=1.2e-3, warmup=100, precision="bf16", betas=(0.9, 0.98)),
+    "qformer": Plan(steps=1500, lr=1e-3, warmup=100, decay="linear_tail", precision="bf16"),
 }
-BATCH = {"vision": 64, "llama": 14, "t5": 7}
+BATCH = {"vision": 64, "llama": 14, "t5": 7, "qformer": 16}
 
 
 class VisionTeacher(nn.Module):
@@ -151,13 +153,18 @@ def train(part: str, out: Path, world: str = "medium", seed: int = 0, resume: bo
     torch.manual_seed(seed)
     place, plan = WORLDS[world], plan or PLANS[part]
     tokenizer, batch = TinyTokenizer(), batch or BATCH[part]
-    settings = tiny(VisionSettings.of(place.image), len(tokenizer), llm=part)
+    settings = tiny(VisionSettings.of(place.image), len(tokenizer), llm="t5" if part == "t5" else "llama")
     if part == "vision":
         model = VisionTeacher(place, labels, len(tokenizer))
 
         def step_loss(step: int, shard: int = 0):  # seeds from 2^63 on are no run's own
             scenes = pictures(place, seed + (shard << 63), step, batch)
             return model(scenes, [tokenizer.encode(s.caption()) for s in scenes])
+    elif part == "qformer":
+        parts = tiny_parts(out)
+        parts.vision.to(device)
+        model = questions.teacher_of(parts)
+        step_loss = questions.step_loss(model, parts, place, seed, batch)
     else:
         model = TextTeacher(LanguageModel(settings.language), tokenizer)
 
@@ -168,11 +175,14 @@ def train(part: str, out: Path, world: str = "medium", seed: int = 0, resume: bo
     where = Path(out) / STAGE0 / part
     config = {"system": LION, "stage": 0, "part": part, "preset": "tiny", "world": world,
               "seed": seed, "batch": batch}
-    config |= {"labels": labels, "settings": {"vision": asdict(settings.vision)}} \
-        if part == "vision" else {"settings": {"language": asdict(settings.language)}}
+    config |= {"labels": labels} if part == "vision" else {}
+    config |= {"stage0": parts.fingerprint} if part == "qformer" else {}
+    of_part = part if part in ("vision", "qformer") else "language"
+    config["settings"] = {of_part: asdict(getattr(settings, of_part))}
     training.run(model, step_loss, plan, where, config, resume, device, quiet)
     model.eval()
-    print(f"wrote {where}: " + ", ".join(f"{k} {v:.3f}" for k, v in report(model, place).items()))
+    scored = questions.report(model, parts, place) if part == "qformer" else report(model, place)
+    print(f"wrote {where}: " + ", ".join(f"{k} {v:.3f}" for k, v in scored.items()))
     return where
 
 
