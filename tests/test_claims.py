@@ -59,8 +59,7 @@ def test_every_condition_can_be_built(name, tmp_path):
     """Guards: a setting or a part to train that the model does not have; different budgets."""
     stages = CONDITIONS[name].stages()
     for stage in stages:
-        parts = launch.parts_for(tmp_path)
-        system = launch.module_of(CONDITIONS[name].system, "system").SYSTEM(parts, stage)
+        system = CONDITIONS[name].system(launch.parts_for(tmp_path), stage)
         names = [n for n, _ in system.model.named_parameters()]
         assert all(any(n.startswith(prefix) for n in names) for prefix in stage.trains)
         for field, value in stage.changes.items():

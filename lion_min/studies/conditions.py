@@ -17,15 +17,19 @@ import torch
 from lion_min.lion import stage1, stage2, stage3
 from lion_min.lion.model import tiny as tiny_lion
 from lion_min.lion.softprompt import noisy_tags
+from lion_min.lion.system import LionSystem
 from lion_min.lmeye import stage2 as lmeye2
 from lion_min.lmeye.model import tiny as tiny_lmeye
+from lion_min.lmeye.system import LmeyeSystem
 from lion_min.lyrics import model as lyrics_model
 from lion_min.lyrics import objectives as lyrics_objectives
 from lion_min.lyrics import stage1 as lyrics1
 from lion_min.lyrics import stage2 as lyrics2
+from lion_min.lyrics.system import SYSTEM as lyrics_system
 from lion_min.pvit import stage1 as pvit1
 from lion_min.pvit import stage2 as pvit2
 from lion_min.pvit.stages import of_representation
+from lion_min.pvit.system import PvitSystem
 from lion_min.stage import Stage
 from lion_min.tokenizer import TinyTokenizer
 from lion_min.vision import VisionSettings
@@ -38,7 +42,7 @@ class Condition:
     """A system, how it is trained, and what it is asked. `always`: a probe of training and test;
     `probes`: changes of the trained model's input that are scored beside it."""
 
-    system: str
+    system: Callable                       # (parts, stage) -> System
     stages: Callable[[], list[Stage]]
     tasks: tuple[str, ...]
     probes: tuple[str, ...] = ()
@@ -188,7 +192,7 @@ LEVELS = ("existence", *ATTRIBUTES, "count", "relation", "reg", *REC)
 
 
 def lion(*stages, tasks: tuple[str, ...] = LEVELS, **rest) -> Condition:
-    return Condition("lion", lambda: [s() for s in stages], tasks, **rest)
+    return Condition(LionSystem, lambda: [s() for s in stages], tasks, **rest)
 
 
 CONDITIONS = {
@@ -232,7 +236,7 @@ def pvit_stages(representation: str = "feature", one: int = 50, two: int = 50) -
 
 
 def pvit(probes: tuple[str, ...] = (), **kind) -> Condition:
-    return Condition("pvit", lambda: pvit_stages(**kind), ("reg", *ATTRIBUTES), probes)
+    return Condition(PvitSystem, lambda: pvit_stages(**kind), ("reg", *ATTRIBUTES), probes)
 
 
 CONDITIONS |= {
@@ -248,7 +252,8 @@ def one_token(steps: int = 600, **changes) -> Stage:
     a probe), or the static one alone."""
     s = tiny_lmeye(VISION, VOCAB)
     return shorter(lmeye2.STAGE, steps, rounds=("pointed", "vqa"), blind=(), start=from_nothing,
-                   batch=8, needs_earlier=False, trains=("ln_vision", "qformer", *lmeye2.STAGE.trains),
+                   batch=8, needs_earlier=False,
+                   trains=("ln_vision", "qformer", *lmeye2.STAGE.trains),
                    changes={"qformer": replace(s.qformer, queries=1), "anchors": 0.0,
                             "interaction": replace(s.interaction, requests=1, returned=1)},
                    **changes)
@@ -256,10 +261,10 @@ def one_token(steps: int = 600, **changes) -> Stage:
 
 POINTED = (*ATTRIBUTES, "reg", "rec")
 CONDITIONS |= {
-    "lmeye-interactive": Condition("lmeye", lambda: [one_token()], POINTED,
+    "lmeye-interactive": Condition(LmeyeSystem, lambda: [one_token()], POINTED,
                                    ("zeroed-request", "foreign-request"), "no-static"),
-    "lmeye-static": Condition("lmeye", lambda: [one_token(control="static")], POINTED),
-    "lmeye-zeroed": Condition("lmeye", lambda: [one_token(control="zeroed")], POINTED,
+    "lmeye-static": Condition(LmeyeSystem, lambda: [one_token(control="static")], POINTED),
+    "lmeye-zeroed": Condition(LmeyeSystem, lambda: [one_token(control="zeroed")], POINTED,
                               always="no-static"),
 }
 
@@ -282,7 +287,7 @@ def lyrics(refiner: bool = True, steps: int = 150, **changes) -> Stage:
 
 def aligned(always: str = "") -> Condition:
     """Both stages, short; the LLM reads the MQ-Former's tokens alone, no lines of objects."""
-    return Condition("lyrics", lambda: [
+    return Condition(lyrics_system, lambda: [
         shorter(lyrics1.STAGE, 200, batch=16),
         lyrics(steps=200, changes={"object_lines": False})],
         ("existence", *ATTRIBUTES, "caption"), always=always)
@@ -290,8 +295,8 @@ def aligned(always: str = "") -> Condition:
 
 OBJECTS = ("existence", *ATTRIBUTES, "count", "caption")
 CONDITIONS |= {
-    "lyrics-refiner": Condition("lyrics", lambda: [lyrics()], OBJECTS, ("zeroed-queries",)),
-    "lyrics-no-refiner": Condition("lyrics", lambda: [lyrics(refiner=False)], OBJECTS),
+    "lyrics-refiner": Condition(lyrics_system, lambda: [lyrics()], OBJECTS, ("zeroed-queries",)),
+    "lyrics-no-refiner": Condition(lyrics_system, lambda: [lyrics(refiner=False)], OBJECTS),
     "lyrics-aligned": aligned(), **{f"lyrics-{name}": aligned(name) for name in PROBES
                                     if name.startswith("without-")},
 }

@@ -40,8 +40,7 @@ def take(name: str, seed: int) -> dict:
     with TemporaryDirectory() as folder:
         for stage in condition.stages():
             torch.manual_seed(seed)
-            parts = launch.parts_for(Path(folder))
-            system = launch.module_of(condition.system, "system").SYSTEM(parts, stage)
+            system = condition.system(launch.parts_for(Path(folder)), stage)
             plan = launch.Options(seed=seed).plan(stage.plan)
             with probing(system, condition.always):
                 run_stage(system, RunOptions(

@@ -11,6 +11,7 @@ Symbols: S questions, Q queries, D width, V words.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,7 @@ from lion_min.scenes import Scene, World, make_scene
 from lion_min.tasks import Example, examples
 
 TASKS = ("existence", "colour", "kind", "count", "relation", "side", "colour", "kind")
+QUERIES = 4                                # few enough that a question has to choose
 EASY = 300                                 # first steps on scenes of one or two objects
 
 
@@ -47,7 +49,7 @@ class QuestionTeacher(nn.Module):
 
 def teacher_of(parts: Parts) -> QuestionTeacher:
     """The untrained teacher of the tiny preset's Q-Former."""
-    settings = tiny(parts.vision.settings, len(parts.tokenizer)).qformer
+    settings = replace(tiny(parts.vision.settings, len(parts.tokenizer)).qformer, queries=QUERIES)
     return QuestionTeacher(settings, parts.llm.model.get_input_embeddings().weight)
 
 

@@ -178,7 +178,8 @@ def train(part: str, out: Path, world: str = "medium", seed: int = 0, resume: bo
     config |= {"labels": labels} if part == "vision" else {}
     config |= {"stage0": parts.fingerprint} if part == "qformer" else {}
     of_part = part if part in ("vision", "qformer") else "language"
-    config["settings"] = {of_part: asdict(getattr(settings, of_part))}
+    config["settings"] = {of_part: asdict(model.qformer.settings if part == "qformer"
+                                          else getattr(settings, of_part))}
     training.run(model, step_loss, plan, where, config, resume, device, quiet)
     model.eval()
     scored = questions.report(model, parts, place) if part == "qformer" else report(model, place)
