@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -32,6 +33,8 @@ from lion_min.pvit.stages import of_representation
 from lion_min.pvit.system import PvitSystem
 from lion_min.stage import Stage
 from lion_min.tokenizer import TinyTokenizer
+from lion_min.union.model import PARTS
+from lion_min.union.system import TRAINS, UnionStage, UnionSystem
 from lion_min.vision import VisionSettings
 
 VISION, VOCAB = VisionSettings(), len(TinyTokenizer())
@@ -92,10 +95,10 @@ def tag_errors(share: float) -> Callable:
     def probe(system):
         inputs, words = system.inputs, system.tagger.tags
 
-        def noisy(features, prompts, task):
+        def noisy(features, prompts, task, *rest):
             tags = [noisy_tags(t, words, random.Random(f"{share}/{p}"), share)
                     for t, p in zip(features["tags"], prompts)]
-            return inputs(features | {"tags": tags}, prompts, task)
+            return inputs(features | {"tags": tags}, prompts, task, *rest)
         return patched(system, inputs=noisy)
     return probe
 
@@ -302,6 +305,29 @@ CONDITIONS |= {
 }
 
 
+# ---- the union ------------------------------------------------------------------------------------
+
+def union(parts: tuple[str, ...] = PARTS, steps: int = 300) -> UnionStage:
+    """The union from nothing, on both levels in turn."""
+    kept = {"aggregator": ("aggregator", "ln_adapter", "mlp"), "queries": ("mqformer", "query_proj"),
+            "region": ("region_proj",), "request": ("interaction", "request")}
+    lost = {name for part, names in kept.items() if part not in parts for name in names}
+    lost |= {"ln_patches"} if not {"queries", "request"} & {*parts} else set()
+    plan = replace(stage3.STAGE.plan, steps=steps, warmup=60,
+                   lr_scale={"aggregator": 0.1} if "aggregator" in parts else {})
+    return UnionStage(number=1, mode="all", parts=parts, plan=plan, curriculum_steps=75, batch=8,
+                      rounds=("vqa", "region"), trains=tuple(t for t in TRAINS if t not in lost))
+
+
+def _stages_without(part: str) -> list[Stage]:
+    return [union(tuple(p for p in PARTS if p != part))]
+
+
+CONDITIONS |= {"union": Condition(UnionSystem, lambda: [union()], LEVELS)} | {
+    f"union-no-{part}": Condition(UnionSystem, partial(_stages_without, part), LEVELS)
+    for part in PARTS}
+
+
 # ---- the claims -----------------------------------------------------------------------------------
 
 CLAIMS = [
@@ -354,4 +380,10 @@ CLAIMS = [
     *(Claim(f"objective-{name}", f"{name.upper()} helps", "lyrics-aligned",
             f"lyrics-without-{name}", ("existence", *ATTRIBUTES, "caption"),
             "VQA and captions without lines") for name in ("itc", "itm", "icg", "msp")),
+    Claim("union", "the union beats LION alone", "union", "lion-both", LEVELS, "all tasks"),
+    *(Claim(f"union-{part}", f"the union's {name} adds to the rest", "union", f"union-no-{part}",
+            LEVELS, "all tasks") for part, name in (
+        ("aggregator", "aggregator (LION)"), ("queries", "queries (Lyrics)"),
+        ("objects", "object queries (Lyrics)"), ("region", "region token (PVIT)"),
+        ("request", "request (LMEye)"))),
 ]
