@@ -28,8 +28,8 @@ A stage whose earlier stages are not in --out starts from the bundled ones and s
                    help="all: one after another; joint: everything trained together, nothing "
                         "frozen (the bound). " + "; ".join(
                             f"{name}: {' '.join(has)}" for name, has in STAGES.items()))
-    p.add_argument("--part", choices=("vision", "llama", "t5"),
-                   help="lion's stage 0: one part alone; default: all three in turn")
+    p.add_argument("--part", choices=("vision", "llama", "t5", "qformer"),
+                   help="lion's stage 0: one part alone; default: all four in turn")
     p.add_argument("--labels", choices=("dense", "coarse"),
                    help="lion's stage 0, vision: labels of every cell (default), or captions "
                         "and tags")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -60,6 +60,7 @@ class Stage:
     lookalike_share: float = 0.0           # of a region round's scenes, those with lookalikes
     unlike_captions: bool = False          # no caption twice in a batch (contrast)
     steps_in_all: int | None = None        # steps in --stage all; None: the plan's
+    changes: dict = field(default_factory=dict)   # of the model's settings, for a study
 
 
 @dataclass
@@ -74,6 +75,7 @@ class RunOptions:
     batch: int | None = None
     pool: int = POOL                       # training scenes to draw, where `scenes` are not given
     scenes: list | None = None
+    features: Features | None = None       # of `scenes`, from a run that had the same
     score: Callable[..., dict] | None = None   # system -> scores; None: on held-out scenes
     checks: int | None = None              # held-out scenes before and after
     init: Path | None = None               # a finished run of the same stage to start from
@@ -155,7 +157,7 @@ def run_stage(system, o: RunOptions) -> dict:
                           for i in range(16 * o.pool if encoder_trains else o.pool)]
     draw_rows = row_sampler(stage, scenes, batch)  # may refuse: before the minute of encoding
     with precision:
-        features = features_of(system, scenes, encoder_trains)
+        features = o.features or features_of(system, scenes, encoder_trains)
     folder = parts.out / system.name / stage_name(stage.number)
     config = {"system": system.name, "stage": stage.number, "preset": parts.preset,
               "world": o.world, "seed": o.seed, "batch": batch, "pool": len(scenes),

@@ -15,7 +15,7 @@ from lion_min import BadInput, checkpoints, features, launch
 from lion_min.lyrics import system as module
 from lion_min.scenes import WORLDS, make_scene
 from lion_min.stage import row_sampler
-from lion_min.studies import lyrics
+from lion_min.studies import conditions
 from lion_min.vision import TagHead
 
 WORLD = WORLDS["medium"]
@@ -114,7 +114,7 @@ def test_init_goes_on_from_the_same_stage(trained, tmp_path):
 def test_the_ablation_without_refiner(trained):
     """Guards: a row without refiner that has object parts, or that starts at random."""
     out, moves = trained
-    before, after = few_steps("lyrics", lyrics.off(stage_of(2)), out)
+    before, after = few_steps("lyrics", conditions.lyrics(refiner=False), out)
     assert not [n for n in after if "object" in n or "refiner" in n]
     kept = moves[1][1]["mqformer.query_tokens"][:, :8]
     assert torch.equal(before["mqformer.query_tokens"], kept)

@@ -94,8 +94,8 @@ def test_a_stage_gets_what_was_asked(called, capsys, monkeypatch, fast):
 def test_stage_0_trains_its_parts_in_turn(called, capsys):
     """Guards: labels handed to a language model; a part that was forgotten."""
     assert call(train.main, capsys, "--stage", 0, "--labels", "coarse")[0] == 0
-    assert [part for part, _ in called] == ["vision", "llama", "t5"]
-    assert [k.get("labels") for _, k in called] == ["coarse", None, None]
+    assert [part for part, _ in called] == ["vision", "llama", "t5", "qformer"]
+    assert [k.get("labels") for _, k in called] == ["coarse", None, None, None]
     plans = [launch.Options().plan(stage0.PLANS[p]) for p in stage0.PARTS]
     assert [k["plan"] for _, k in called] == plans
     called.clear()
@@ -108,7 +108,7 @@ def test_resume_of_many_runs_begins_those_not_begun(called, capsys, tmp_path):
     (tmp_path / "runs/lion/stage0/llama").mkdir(parents=True)
     (tmp_path / "runs/lion/stage0/llama" / checkpoints.STATE).touch()
     assert call(train.main, capsys, "--stage", 0, "--resume")[0] == 0
-    assert [k["resume"] for _, k in called] == [False, True, False]
+    assert [k["resume"] for _, k in called] == [False, True, False, False]
     assert call(train.main, capsys, "--stage", 0, "--part", "t5", "--resume")[0] == 0
     assert called[-1][1]["resume"] is True, "a part asked for by name must say what is missing"
 

@@ -17,7 +17,6 @@ from lion_min.features import encode_images
 from lion_min.lion.model import Lion
 from lion_min.lion.prompt import make_inputs
 from lion_min.scenes import WORLDS, make_scene
-from lion_min.studies import lion
 from lion_min.tokenizer import TinyTokenizer
 
 FROZEN = {1: ("vision", "llm"), 2: ("vision", "llm"), 3: ("vision", "llm"), 4: ("vision", "llm"),
@@ -44,20 +43,6 @@ def test_a_stage_moves_what_it_trains_and_nothing_else(trained, number):
     saved = checkpoints.load_run(out / "lion" / name)[0]
     assert saved.keys() == {n for n in moves.parameters if n.startswith(trains)}
     assert all(torch.equal(saved[n], moves.after[n]) for n in saved)
-
-
-@pytest.mark.parametrize("row", lion.COMPARISON.rows[1:])
-def test_an_ablation_row_is_stage_3_less_one_thing(copy, row):
-    """Guards: a row that keeps what it is named to lack, lacks more, or starts from stages 1, 2."""
-    (stage,) = lion.stages_of(row)
-    moves = train(stage, copy)
-    parts = {n.split(".")[0] for n in moves.moved()}
-    assert parts == set(stage_of(3).trains) - set(lion.WITHOUT.get(row, ()))
-    assert ("adapters.0.router" in moves.parameters) == (row != "one-adapter")
-    depths = json.loads((copy / "lion/stage3/config.json").read_text())["settings"]["depths"]
-    assert depths == ([4, 4, 4] if row == "one-depth" else [4, 2, 1])
-    assert not any(moves.before[n].any() for n in moves.parameters 
-                   if n.startswith("adapters.") and n.endswith(".up.weight"))
 
 
 def test_the_idle_parameters_are_exactly_those_that_never_run(trained):

@@ -1,6 +1,6 @@
 """The settings of a LION stage beside every system's `Stage`: see stage1.py to stage4.py."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from lion_min.stage import Stage
 
@@ -13,4 +13,4 @@ class LionStage(Stage):
     box_as_text: float = 0.5               # share of boxes without a region token, as in the paper
     tags: bool = False                     # the tag preface behind the soft prompt
     tag_noise: float = 0.0                 # share of wrong tags in training
-    changes: dict = field(default_factory=dict)   # of LionSettings, for a comparison (studies)
+    words_from_llm: bool = False           # the Q-Former's words start as the LLM's (tiny preset)

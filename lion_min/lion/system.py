@@ -23,7 +23,10 @@ class LionSystem(System):
 
     def build(self) -> Lion:
         settings = replace(settings_around(self.parts, self.stage.mode), **self.stage.changes)
-        return Lion(settings, self.parts.vision, self.parts.llm)
+        model = Lion(settings, self.parts.vision, self.parts.llm)
+        if self.stage.words_from_llm:
+            model.read_words_as(self.parts.llm)
+        return model
 
     @property
     def depths(self) -> set[int]:
@@ -38,14 +41,15 @@ class LionSystem(System):
                 for t in features["tags"] for _ in round_.tasks] if s.tags else None
         as_text = [rng.random() < s.box_as_text for _ in questions]
         task = REGION if round_.level == "region" else IMAGE
-        return self.model(make_inputs(
-            self.model, self.tokenizer, features["states"], [e.prompt for e in questions], task,
-            [e.answer for e in questions], tags, as_text))
+        return self.model(self.inputs(features, [e.prompt for e in questions], task,
+                                      [e.answer for e in questions], tags, as_text))
 
-    def inputs(self, features: dict, prompts: list[str], task: int) -> LionInputs:
-        return make_inputs(self.model, self.tokenizer, features["states"], prompts, task,
-                           tags=features["tags"] if self.stage.tags else None,
-                           questions=self.question_tokenizer)
+    def inputs(self, features: dict, prompts: list[str], task: int, answers=None, tags=None,
+               as_text=None) -> LionInputs:
+        """The model's inputs; tags: not the tagger's own. See make_inputs."""
+        tags = tags or (features["tags"] if self.stage.tags else None)
+        return make_inputs(self.model, self.tokenizer, features["states"], prompts, task, answers,
+                           tags, as_text, self.question_tokenizer)
 
     def answer(self, features: dict, prompts: list[str], **options) -> list[str]:
         """One answer a picture; a batch may mix prompts of both routes."""

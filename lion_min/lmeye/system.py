@@ -20,7 +20,8 @@ class LmeyeSystem(System):
 
     def build(self) -> Lmeye:
         p = self.parts
-        settings = replace(tiny(p.vision.settings, len(p.tokenizer)), control=self.stage.control)
+        settings = replace(tiny(p.vision.settings, len(p.tokenizer)), control=self.stage.control,
+                           **self.stage.changes)
         return Lmeye(settings, p.vision, p.llm)
 
     @property

@@ -5,6 +5,8 @@ Only the last has an LLM and answers prompts; the other two have losses and scor
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor, nn
 
 from lion_min import checkpoints
@@ -33,7 +35,8 @@ class RefinerSystem(System):
 
     @property
     def settings(self) -> LyricsSettings:
-        return tiny(self.parts.vision.settings, len(self.tokenizer), self.stage.refiner)
+        return replace(tiny(self.parts.vision.settings, len(self.tokenizer), self.stage.refiner),
+                       **self.stage.changes)
 
     @property
     def depths(self) -> set[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -26,6 +28,7 @@ class PvitSystem(System):
         p, kind = self.parts, self.stage.representation
         settings = tiny(p.vision.settings, len(p.tokenizer), kind) if p.preset == TINY \
             else around(p.vision.settings, p.llm.settings, len(p.tokenizer), kind)
+        settings = replace(settings, **self.stage.changes)
         return Pvit(settings, p.vision, p.llm, TinyRegions(settings.regions))
 
     @property

@@ -11,7 +11,8 @@ from lion_min import BadInput, checkpoints
 from lion_min.cli import Parser, guarded
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-TEACHERS = ("grounding.", "cells.", "words.", "reader.", "image_proj.", "text_proj.", "scale")
+TEACHERS = ("grounding.", "cells.", "words.", "reader.", "image_proj.", "text_proj.", "scale",
+            "head.")
 
 
 def bundle(runs: Path, weights: Path = WEIGHTS) -> int:

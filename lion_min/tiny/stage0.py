@@ -4,6 +4,7 @@ vision  the ViT and its tag head, from pictures: `dense` labels a cell (fast, th
         `coarse` ones, an image's caption (contrast, as CLIP) and tags, as the papers' encoders
 llama   the LLM that LION reads with, from text alone: scenes as slots of words (textworld.py)
 t5      LION's published family, the same way
+qformer the Q-Former, from questions and the first words of their answers (questions.py)
 
 Published systems take these from CLIP, EVA and FlanT5. Symbols: B images, N patches, D width.
 """
@@ -22,23 +23,24 @@ from lion_min import checkpoints, training
 from lion_min.cli import LION
 from lion_min.images import CLIP_MEAN, CLIP_STD, to_pixels
 from lion_min.language import LanguageModel, pad_rows
-from lion_min.tiny import reading
+from lion_min.tiny import questions, reading
 from lion_min.lion.model import tiny
 from lion_min.tiny.textworld import TextScenes, tags_of
 from lion_min.scenes import WORLDS, Scene, World, make_scene
-from lion_min.parts import STAGE0, load_init
+from lion_min.parts import STAGE0, load_init, tiny_parts
 from lion_min.stage import has_lookalikes
 from lion_min.tokenizer import GRID, REACH, TinyTokenizer, box_words
 from lion_min.training import Plan
 from lion_min.vision import TagHead, VisionEncoder, VisionSettings
 
-PARTS = ("vision", "llama", "t5")
+PARTS = ("vision", "llama", "t5", "qformer")
 PLANS = {
     "vision": Plan(steps=3000, lr=1e-3, warmup=100, decay="linear_tail", precision="bf16"),
     "llama": Plan(steps=6800, lr=1.2e-3, warmup=100, precision="bf16", betas=(0.9, 0.98)),
     "t5": Plan(steps=3000, lr=1.2e-3, warmup=100, precision="bf16", betas=(0.9, 0.98)),
+    "qformer": Plan(steps=1500, lr=1e-3, warmup=100, decay="linear_tail", precision="bf16"),
 }
-BATCH = {"vision": 64, "llama": 14, "t5": 7}
+BATCH = {"vision": 64, "llama": 14, "t5": 7, "qformer": 16}
 
 
 class VisionTeacher(nn.Module):
@@ -156,12 +158,20 @@ def train(part: str, out: Path, world: str = "medium", seed: int = 0, resume: bo
     if part == "vision":
         model = VisionTeacher(drawn, labels, len(tokenizer))
         config |= {"labels": labels, "settings": {"vision": asdict(settings.vision)}}
+    elif part == "qformer":
+        parts = tiny_parts(out)
+        parts.vision.to(device)
+        model = questions.QuestionTeacher(parts)
+        config |= {"stage0": parts.fingerprint,
+                   "settings": {"qformer": asdict(model.qformer.settings)}}
     else:
         model = TextTeacher(LanguageModel(settings.language), tokenizer)
         config |= {"settings": {"language": asdict(settings.language)}}
 
     def step_loss(step: int, shard: int = 0):
         shard_seed = seed + (shard << 63)      # from 2^63 on: no run has such a seed
+        if part == "qformer":
+            return model(*questions.lesson(drawn, shard_seed, step, batch))
         if part != "vision":
             return model(reading.lesson(drawn, shard_seed, step, batch, tokenizer, part))
         scenes = pictures(drawn, shard_seed, step, batch)
@@ -177,8 +187,10 @@ def train(part: str, out: Path, world: str = "medium", seed: int = 0, resume: bo
 
 
 @torch.no_grad()
-def report(model: VisionTeacher | TextTeacher, world: World, count: int = 256) -> dict[str, float]:
+def report(model: VisionTeacher | TextTeacher | questions.QuestionTeacher, world: World, count: int = 256) -> dict[str, float]:
     """How well the trained part does its own work on held-out scenes."""
+    if isinstance(model, questions.QuestionTeacher):
+        return questions.report(model, world, count)
     if isinstance(model, TextTeacher):
         return reading.reading_scores(model.llm, model.tokenizer, world, count)
     scenes = [make_scene(world, "heldout", 0, i) for i in range(count)]

@@ -1,0 +1,145 @@
+"""Do the papers' ideas make a difference here? Each claim is a pair of runs that differ in one thing.
+
+    python -m lion_min.studies.claims --list               # the claims and their verdicts so far
+    python -m lion_min.studies.claims --seeds 0 1 2 3 4    # run what is missing, then the table
+    python -m lion_min.studies.claims --quick --seeds 77   # one more seed of each claim that holds
+
+A condition (conditions.py) is a system trained by some stages, from the bundled frozen parts. Every
+run appends one JSON line to --log: its scores scene by scene, command, commit and machine; a run
+that stands in the log is not taken again. A claim compares two conditions, or two probes of one (a
+probe changes what the trained model reads when it is tested). Its interval is a paired bootstrap
+over seeds and scenes (trials.py); it holds where the whole interval lies above zero. The table in
+RESULTS.md is made from the log.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+
+from lion_min import BadInput
+from lion_min.cli import Parser, guarded, prepare, progress, whole
+
+LOG = Path(__file__).with_name("claims.jsonl")
+RESULTS = Path(__file__).with_name("RESULTS.md")
+MARKS = "<!-- claims -->\n", "\n<!-- end of claims -->"
+SECONDS = 90                               # of a run that nobody has timed yet
+Run = tuple[str, int]                      # (condition, seed)
+
+
+def run(args) -> None:
+    """Take the runs that are missing and write the table."""
+    from lion_min.studies.conditions import CLAIMS
+    log, names = read_log(args.log), [claim.name for claim in CLAIMS]
+    if unknown := set(args.only or names) - set(names):
+        raise BadInput(f"--only {' '.join(unknown)}: there is {', '.join(names)}")
+    claims = [claim for claim in CLAIMS if claim.name in (args.only or names)]
+    if args.list:
+        return print("\n".join(f"{c.name:<22}{c.says}: {verdict(c, log)}" for c in claims))
+    if args.quick:
+        claims, taken = [claim for claim in claims if verdict(claim, log) == "holds"], {}
+    else:
+        taken = log
+    todo = missing(claims, args.seeds, taken)
+    seconds = {name: record["cpu_seconds"] for (name, _), record in log.items()}
+    guess = sum(seconds.get(name, SECONDS) for name, _ in todo) / args.jobs / 60
+    print(f"{len(todo)} runs, about {guess:.0f} minutes on {args.jobs} processes", flush=True)
+    for record in take_all(todo, args.jobs):
+        taken[record["condition"], record["seed"]] = record
+        if not args.quick:
+            with open(args.log, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record | stamp(args.seeds)) + "\n")
+    print(table(claims, taken))
+    if args.log == LOG and not args.quick:
+        write_results(table(CLAIMS, taken))
+
+
+def take_all(todo: list[Run], jobs: int):
+    """The records of runs as they end, `jobs` of them side by side on one thread each."""
+    import torch
+    from lion_min.studies.trials import take
+    with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        yield from progress(pool.map(take, *zip(*todo)) if todo else (), "runs", len(todo))
+
+
+def missing(claims: list, seeds: list[int], log: dict[Run, dict]) -> list[Run]:
+    """The runs that some claims still need, each once, seed by seed."""
+    names = dict.fromkeys(side.partition("/")[0] for c in claims for side in (c.better, c.worse))
+    return [(name, seed) for seed, name in product(seeds, names) if (name, seed) not in log]
+
+
+# ---- the log and the table ------------------------------------------------------------------------
+
+def read_log(path: Path) -> dict[Run, dict]:
+    """The runs of a log; BadInput where a line is none."""
+    runs = {}
+    for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), 1):
+        try:
+            record = json.loads(line)
+            runs[record["condition"], record["seed"]] = record
+            [len(v) for tasks in record["values"].values() for v in tasks.values()]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise BadInput(f"--log {path}, line {number}: is no run of a condition; remove the "
+                           "line or name another file") from None
+    return runs
+
+
+def stamp(seeds: list[int]) -> dict[str, str]:
+    """What made a run: command, commit, machine."""
+    import torch
+    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=LOG.parent, text=True,
+                         capture_output=True)
+    return {"command": f"python -m lion_min.studies.claims --seeds {' '.join(map(str, seeds))}",
+            "commit": git.stdout.strip() or "unknown",
+            "machine": f"{platform.machine()}, torch {torch.__version__}"}
+
+
+def verdict(claim, log: dict[Run, dict]) -> str:
+    from lion_min.studies.trials import compare
+    found = compare(claim, log)
+    return found["verdict"] if found else "not run"
+
+
+def table(claims: list, log: dict[Run, dict]) -> str:
+    """Every claim with its two means, difference, interval and verdict, as Markdown."""
+    from lion_min.studies.trials import compare
+    lines = ["| claim | measured | with | without | difference | 95 % interval | seeds | verdict | "
+             "the paper |", "|" + "---|" * 9]
+    for claim in claims:
+        if found := compare(claim, log):
+            lines.append(
+                f"| {claim.says} | {claim.measured} | {found['better']:.3f} | {found['worse']:.3f} "
+                f"| {found['difference']:+.3f} | {found['low']:+.3f} to {found['high']:+.3f} "
+                f"| {found['seeds']} | {found['verdict']} | {claim.paper} |")
+    return "\n".join(lines)
+
+
+def write_results(text: str, path: Path = RESULTS) -> None:
+    """Put the table between its marks in RESULTS.md."""
+    before, rest = path.read_text(encoding="utf-8").split(MARKS[0])
+    path.write_text(before + MARKS[0] + text + MARKS[1] + rest.split(MARKS[1])[1],
+                    encoding="utf-8")
+
+
+def main(argv: list[str] | None = None) -> int:
+    p = Parser(prog="python -m lion_min.studies.claims", description=__doc__.splitlines()[0])
+    p.add_argument("--only", nargs="+", metavar="CLAIM", help="some of those that --list names")
+    p.add_argument("--seeds", type=whole(0), nargs="+", default=[0, 1, 2, 3, 4])
+    p.add_argument("--jobs", type=whole(1), default=2, help="processes side by side; default: 2")
+    p.add_argument("--log", type=Path, default=LOG, help="JSON lines of all runs")
+    p.add_argument("--quick", action="store_true",
+                   help="repeat the claims that hold on other seeds; nothing is written")
+    p.add_argument("--list", action="store_true", help="list the claims and their verdicts")
+    args = p.parse_args(argv)
+    prepare()
+    return guarded(partial(run, args))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
