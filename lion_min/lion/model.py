@@ -104,13 +104,6 @@ class Lion(nn.Module):
                                         s.adapters or (2 if s.mode == "all" else 1))
         self.soft_prompt = SoftPrompt(width)
 
-    @torch.no_grad()
-    def read_words_as(self, llm: LanguageModel) -> None:
-        """Start the Q-Former's words as the LLM's, at its own spread: the published one starts as
-        BERT's, and from random words the queries hardly follow the question."""
-        words = llm.model.get_input_embeddings().weight                   # [V, D]
-        self.qformer.words.weight.copy_(words * self.settings.qformer.init_std / words.std())
-
     # ---- the LLM's inputs --------------------------------------------------------------------
 
     def query_tokens(self, x: LionInputs, maps: bool = False):

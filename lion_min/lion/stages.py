@@ -13,4 +13,3 @@ class LionStage(Stage):
     box_as_text: float = 0.5               # share of boxes without a region token, as in the paper
     tags: bool = False                     # the tag preface behind the soft prompt
     tag_noise: float = 0.0                 # share of wrong tags in training
-    words_from_llm: bool = False           # the Q-Former's words start as the LLM's (tiny preset)

@@ -23,10 +23,7 @@ class LionSystem(System):
 
     def build(self) -> Lion:
         settings = replace(settings_around(self.parts, self.stage.mode), **self.stage.changes)
-        model = Lion(settings, self.parts.vision, self.parts.llm)
-        if self.stage.words_from_llm:
-            model.read_words_as(self.parts.llm)
-        return model
+        return Lion(settings, self.parts.vision, self.parts.llm)
 
     @property
     def depths(self) -> set[int]:
