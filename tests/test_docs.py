@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import importlib.util
 import io
 import itertools
@@ -54,8 +55,9 @@ def chapters(text: str) -> dict[str, list[tuple[Block, str]]]:
     return {heading: shown for heading, shown in pairs.items() if shown}
 
 
-def run_chapter(pairs: list[tuple[Block, str]], name: str = "TUTORIAL.md") -> None:
-    """Execute the blocks in one namespace; AssertionError where one prints something else."""
+def run_chapter(pairs: list[tuple[Block, str]], name: str = "TUTORIAL.md") -> dict[str, object]:
+    """Execute the blocks in one namespace, which is returned; AssertionError where one prints
+    something else."""
     names: dict[str, object] = {"__name__": "tutorial"}
     for block, shown in pairs:
         code = compile("\n" * block.line + block.text, name, "exec")      # true line numbers
@@ -63,16 +65,24 @@ def run_chapter(pairs: list[tuple[Block, str]], name: str = "TUTORIAL.md") -> No
         with contextlib.redirect_stdout(printed):
             exec(code, names)
         assert printed.getvalue() == shown, f"{name} line {block.line + 1}"
+    return names
 
 
 CHAPTERS = {name: chapters(text) for name, text in TEXT.items()}
 
 
+@functools.cache
+def names_of(name: str, chapter: str) -> dict[str, object]:
+    """What a document's chapter leaves behind; it is run once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        return run_chapter(CHAPTERS[name][chapter], name)
+
+
 @pytest.mark.parametrize("name, chapter", [(n, c) for n in DOCS for c in CHAPTERS[n]])
-def test_blocks_print_what_they_show(name, chapter, monkeypatch):
+def test_blocks_print_what_they_show(name, chapter):
     """A function is renamed or a default changes, and a document shows last month's output."""
-    monkeypatch.chdir(ROOT)
-    run_chapter(CHAPTERS[name][chapter], name)
+    names_of(name, chapter)
 
 
 @pytest.mark.slow
@@ -80,12 +90,10 @@ def test_the_plain_loop_is_stage_2(tmp_path, monkeypatch, capsys):
     """The tutorial's loop drifts away from what `train.py --stage 2` does: its five losses are
     those of the real run, which is stopped there and encodes its batches on demand."""
     from lion_min import features, launch, scores, stage, training
-    monkeypatch.chdir(ROOT)
-    chapter = CHAPTERS["TUTORIAL.md"]["8. The four stages"]
-    block, = (block for block, _ in chapter if "def step_loss(" in block.text)
+    chapter = "8. The four stages"
+    block, = (b for b, _ in CHAPTERS["TUTORIAL.md"][chapter] if "def step_loss(" in b.text)
     assert len(block.text.splitlines()) <= 60
-    names = {"__name__": "tutorial"}
-    exec(compile(block.text, "TUTORIAL.md", "exec"), names)
+    losses = names_of("TUTORIAL.md", chapter)["losses"]
 
     class OnDemand(features.FeaturesOnTheFly):
         def take(self, rows):                       # in half precision, as the cache keeps them
@@ -107,7 +115,7 @@ def test_the_plain_loop_is_stage_2(tmp_path, monkeypatch, capsys):
     with pytest.raises(KeyboardInterrupt):
         launch.train_stage("lion", 2, options, quiet=True)
     log = (tmp_path / "lion" / "stage2" / "log.jsonl").read_text().splitlines()
-    assert names["losses"] == [json.loads(line)["loss"] for line in log]
+    assert losses == [json.loads(line)["loss"] for line in log]
 
 
 def test_chapters_end_with_an_exercise_that_checks():
