@@ -87,8 +87,8 @@ def test_blocks_print_what_they_show(name, chapter):
 
 @pytest.mark.slow
 def test_the_plain_loop_is_stage_2(tmp_path, monkeypatch, capsys):
-    """The tutorial's loop drifts away from what `train.py --stage 2` does: its five losses are
-    those of the real run, which is stopped there and encodes its batches on demand."""
+    """The tutorial's loop drifts away from what `train.py --stage 2` does: its first losses
+    are those of the real run, which is stopped there and encodes its batches on demand."""
     from lion_min import features, launch, scores, stage, training
     chapter = "8. The four stages"
     block, = (b for b, _ in CHAPTERS["TUTORIAL.md"][chapter] if "def step_loss(" in b.text)
@@ -100,22 +100,22 @@ def test_the_plain_loop_is_stage_2(tmp_path, monkeypatch, capsys):
             taken = super().take(rows)
             return taken | {"states": [s.half().float() for s in taken["states"]]}
 
-    def five(model, step_loss, plan, *rest):
+    def three(model, step_loss, plan, *rest):
         def loss(step, shard=0):
-            if step == 5:
+            if step == 3:
                 raise KeyboardInterrupt
             return step_loss(step, shard)
         return run(model, loss, plan, *rest)
 
     run = training.run
-    monkeypatch.setattr(training, "run", five)
+    monkeypatch.setattr(training, "run", three)
     monkeypatch.setattr(scores, "evaluate", lambda *_, **__: {})
     monkeypatch.setattr(stage, "features_of", lambda system, scenes, live: OnDemand(system, scenes))
     options = launch.Options(tmp_path, device="cpu", precision="fp32")
     with pytest.raises(KeyboardInterrupt):
         launch.train_stage("lion", 2, options, quiet=True)
     log = (tmp_path / "lion" / "stage2" / "log.jsonl").read_text().splitlines()
-    assert losses == [json.loads(line)["loss"] for line in log]
+    assert losses[:3] == [json.loads(line)["loss"] for line in log]
 
 
 def test_chapters_end_with_an_exercise_that_checks():
