@@ -151,14 +151,6 @@ def test_maps_follow_the_question_and_sum_to_one():
         torch.testing.assert_close(alone[0], maps[i], atol=1e-5, rtol=1e-4)
 
 
-def test_the_vit_and_the_llm_are_frozen():
-    """Anything of the frozen parts among what trains."""
-    for form in FORMS:
-        model = build(form)
-        assert not [n for n in trained(model) if n.startswith(("vision.", "llm.",
-                                                               "interaction.encoder.model."))]
-
-
 @pytest.mark.parametrize("changes", [dict(control="none"), dict(second_pass="half"),
                                      dict(reads="image"), dict(static="none")])
 def test_unknown_settings_raise(changes):

@@ -113,9 +113,11 @@ def test_encoder_decoder_reads_its_first_pass_with_the_encoder_alone():
 
 
 def test_every_trained_part_has_a_gradient():
-    """A part that the loss never reaches and that a stage would train in vain."""
+    """A part that the loss never reaches and that a stage would train in vain; a frozen one among
+    what trains."""
     for form in FORMS:
         model = build(form)
+        assert not [n for n in trained(model) if n.startswith(("vision.", "llm."))]
         _, found = gradients(model, inputs(model))
         # The key's bias adds the same to all scores; softmax forgets it.
         idle = [n for n in trained(model) if not n.endswith("key.bias")

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 from random_lyrics import (ANSWERS, PROMPTS, TAGS, TOKENIZER, VISION, build, found, inputs,
-                           settings, states)
+                           settings)
 
 from lion_min.boxes import BoxText
 from lion_min.language import LanguageModel
-from lion_min.lyrics.model import Alignment, Lyrics
+from lion_min.lyrics.model import Lyrics
 from lion_min.lyrics.prompt import captions, labelled_objects, object_texts, objects_of
 from lion_min.lyrics.refiner import TinyRefiner
 from lion_min.vision import TagHead, VisionEncoder
@@ -60,13 +60,10 @@ def test_a_fresh_model_reads_the_lines_alone():
 
 
 def test_lora_stands_at_q_k_v_alone():
-    """LoRA at the output, the MLP or the head; an LLM that trains beside it."""
+    """LoRA at the output, the MLP or the head."""
     model = build()
     names = {lora.name.rsplit(".", 1)[-1] for lora in model.loras}
     assert names == {"q_proj", "k_proj", "v_proj"} and len(model.loras) == 3 * 2
-    model(inputs(model))[0].backward()
-    moved = {n.split(".")[0] for n, p in model.named_parameters() if p.grad is not None}
-    assert moved == {"ln_vision", "mqformer", "language_projection", "loras"}
 
 
 @torch.no_grad()
@@ -146,17 +143,3 @@ def test_lines_are_a_setting():
     model = build(object_lines=False)
     assert model.lines(inputs(model)) is None
     assert model.query_tokens(inputs(model)).shape[1] == 20
-
-
-def test_stage_1_reaches_everything_it_trains():
-    """A part of the MQ-Former or a head that no objective reaches; a refiner that trains."""
-    model = build(kind=Alignment).train()
-    objects, texts = objects_of(found(), TOKENIZER), object_texts(found(), TOKENIZER, settings())
-    model.heads.settings.mask_share = 1.0
-    text = captions(["a circle.", "a star."], TOKENIZER, model.settings, texts)
-    loss, parts = model(states(), objects, text)
-    loss.backward()
-    assert set(parts) == {"itc", "itm", "icg", "msp"}
-    silent = {n for n, p in model.named_parameters() if p.grad is None}
-    assert {n.split(".")[0] for n in silent} == {"vision", "refiner"}
-    assert silent == {n for n, p in model.named_parameters() if not p.requires_grad}

@@ -11,7 +11,6 @@ from lion_min.language import LanguageModel
 from lion_min.pvit.model import Pvit, tiny
 from lion_min.published.regionclip import RegionCLIP, RegionCLIPSettings
 from lion_min.pvit.region_encoder import TinyRegions
-from lion_min.trainable import only_trainable
 from lion_min.vision import VisionEncoder
 
 
@@ -155,33 +154,6 @@ def test_an_image_is_looked_at_once_a_conversation(states, monkeypatch):
 
 
 # ---- training ----------------------------------------------------------------------------------
-
-def test_stage_1_moves_the_projection_and_two_rows(states):
-    """Guards: a stray gradient or decay that moves the LLM; a projection that is never reached."""
-    model = build()
-    names = only_trainable(model, ("prompt_projector", "markers"))
-    before = {n: t.clone() for n, t in model.state_dict().items()}
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-2)
-    model.train()
-    model(inputs(model, states, train=True))[0].backward()
-    assert all(p.grad is None for n, p in model.named_parameters() if n not in names)
-    optimizer.step()
-    moved = {n for n, t in model.state_dict().items() if not torch.equal(t, before[n])}
-    assert moved == set(names) and "markers" in moved
-    assert (model.markers != before["markers"]).any(1).all()
-
-
-@pytest.mark.parametrize("representation, own", [
-    ("feature", {"prompt_projector", "bbox_fc", "markers"}), ("text", set()),
-    ("location", {"locations", "markers"})])
-def test_stage_2_reaches_everything_but_the_encoders(representation, own, states):
-    """Guards: a part of another representation that is built and never learns; a frozen LLM."""
-    model = build(representation)
-    model(inputs(model, states))[0].backward()
-    reached = {n.split(".")[0] for n, p in model.named_parameters() if p.grad is not None}
-    trainable = {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad}
-    assert reached == trainable == own | {"llm", "mm_projector"}
-
 
 def test_autocast_keeps_the_corners(model, states):
     """Guards: boxes rounded to bfloat16 (1/256 of the image) before bbox_fc."""
