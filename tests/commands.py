@@ -1,9 +1,8 @@
-"""Calling a command as a user does, and an untrained LION for it to load."""
+"""Calling a command as a user does, and a LION of a few steps for it to load."""
 
 from pathlib import Path
 
 import pytest
-from random_lion import write_stage, write_stage0
 
 from lion_min import launch
 from lion_min.scenes import WORLDS, make_scene
@@ -14,13 +13,10 @@ ASK = "describe box [0.1,0.1,0.6,0.6]"
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory) -> Path:
-    """OUT with an untrained stage 0 and stages 1 to 4."""
-    out = tmp_path_factory.mktemp("runs")
-    write_stage0(out)
-    for number in (1, 2, 3, 4):
-        write_stage(out, number)
-    return out
+def runs(trained) -> Path:
+    """OUT with stage 0 and LION's stages."""
+    trained.moves("lion")
+    return trained.out
 
 
 @pytest.fixture(scope="session")

@@ -2,23 +2,42 @@
 
 import contextlib
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
-from random_lion import write_stage0
 from torch import nn
 
-from lion_min import launch, scores, trainable, training
+from lion_min import checkpoints, launch, scores, trainable, training
+from lion_min.language import LanguageModel
+from lion_min.lion.model import tiny
 from lion_min.lyrics import system as lyrics
+from lion_min.scenes import WORLDS
 from lion_min.stage import Stage, load_start
 from lion_min.system import System
-from lion_min.vision import TagHead
+from lion_min.tokenizer import TinyTokenizer
+from lion_min.vision import TagHead, VisionEncoder, VisionSettings
 
 NUMBERS = {"lion": (1, 2, 3, 4, "joint"), "pvit": (1, 2), "lmeye": (1, 2), "lyrics": (0, 1, 2)}
 STAGES = [(system, number) for system, numbers in NUMBERS.items() for number in numbers]
 SCORES = dict.fromkeys(scores.ROWS, 0.5) | {"vqa_by_type": dict.fromkeys(scores.VQA, 0.5)}
+
+
+def write_stage0(out: Path) -> None:
+    """OUT/lion/stage0/{vision,llama}, with the names their teachers save."""
+    torch.manual_seed(0)
+    world = WORLDS["medium"]
+    settings = tiny(VisionSettings.of(world.image), len(TinyTokenizer()))
+    eyes = torch.nn.ModuleDict({
+        "vision": VisionEncoder(settings.vision),
+        "tagger": TagHead(settings.vision.width, (*world.colours, *world.kinds))})
+    reader = torch.nn.ModuleDict({"llm": LanguageModel(settings.language)})
+    for part, module in (("vision", eyes), ("llama", reader)):
+        checkpoints.save_run(out / "lion" / "stage0" / part, checkpoints.trainable_state(module),
+                             {"system": "lion", "stage": 0, "part": part, "world": world.name,
+                              "settings": {"vision": asdict(settings.vision),
+                                           "language": asdict(settings.language)}})
 
 
 @dataclass

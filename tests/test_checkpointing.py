@@ -102,8 +102,7 @@ def test_checkpointing_is_a_setting_of_the_plan(tmp_path, monkeypatch):
     model = torch.nn.ModuleDict({"llm": llm, "beside": beside})
     plan = training.Plan(steps=1, lr=0.1, checkpointing=True)
     calls, old = [], trainable.checkpoint
-    monkeypatch.setattr(trainable, "checkpoint",
-                        lambda *a, **k: (calls.append(1), old(*a, **k))[1])
+    monkeypatch.setattr(trainable, "checkpoint", lambda *a, **k: (calls.append(1), old(*a, **k))[1])
     training.run(model, step_loss, plan, tmp_path / "run", {}, quiet=True)
     assert len(calls) == 3
     with pytest.raises(BadInput, match="checkpointing: this stage's model has no"):

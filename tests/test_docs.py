@@ -257,18 +257,14 @@ def test_commands_are_understood(name, monkeypatch):
         understand(argv, monkeypatch)
 
 
-def test_command_check_sees_a_wrong_flag(monkeypatch):
-    """The check itself: an unknown flag and a script that is not there must fail."""
-    understand(["python", "-m", "lion_min.scenes", "OUT", "--count", "3"], monkeypatch)
-    with pytest.raises(SystemExit):
-        understand(["python", "-m", "lion_min.scenes", "OUT", "--cuont", "3"], monkeypatch)
-    with pytest.raises(FileNotFoundError):
-        understand(["python", "no_such_script.py"], monkeypatch)
-
-
-def test_commands_are_found():
-    """The finder itself: a command behind `$`, `&&` or a variable is overlooked, so unchecked."""
+def test_commands_are_found_and_a_wrong_flag_is_seen(monkeypatch):
+    """The check itself: a command behind `$`, `&&` or a variable is overlooked; an unknown flag or a
+    script that is not there passes."""
     text = """Try `python a.py --x 1`.\n```sh\npip install b && python c.py "d e" > f.txt  # why
 $ python -m g \\\n  --h\nLION=1 python i.py | tee j\n```\n```python\npython = 1\n```\n"""
     assert sorted(commands(text)) == [["python", "-m", "g", "--h"], ["python", "a.py", "--x", "1"],
                                       ["python", "c.py", "d e"], ["python", "i.py"]]
+    for argv, error in ((["-m", "lion_min.scenes", "OUT", "--cuont", "3"], SystemExit),
+                        (["no_such_script.py"], FileNotFoundError)):
+        with pytest.raises(error):
+            understand(["python", *argv], monkeypatch)

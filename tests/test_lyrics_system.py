@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from PIL import Image
 from random_lyrics import PROMPTS, TAGS, TOKENIZER, build, found, inputs
+from random_pvit import pictures
 
 from lion_min.drawing import INK, PAPER
 from lion_min.lyrics.explain import MARGIN, SIDE, explain, frame, inside, matrix
@@ -19,12 +19,6 @@ from lion_min.vision import TagHead
 def system_of(refiner: bool = True) -> LyricsSystem:
     model = build(refiner)
     return LyricsSystem(Parts(model.vision, TagHead(32, TAGS), model.llm, TOKENIZER), STAGE, model)
-
-
-def pictures(count: int) -> list[Image.Image]:
-    g = torch.Generator().manual_seed(3)
-    noise = torch.randint(0, 256, (count, 192), generator=g, dtype=torch.uint8)
-    return [Image.frombytes("RGB", (8, 8), bytes(n.tolist())).resize((80, 64)) for n in noise]
 
 
 @pytest.mark.parametrize("refiner", [True, False])

@@ -78,8 +78,7 @@ def test_a_resumed_run_of_shards_is_the_uninterrupted_one(tmp_path):
     for setting in ("accumulate", "checkpointing"):
         del config["plan"][setting]
     del config["shards"]
-    checkpoints.save_tensors(tensors, path,
-                             {"step": "2", "extra": json.dumps({"config": config})})
+    checkpoints.save_tensors(tensors, path, {"step": "2", "extra": json.dumps({"config": config})})
     train(out, steps=2, resume=True)
 
 

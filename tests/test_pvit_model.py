@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from random_pvit import (ABOUT, ANSWERS, PROMPTS, TOKENIZER, VISION, A, B, build, inputs,
-                         pictures, states)  # noqa: F401 (states is a fixture)
+from random_pvit import (PROMPTS, TOKENIZER, VISION, A, B, build, inputs, pictures,
+                         states)  # noqa: F401 (states is a fixture)
 
 from lion_min.language import LanguageModel
 from lion_min.pvit.model import Pvit, tiny
@@ -38,17 +38,6 @@ def test_every_position_holds_what_it_should(model, states):
     assert torch.equal(embeds[plain], model.llm.embed(text.ids[plain]))
     alone = inputs(model, [s[1:] for s in states], [PROMPTS[3]], None)    # B of the second image
     torch.testing.assert_close(model.region_tokens(alone)[0], tokens[3])
-
-
-def test_the_box_embedding_is_added(states):
-    """Guards: bbox_fc built and never read; box and pooled feature of different boxes."""
-    x = inputs(build(), states)
-    with_box, without = build(), build(box_embedding=False)
-    without.prompt_projector.load_state_dict(with_box.prompt_projector.state_dict())
-    difference = with_box.region_tokens(x) - without.region_tokens(x)
-    boxes = torch.tensor(sum(x.boxes, []))
-    torch.testing.assert_close(difference, with_box.bbox_fc(boxes), rtol=0, atol=1e-5)
-    assert not hasattr(without, "bbox_fc")
 
 
 def test_markers_start_as_the_mean_word():
@@ -86,47 +75,6 @@ def test_places_in_the_text_are_a_prefix(model, states):
 
 
 # ---- batches -----------------------------------------------------------------------------------
-
-@ABOUT
-@torch.no_grad()
-def test_a_batch_is_its_samples(representation, positions, states):
-    """Guards: samples of an image that see each other; regions or images shifted by a sample
-    without a region; padding read as text."""
-    model = build(representation)
-    for prompts in (PROMPTS, [PROMPTS[1]] * 4, [PROMPTS[1], *PROMPTS[1:]]):
-        batch = model.generate(inputs(model, states, prompts, None), max_new_tokens=4,
-                               min_new_tokens=4)
-        losses, tokens = 0.0, 0
-        for i, prompt in enumerate(prompts):
-            mine = [s[i // 2:i // 2 + 1] for s in states]
-            alone = inputs(model, mine, [prompt], [ANSWERS[i]])
-            count = len(alone.answers[0]) + 1
-            losses, tokens = losses + model(alone)[0] * count, tokens + count
-            ids = model.generate(replace(alone, answers=None), max_new_tokens=4, min_new_tokens=4)
-            assert ids[0].tolist() == batch[i].tolist()
-        whole, parts = model(inputs(model, states, prompts))
-        torch.testing.assert_close(whole, losses / tokens, rtol=0, atol=1e-5)
-        assert torch.equal(parts["answer"], whole)
-
-
-@ABOUT
-@torch.no_grad()
-def test_forward_is_generate_is_cached(representation, positions, states):
-    """Guards: region features lost after the first cached step; other positions in training."""
-    model, steps = build(representation), 5
-    turns = [[(f"Describe {B}", "a blue star")], [], [("hello", "hello"), (A, "two")], []]
-    x = inputs(model, states, answers=None, turns=turns)
-    options = {"max_new_tokens": steps, "min_new_tokens": steps, "output_logits": True,
-               "return_dict_in_generate": True}
-    cached, uncached = (model.generate(x, use_cache=c, **options) for c in (True, False))
-    assert cached.sequences.tolist() == uncached.sequences.tolist()
-    text = model.llm.pack(x.prompts, cached.sequences.tolist())
-    logits = model.llm.logits(model.words(x, text), text, model.shared(x))
-    predicts = text.labels.roll(-1, 1) != -100                            # also that of <eos>
-    ours = logits[predicts].view(len(x.prompts), steps + 1, -1)[:, :steps]
-    for made in (cached, uncached):
-        torch.testing.assert_close(torch.stack(made.logits, 1), ours, rtol=0, atol=1e-4)
-
 
 @torch.no_grad()
 def test_an_earlier_region_is_seen(model, states):

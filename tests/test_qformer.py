@@ -100,8 +100,7 @@ def test_shared_images_equal_expanded_images(qformer):
     for mine, other in zip(maps, their_maps):
         assert mine.shape == (6, SETTINGS.heads, SETTINGS.queries, 9)
         close(mine, other)
-    alone = torch.cat([qformer(image[s // 3: s // 3 + 1], ids[s: s + 1], mask[s: s + 1])
-                       for s in range(6)])
+    alone = torch.cat([qformer(image[s // 3: s // 3 + 1], ids[s: s + 1], mask[s: s + 1]) for s in range(6)])
     close(ours, alone)
 
 

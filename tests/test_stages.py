@@ -1,5 +1,6 @@
 """What every stage moves, starts from, saves and resumes; on random frozen parts, in seconds."""
 
+import hashlib
 import json
 import os
 import random
@@ -10,21 +11,24 @@ from dataclasses import replace
 import pytest
 import torch
 from few_steps import NUMBERS, STAGES, begun, finding_something, train, trains, untrained
+from safetensors.torch import save
 
-from lion_min import BadInput, checkpoints, features, launch, parts
+from lion_min import BadInput, checkpoints, launch, parts
 from lion_min import stage as stage_module
 from lion_min.adapters import IMAGE, REGION, set_task
 from lion_min.features import encode_images
 from lion_min.launch import stage_of
 from lion_min.lion.prompt import make_inputs
 from lion_min.lmeye.explain import attention_maps
+from lion_min.parts import Parts, fingerprint, load_init
 from lion_min.scenes import WORLDS, make_scene
-from lion_min.stage import ROUNDS, row_sampler
+from lion_min.stage import ROUNDS, has_lookalikes, row_sampler, step_loss
 from lion_min.studies import lion, lmeye, lyrics, pvit
 from lion_min.tokenizer import TinyTokenizer
 
 WORLD = WORLDS["medium"]
 SCENES = [make_scene(WORLD, "train", 0, i) for i in range(8)]
+STAGE4 = stage_of("lion", 4)
 QUESTIONS = ["What is in [0.1,0.1,0.5,0.5]?", "Describe the image.", "Is there a red circle?"]
 # Never run, so never moved: CLIP's last norm comes after the raw states that are read (vision.py), and
 # the last Q-Former layer's text half has no reader (qformer.py), but in Lyrics' stage 1.
@@ -123,10 +127,8 @@ def test_stages_start_from_the_ones_before(trained, system, number, earlier, pre
     moves = trained.moves(system)
     names = trains(stage_of(system, earlier), moves[earlier].parameters)
     shared = [n for n in names if not n.startswith("heads.")]
-    assert shared and (len(shared) < len(names)) == ((number, earlier) == (2, 1) and
-                                                     system == "lyrics")
-    assert all(torch.equal(moves[number].before[prefix + n], moves[earlier].after[n])
-               for n in shared)
+    assert shared and (len(shared) < len(names)) == ((number, earlier) == (2, 1) and system == "lyrics")
+    assert all(torch.equal(moves[number].before[prefix + n], moves[earlier].after[n]) for n in shared)
 
 
 def test_stage_3_holds_the_tensors_of_stages_1_and_2(trained):
@@ -241,7 +243,7 @@ def test_weights_of_another_stage_0_are_refused(trained, tmp_path):
 
 def test_a_resumed_stage_is_the_uninterrupted_one(trained, tmp_path, monkeypatch):
     """Guards: scenes, questions or tag noise drawn from the process's history, not the step."""
-    whole, stage = trained.folder("lion", 4), stage_of("lion", 4)
+    whole = trained.folder("lion", 4)
     out = shutil.copytree(trained.out, tmp_path / "out")
     cut, make = out / "lion" / "stage4", stage_module.step_loss
     shutil.rmtree(cut)
@@ -252,15 +254,14 @@ def test_a_resumed_stage_is_the_uninterrupted_one(trained, tmp_path, monkeypatch
 
     monkeypatch.setattr(stage_module, "step_loss", ending)
     with pytest.raises(KeyboardInterrupt):
-        train("lion", stage, out)
+        train("lion", STAGE4, out)
     assert checkpoints.read_state(cut)[0] == 3
     monkeypatch.undo()
-    train("lion", stage, out, resume=True)
+    train("lion", STAGE4, out, resume=True)
     for name in (checkpoints.MODEL, checkpoints.STATE):
         one, two = (checkpoints.load_tensors(f / name) for f in (whole, cut))
         assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
-    logs = [[json.loads(line) | {"seconds": 0} for line in (f / "log.jsonl").open()]
-            for f in (whole, cut)]
+    logs = [[json.loads(line) | {"seconds": 0} for line in (f / "log.jsonl").open()] for f in (whole, cut)]
     assert logs[0] == logs[1] and [line["step"] for line in logs[0]] == list(range(5))
 
 
@@ -309,15 +310,85 @@ def test_no_caption_twice_in_a_batch():
             row_sampler(stage, few, batch)
 
 
-def test_objects_of_the_cache_are_those_of_their_scene(trained, monkeypatch):
-    """Guards: objects that shift against the cache's rows at the border of two chunks."""
-    trained.moves("lyrics")
-    with finding_something():
-        system, rows = untrained("lyrics", stage_of("lyrics", 1), trained.out), [*range(7)]
-        whole = features.FeatureCache(system, SCENES[:7]).take(rows)
-        monkeypatch.setattr(features, "CHUNK", 3)
-        parted = features.FeatureCache(system, SCENES[:7]).take(rows)
-    assert whole["texts"] == parted["texts"] and len(whole["texts"]) == 7
-    for name in ("features", "lines"):
-        one, two = (getattr(f["objects"], name) for f in (whole, parted))
-        torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
+# ---- the scenes of a step, weights by name ------------------------------------------------------
+
+class Noting:
+    """A system without a model, and features that are their rows: it notes what it is taught."""
+
+    name = "lion"
+
+    def __init__(self, stage):
+        self.stage, self.taught = stage, []
+
+    def batch_loss(self, round_, scenes, features, rng):
+        self.taught.append((round_.level, features))
+
+    def take(self, rows):
+        return rows
+
+
+def taken(stage, steps: int = 5) -> list[tuple[str, list[int]]]:
+    """(level, rows) of the first steps."""
+    system = Noting(stage)
+    scenes = [make_scene(WORLD, "train", 0, i) for i in range(200)]
+    loss = step_loss(system, scenes, system, 0, row_sampler(stage, scenes, 16))
+    for step in range(steps):
+        loss(step)
+    return system.taught
+
+
+def test_twins_are_alike_but_for_their_size():
+    """Guards: scenes that are easy taken for hard ones."""
+    scene = next(s for s in (make_scene(WORLD, "train", 1, i) for i in range(99))
+                 if len(s.objects) > 1 and not has_lookalikes(s))
+    first, second = scene.objects[:2]
+    other = next(size for size in WORLD.sizes if size != first.size)
+    like = replace(second, colour=first.colour, kind=first.kind, texture=first.texture, size=other)
+    assert has_lookalikes(replace(scene, objects=(first, like)))
+    assert not has_lookalikes(replace(scene, objects=(first, replace(like, texture={
+        "plain": "striped", "striped": "plain"}[first.texture]))))
+
+
+def test_region_rounds_take_their_share_of_twins():
+    """Guards: twins in image rounds, too, or none; other batches for a stage without them."""
+    scenes = [make_scene(WORLD, "train", 0, i) for i in range(200)]
+    none = dict(enumerate(taken(replace(STAGE4, lookalike_share=0.0))))
+    for step, (level, rows) in enumerate(taken(STAGE4)):
+        if level == "region":
+            share = round(STAGE4.lookalike_share * len(rows))
+            assert share and all(has_lookalikes(scenes[r]) for r in rows[:share])
+            assert rows[share:] == none[step][1][share:]
+        else:
+            assert rows == none[step][1]
+
+
+def test_init_takes_the_same_stage_alone(tmp_path):
+    """Guards: weights of another stage or another stage 0 taken in silence."""
+    checkpoints.save_run(tmp_path, {"a": torch.ones(2).half()},
+                         {"system": "lion", "stage": 4, "stage0": "abc"})
+    def check(fingerprint):
+        own = Parts(None, None, None, None)
+        own.__dict__["fingerprint"] = fingerprint
+        return own.check
+
+    begun = load_init(tmp_path, check("abc"), system="lion", stage=4)
+    assert begun["a"].dtype == torch.float32
+    with pytest.raises(BadInput, match="is lion stage 4; --init goes on from a run of lion stage 3"):
+        load_init(tmp_path, check("abc"), system="lion", stage=3)
+    with pytest.raises(BadInput, match="another stage 0"):
+        load_init(tmp_path, check("abd"), system="lion", stage=4)
+    with pytest.raises(BadInput, match="is lion stage 4; --init goes on .* stage 0 vision"):
+        load_init(tmp_path, system="lion", stage=0, part="vision")
+
+
+def test_a_fingerprint_is_the_hash_of_a_file_that_is_never_made():
+    """Guards: a 7B LLM copied only to hash it; runs refused that grew on the same parts."""
+    parts = [torch.nn.Linear(3, 5), torch.nn.ModuleDict({"b": torch.nn.LayerNorm(2),
+                                                         "a": torch.nn.Linear(2, 2).bfloat16()})]
+    parts[0].scalar = torch.nn.Parameter(torch.tensor(0.5))
+    tensors = {f"{i}.{name}": p.detach().half() for i, part in enumerate(parts)
+               for name, p in part.named_parameters()}
+    assert fingerprint(*parts) == hashlib.sha256(save(tensors)).hexdigest()[:16]
+    before = fingerprint(*parts)
+    parts[1]["a"].weight.data[0, 0] += 1
+    assert fingerprint(*parts) != before
