@@ -116,25 +116,6 @@ def test_an_image_is_read_once():
     assert read == [(2, SHARED), (6, OWN + 8), (2, SHARED), (6, OWN + 5)]
 
 
-def test_forward_logits_are_generate_logits():
-    """Training and answering that differ in token order, positions or mask: rows are padded right
-    in the one and left in the other; a step of generation that the cache leads astray."""
-    llm, (shared, own) = tiny("llama"), visual()
-    out = generated(llm, list(range(6)), output_logits=True, return_dict_in_generate=True)
-    text = llm.pack(PROMPTS, out.sequences.tolist())
-    with torch.no_grad():
-        forward = llm.logits(llm.embed(text.ids), text, shared, own)  # [S, L, V]
-    learned = (text.labels != -100).roll(-1, 1)                       # the token before foretells
-    forward = forward[learned].view(6, 7, -1)                         # six tokens and the EOS
-    torch.testing.assert_close(forward[:, :6], torch.stack(out.logits, 1), atol=1e-4, rtol=0)
-
-
-def test_cached_is_uncached_generation(llm):
-    """Positions counted anew after the first step when the keys come from the cache."""
-    cached, uncached = (generated(llm, list(range(6)), use_cache=c) for c in (True, False))
-    assert cached.tolist() == uncached.tolist()
-
-
 @pytest.mark.parametrize("beams", [1, 3])
 def test_batch_is_single_generation(llm, beams):
     """Left padding that is seen or counted; visual tokens of the wrong sample; beams mixed."""

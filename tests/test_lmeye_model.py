@@ -4,11 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from random_lmeye import (ASK, FORMS, IMG, QUESTIONS, SLOT, VOCAB, WIDTH, build, gradients, inputs, trained)
+from random_lmeye import ASK, FORMS, QUESTIONS, SLOT, VOCAB, build, gradients, inputs, trained
 from torch import nn
 
 from lion_min.language import LanguageModel
-from lion_min.lmeye import two_passes
 from lion_min.lmeye.model import CONTROLS, Lmeye, LmeyeInputs, tiny
 from lion_min.lmeye.prompt import make_inputs
 from lion_min.tokenizer import TinyTokenizer
@@ -80,25 +79,6 @@ def test_zeroed_and_static_ask_nothing():
 
 
 # ---- what the LLM is shown --------------------------------------------------------------------
-
-@torch.no_grad()
-def test_slots_are_added_to_never_replaced():
-    """e_imgd or the token's own row lost when the second pass gets its vectors."""
-    model = build("paper", slot_id=25)     # a row of the LLM
-    x = inputs(model)
-    base = model.llm.embed(torch.tensor(25)) + model.e_imgd
-    returned = torch.randn(6, 3, WIDTH)
-    for cached in (True, False):
-        second, text, _ = two_passes.second_pass(
-            model.llm, model.halves(x), x.answers, lambda text: model.words(x, text), None,
-            lambda hidden: returned, cached)
-        first, slots = model.words(x, text), text.ids == 25
-        assert torch.allclose(first[slots], base.expand(18, -1))
-        torch.testing.assert_close(second[slots] - base, returned.flatten(0, 1))
-        assert torch.equal(second[~slots], first[~slots])
-    image = model.img_proj(x.states[-1][:, 0]) + model.e_img + model.llm.embed(torch.tensor(IMG))
-    torch.testing.assert_close(first[text.ids == IMG], image.repeat_interleave(3, 0))
-
 
 def test_placeholders_have_no_rows_and_are_counted():
     """An id without a row handed to the embedding, or given another word's row; a request too few,

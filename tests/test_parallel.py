@@ -107,7 +107,7 @@ print("said by", parallel.rank())
 """
 
 
-def torchrun(count: int, *command: str, timeout: int = 100) -> list[str]:
+def torchrun(count: int, *command: str, timeout: int = 300) -> list[str]:
     """The processes' stdout, after all have ended well; the environment is torchrun's."""
     with socket.socket() as door:
         door.bind(("127.0.0.1", 0))

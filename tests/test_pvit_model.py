@@ -1,4 +1,5 @@
-"""Pvit: the splice, the three representations, turns, what trains, which counts are refused."""
+"""Pvit beside test_parity_pvit.py and test_models.py: starts, location tokens, turns, which counts are
+refused."""
 
 from dataclasses import replace
 
@@ -20,25 +21,6 @@ def model() -> Pvit:
 
 
 # ---- the splice --------------------------------------------------------------------------------
-
-@torch.no_grad()
-def test_every_position_holds_what_it_should(model, states):
-    """Guards: features of one sample in another; markers exchanged; text overwritten."""
-    x = inputs(model, states, answers=None)
-    text = model.llm.pack(x.prompts)
-    embeds, tokens = model.words(x, text), model.region_tokens(x)
-    assert tokens.shape == (4, 128)
-    where = (text.ids == TOKENIZER.region_id).nonzero().tolist()
-    assert [row for row, _ in where] == [0, 2, 2, 3]
-    for (row, column), token in zip(where, tokens):
-        marked = torch.stack([model.markers[0], token, model.markers[1]])
-        assert torch.equal(embeds[row, column - 1:column + 2], marked)
-    plain = text.ids < len(TOKENIZER)
-    plain[tuple(zip(*where))] = False
-    assert torch.equal(embeds[plain], model.llm.embed(text.ids[plain]))
-    alone = inputs(model, [s[1:] for s in states], [PROMPTS[3]], None)    # B of the second image
-    torch.testing.assert_close(model.region_tokens(alone)[0], tokens[3])
-
 
 def test_markers_start_as_the_mean_word():
     """Guards: markers at random, far from every embedding the LLM knows."""
