@@ -72,7 +72,7 @@ def test_a_batch_is_its_samples(case):
         alone = model.generate(replace(one, answers=None), **RECORDED).sequences
         assert alone[0].tolist() == batch[i]
     whole, parts = model(x)
-    torch.testing.assert_close(whole, loss / tokens, rtol=0, atol=1e-4)
+    torch.testing.assert_close(whole, loss / tokens, rtol=0, atol=1e-5)
     assert torch.equal(parts["answer"], whole)
 
 
