@@ -1,11 +1,8 @@
-"""Calling a command as a user does, and an untrained LION for it to load."""
+"""Calling a command as a user does, and a LION of a few steps for it to load."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from random_lion import write_stage, write_stage0
 
 from lion_min import launch
 from lion_min.scenes import WORLDS, make_scene
@@ -16,13 +13,10 @@ ASK = "describe box [0.1,0.1,0.6,0.6]"
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory) -> Path:
-    """OUT with an untrained stage 0 and stages 1 to 4."""
-    out = tmp_path_factory.mktemp("runs")
-    write_stage0(out)
-    for number in (1, 2, 3, 4):
-        write_stage(out, number)
-    return out
+def runs(trained) -> Path:
+    """OUT with stage 0 and LION's stages."""
+    trained.moves("lion")
+    return trained.out
 
 
 @pytest.fixture(scope="session")
@@ -55,14 +49,3 @@ def refused(result: tuple[int, str, str], *told: str) -> None:
     assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
     for words in told:
         assert words in err, err
-
-
-def light_help(*mains: str, imports: list[str]) -> str:
-    """What commands print for --help in a process that must not load a heavy library."""
-    calls = "".join(f"try: ({main})(['--help'])\nexcept SystemExit as end: assert end.code == 0\n"
-                    for main in mains)
-    code = "\n".join(["import sys", *(f"import {name}" for name in imports), calls]) + (
-        "\nassert not {'torch', 'transformers', 'numpy'} & set(sys.modules)")
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout

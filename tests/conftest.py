@@ -67,3 +67,10 @@ def field(tmp_path):
     """A folder with the pictures and instances that the field's formats name."""
     from field_files import pictures
     return pictures(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """OUT with stage 0 and every system's stages after a few steps: few_steps.Trained."""
+    from few_steps import Trained
+    return Trained(tmp_path_factory.mktemp("trained"))

@@ -47,8 +47,7 @@ def located(scene: Scene, phrase: str) -> list[Thing]:
     """Objects that a referring expression fits, its relation included."""
     what, side, other = RELATION.fullmatch(phrase).groups()
     anchors = matching(scene, other) if side else []
-    return [t for t in matching(scene, what)
-            if not side or anchors and gap(t, anchors[0], side) > 0]
+    return [t for t in matching(scene, what) if not side or anchors and gap(t, anchors[0], side) > 0]
 
 
 def solve(scene: Scene, prompt: str) -> str:

@@ -74,5 +74,4 @@ def gradients(model: Lmeye, x: LmeyeInputs) -> tuple[torch.Tensor, dict[str, tor
     model.zero_grad()
     loss, _ = model(x)
     loss.backward()
-    return loss.detach(), {n: p.grad.clone() for n, p in trained(model).items()
-                           if p.grad is not None}
+    return loss.detach(), {n: p.grad.clone() for n, p in trained(model).items() if p.grad is not None}

@@ -4,16 +4,14 @@ test_lyrics_system.py."""
 from dataclasses import replace
 
 import torch
+from random_pvit import TOKENIZER, VISION
 
 from lion_min.language import LanguageModel
 from lion_min.lyrics.model import Lyrics, LyricsSettings, tiny
 from lion_min.lyrics.prompt import make_inputs, objects_of
 from lion_min.lyrics.refiner import Refined, TinyRefiner
-from lion_min.tokenizer import TinyTokenizer
-from lion_min.vision import TagHead, VisionEncoder, VisionSettings
+from lion_min.vision import TagHead, VisionEncoder
 
-TOKENIZER = TinyTokenizer()
-VISION = VisionSettings(image=64, patch=8, width=32, blocks=4, heads=2, mlp=64, stem=(8, 16))
 TAGS = ("red", "blue", "circle", "star")
 PROMPTS = ["Is there a red circle?", "How many stars are there?", "Where is the red circle?",
            "Describe the image."]          # two for each of two pictures

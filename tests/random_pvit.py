@@ -20,8 +20,7 @@ A, B = "[0.100,0.100,0.500,0.600]", "[0.400,0.300,0.900,0.800]"
 PROMPTS = [f"Describe box {A}", "How many circles are there?", f"Is {A} left of {B}?",
            f"What is in {B}?"]  # two for each of two images; one without a region
 ANSWERS = ["a large red circle", "two", "yes", "a small blue star"]
-ABOUT = pytest.mark.parametrize("representation, positions",
-                                [("feature", 3), ("location", 6), ("text", 6)])
+ABOUT = pytest.mark.parametrize("representation, positions", [("feature", 3), ("location", 6), ("text", 6)])
 
 
 def build(representation: str = "feature", **changes) -> Pvit:

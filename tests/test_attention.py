@@ -56,8 +56,7 @@ def test_covered_patches():
     """A patch that is cut by the box counted whole; a box that grows out of the picture."""
     part = requests.covered(torch.tensor([[0.25, 0.0, 0.625, 0.5]]), side=4).view(4, 4)
     assert part.tolist() == [[0, 1, 0.5, 0]] * 2 + [[0] * 4] * 2
-    assert torch.equal(requests.covered(torch.tensor([[0.1, 0.1, 0.9, 0.9]]), 4, 0.5),
-                       torch.ones(1, 16))
+    assert torch.equal(requests.covered(torch.tensor([[0.1, 0.1, 0.9, 0.9]]), 4, 0.5), torch.ones(1, 16))
 
 
 def test_the_named_object_is_the_one_that_the_answer_tells_of():
@@ -81,8 +80,7 @@ def test_the_command(monkeypatch, capsys):
     seen, config = [], {"world": "medium"}
     monkeypatch.setattr(requests.launch, "read_config", lambda *_: config)
     monkeypatch.setattr(requests.launch, "load", lambda *_: Known())
-    monkeypatch.setattr(requests, "measure",
-                        lambda system, scenes, seed: seen.extend(scenes) or {})
+    monkeypatch.setattr(requests, "measure", lambda system, scenes, seed: seen.extend(scenes) or {})
     assert requests.run(20, 3, None) == {} and "asked" in capsys.readouterr().out
     assert len(seen) == 20 and min(len(scene.objects) for scene in seen) == 2
     monkeypatch.setattr(requests.launch, "load", lambda *_: Known("static"))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from toy_run import train
 
-from lion_min import BadInput, adapters, checkpoints, lora, trainable, training
+from lion_min import BadInput, adapters, lora, trainable, training
 from lion_min.language import LanguageModel, LanguageSettings
 
 
@@ -102,26 +102,8 @@ def test_checkpointing_is_a_setting_of_the_plan(tmp_path, monkeypatch):
     model = torch.nn.ModuleDict({"llm": llm, "beside": beside})
     plan = training.Plan(steps=1, lr=0.1, checkpointing=True)
     calls, old = [], trainable.checkpoint
-    monkeypatch.setattr(trainable, "checkpoint",
-                        lambda *a, **k: (calls.append(1), old(*a, **k))[1])
+    monkeypatch.setattr(trainable, "checkpoint", lambda *a, **k: (calls.append(1), old(*a, **k))[1])
     training.run(model, step_loss, plan, tmp_path / "run", {}, quiet=True)
     assert len(calls) == 3
     with pytest.raises(BadInput, match="checkpointing: this stage's model has no"):
         train(tmp_path / "toy", checkpointing=True)
-
-
-def test_nothing_frozen_is_kept_for_training(tmp_path):
-    """A frozen tower's gradients or AdamW's two moments of it: three times its memory."""
-    llm, beside = tiny("llama")
-    model = torch.nn.ModuleDict({"llm": llm, "beside": beside})
-
-    def step_loss(step: int):
-        text = llm.pack([[5, 6]], [[7]])
-        return llm.loss(llm.embed(text.ids), text), {}
-
-    training.run(model, step_loss, training.Plan(steps=2, lr=0.1), tmp_path, {}, quiet=True)
-    assert all(p.grad is None and not p.requires_grad for p in llm.parameters())
-    kept = {name.split("/")[1].split(".")[0]
-            for name in checkpoints.load_tensors(tmp_path / checkpoints.STATE)
-            if not name.startswith("rng/")}
-    assert kept == {"beside"}

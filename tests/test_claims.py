@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from commands import call, light_help, refused
+from commands import call, refused
 
 from lion_min import launch
 from lion_min.studies import claims, conditions, trials
@@ -143,10 +143,6 @@ def test_bad_input(bench, tmp_path, capsys):
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n')
     refused(call(claims.main, capsys, "--log", tmp_path / "log.jsonl"), "line 1")
     refused(call(claims.main, capsys, "--only", "b", "--log", tmp_path / "none"), "--only b")
-
-
-def test_help_is_light():
-    assert "--quick" in light_help("claims.main", imports=["lion_min.studies.claims as claims"])
 
 
 def test_results_are_made_from_the_log():

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import importlib.util
 import io
 import itertools
@@ -54,8 +55,9 @@ def chapters(text: str) -> dict[str, list[tuple[Block, str]]]:
     return {heading: shown for heading, shown in pairs.items() if shown}
 
 
-def run_chapter(pairs: list[tuple[Block, str]], name: str = "TUTORIAL.md") -> None:
-    """Execute the blocks in one namespace; AssertionError where one prints something else."""
+def run_chapter(pairs: list[tuple[Block, str]], name: str = "TUTORIAL.md") -> dict[str, object]:
+    """Execute the blocks in one namespace, which is returned; AssertionError where one prints
+    something else."""
     names: dict[str, object] = {"__name__": "tutorial"}
     for block, shown in pairs:
         code = compile("\n" * block.line + block.text, name, "exec")      # true line numbers
@@ -63,51 +65,57 @@ def run_chapter(pairs: list[tuple[Block, str]], name: str = "TUTORIAL.md") -> No
         with contextlib.redirect_stdout(printed):
             exec(code, names)
         assert printed.getvalue() == shown, f"{name} line {block.line + 1}"
+    return names
 
 
 CHAPTERS = {name: chapters(text) for name, text in TEXT.items()}
 
 
+@functools.cache
+def names_of(name: str, chapter: str) -> dict[str, object]:
+    """What a document's chapter leaves behind; it is run once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        return run_chapter(CHAPTERS[name][chapter], name)
+
+
 @pytest.mark.parametrize("name, chapter", [(n, c) for n in DOCS for c in CHAPTERS[n]])
-def test_blocks_print_what_they_show(name, chapter, monkeypatch):
+def test_blocks_print_what_they_show(name, chapter):
     """A function is renamed or a default changes, and a document shows last month's output."""
-    monkeypatch.chdir(ROOT)
-    run_chapter(CHAPTERS[name][chapter], name)
+    names_of(name, chapter)
 
 
 @pytest.mark.slow
 def test_the_plain_loop_is_stage_2(tmp_path, monkeypatch, capsys):
-    """The tutorial's loop drifts away from what `train.py --stage 2` does: its five losses are
-    those of the real run, which is stopped there and encodes its batches on demand."""
+    """The tutorial's loop drifts away from what `train.py --stage 2` does: its first losses
+    are those of the real run, which is stopped there and encodes its batches on demand."""
     from lion_min import features, launch, scores, stage, training
-    monkeypatch.chdir(ROOT)
-    chapter = CHAPTERS["TUTORIAL.md"]["8. The four stages"]
-    block, = (block for block, _ in chapter if "def step_loss(" in block.text)
+    chapter = "8. The four stages"
+    block, = (b for b, _ in CHAPTERS["TUTORIAL.md"][chapter] if "def step_loss(" in b.text)
     assert len(block.text.splitlines()) <= 60
-    names = {"__name__": "tutorial"}
-    exec(compile(block.text, "TUTORIAL.md", "exec"), names)
+    losses = names_of("TUTORIAL.md", chapter)["losses"]
 
     class OnDemand(features.FeaturesOnTheFly):
         def take(self, rows):                       # in half precision, as the cache keeps them
             taken = super().take(rows)
             return taken | {"states": [s.half().float() for s in taken["states"]]}
 
-    def five(model, step_loss, plan, *rest):
+    def three(model, step_loss, plan, *rest):
         def loss(step, shard=0):
-            if step == 5:
+            if step == 3:
                 raise KeyboardInterrupt
             return step_loss(step, shard)
         return run(model, loss, plan, *rest)
 
     run = training.run
-    monkeypatch.setattr(training, "run", five)
+    monkeypatch.setattr(training, "run", three)
     monkeypatch.setattr(scores, "evaluate", lambda *_, **__: {})
     monkeypatch.setattr(stage, "features_of", lambda system, scenes, live: OnDemand(system, scenes))
     options = launch.Options(tmp_path, device="cpu", precision="fp32")
     with pytest.raises(KeyboardInterrupt):
         launch.train_stage("lion", 2, options, quiet=True)
     log = (tmp_path / "lion" / "stage2" / "log.jsonl").read_text().splitlines()
-    assert names["losses"] == [json.loads(line)["loss"] for line in log]
+    assert losses[:3] == [json.loads(line)["loss"] for line in log]
 
 
 def test_chapters_end_with_an_exercise_that_checks():
@@ -249,18 +257,14 @@ def test_commands_are_understood(name, monkeypatch):
         understand(argv, monkeypatch)
 
 
-def test_command_check_sees_a_wrong_flag(monkeypatch):
-    """The check itself: an unknown flag and a script that is not there must fail."""
-    understand(["python", "-m", "lion_min.scenes", "OUT", "--count", "3"], monkeypatch)
-    with pytest.raises(SystemExit):
-        understand(["python", "-m", "lion_min.scenes", "OUT", "--cuont", "3"], monkeypatch)
-    with pytest.raises(FileNotFoundError):
-        understand(["python", "no_such_script.py"], monkeypatch)
-
-
-def test_commands_are_found():
-    """The finder itself: a command behind `$`, `&&` or a variable is overlooked, so unchecked."""
+def test_commands_are_found_and_a_wrong_flag_is_seen(monkeypatch):
+    """The check itself: a command behind `$`, `&&` or a variable is overlooked; an unknown flag or a
+    script that is not there passes."""
     text = """Try `python a.py --x 1`.\n```sh\npip install b && python c.py "d e" > f.txt  # why
 $ python -m g \\\n  --h\nLION=1 python i.py | tee j\n```\n```python\npython = 1\n```\n"""
     assert sorted(commands(text)) == [["python", "-m", "g", "--h"], ["python", "a.py", "--x", "1"],
                                       ["python", "c.py", "d e"], ["python", "i.py"]]
+    for argv, error in ((["-m", "lion_min.scenes", "OUT", "--cuont", "3"], SystemExit),
+                        (["no_such_script.py"], FileNotFoundError)):
+        with pytest.raises(error):
+            understand(["python", *argv], monkeypatch)

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from few_steps import opened
-from random_lion import write_stage, write_stage0
+from commands import call, refused
 
+import infer
+from lion_min import launch
 from lion_min.adapters import REGION
 from lion_min.lion.explain import _inside, explain
 from lion_min.scenes import WORLDS, make_scene
@@ -12,11 +13,9 @@ from lion_min.scenes import WORLDS, make_scene
 IMAGE = make_scene(WORLDS["medium"], "heldout", 2, 1).draw()
 
 
-@pytest.fixture(scope="module")
-def system(tmp_path_factory):
-    out = tmp_path_factory.mktemp("explain")
-    write_stage0(out)
-    return opened(write_stage(out, 3))
+@pytest.fixture
+def system(trained):
+    return trained.opened("lion", 3)
 
 
 def reply(system, prompt):
@@ -54,9 +53,26 @@ def test_real_maps_are_shares_and_the_router_is_that_of_the_route(system):
     """Guards: attention before its softmax; the image route's mix shown for a box."""
     with torch.no_grad():
         for mixture in system.model.adapters:
+            mixture.router[:] = torch.eye(2)[:, :, None]
             mixture.router[1, REGION] = 0.25
     maps, bars = explain(system, reply(system, "describe box [4,4,40,40]"))
     assert len(maps) == 2 and len(bars) == len(system.model.adapters)
     assert all(0 < m.sum() <= 1 + 1e-5 and m.min() >= 0 for _, m in maps)
     assert bars == [(1.0, 0.25)] * len(bars)
     assert explain(system, reply(system, "How many objects are there?"))[1][0] == (0.0, 1.0)
+
+
+def test_pvit_shows_one_two_and_five_boxes(trained, monkeypatch, tmp_path, capsys):
+    """Guards: a second region that is lost, or read as words; a traceback, or an answer, for a
+    region that test_pvit_prompt.py refuses."""
+    system, box = trained.opened("pvit", 2), "[0.1,0.1,0.5,0.5]"
+    monkeypatch.setattr(launch, "load", lambda *_: system)
+    monkeypatch.chdir(tmp_path)
+    IMAGE.save("scene.png")
+    for prompt in (f"What is in {box}?", f"Is <Region>{box}</Region> left of [0.5,0.5,0.9,0.9]?",
+                   "Which is red, " + ", ".join([box] * 5) + "?"):
+        code, out, err = call(infer.main, capsys, "scene.png", prompt, "--system", "pvit",
+                              "--show", "shown.png")
+        assert code == 0 and "error" not in err, err
+    for prompt in (f"<Region>{box} what?", "What is in the region?", f"{box} and [9,9,8,8]?"):
+        refused(call(infer.main, capsys, "scene.png", prompt, "--system", "pvit"))

@@ -43,38 +43,19 @@ def test_returned_vectors_and_maps(form):
     assert torch.equal(module(hidden, image), returned)
 
 
-@pytest.mark.parametrize("form", FORMS)
-@torch.no_grad()
-def test_samples_of_an_image_are_apart(form):
-    """Samples folded behind one image's keys that look at the other image, or see each other."""
-    module, (hidden, image) = made(form), seen()
-    together, maps = module(hidden, image, maps=True)
-    for s in range(4):
-        alone, look = module(hidden[s:s + 1], image[s // 2:s // 2 + 1], maps=True)
-        torch.testing.assert_close(alone[0], together[s], atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(look[0], maps[s], atol=1e-5, rtol=1e-5)
-    assert (together[0] - together[1]).abs().max() > 0.01             # the request matters
-
-
 @torch.no_grad()
 def test_untrained_transformer_returns_what_it_looks_at():
-    """A drawn map that is not the weights of what goes back (another block's, or unaveraged)."""
+    """A drawn map that is not the weights of what goes back (another block's, or unaveraged); cell
+    words dropped: the LLM would be told what, never where."""
     module, (hidden, image) = made("transformer"), seen()
-    nn.init.zeros_(module.transmit.weight), nn.init.zeros_(module.transmit.bias)
     places = torch.randn(FEATURES, WIDTH)
+    assert (module(hidden, image, places) - module(hidden, image)).abs().max() > 0.1
+    nn.init.zeros_(module.transmit.weight), nn.init.zeros_(module.transmit.bias)
     returned, maps = module(hidden, image, places, maps=True)
     tokens = module.image_tokens(image, places).repeat_interleave(2, 0)
     torch.testing.assert_close(returned, maps @ tokens)
     fresh = InteractivePerception(module.settings).transmit
     assert not fresh.weight.any() and not fresh.bias.any()            # so it starts
-
-
-@torch.no_grad()
-def test_places_reach_what_is_returned():
-    """Cell words dropped: the LLM would be told what, never where."""
-    module, (hidden, image) = made("transformer"), seen()
-    places = torch.randn(FEATURES, WIDTH)
-    assert (module(hidden, image, places) - module(hidden, image)).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -101,38 +82,23 @@ def test_tower_is_transformers_own():
 
 
 @torch.no_grad()
-def test_only_the_ends_have_positions():
-    """Positions added to image tokens or requests, or EOS numbered as the first free place."""
-    tower = made("tail").encoder
+def test_the_sentence_of_the_tower_and_what_is_read_of_it():
+    """Positions added to image tokens or requests, or EOS numbered as the first free place; the map
+    of EOS, of BOS, or of a row one too early under a request's name; the official off-by-one of
+    the tail lost, or kept in the mended form too."""
     image, requests = torch.randn(2, 4, WIDTH), torch.randn(2, 3, WIDTH)
-    x = tower.sentence(image, requests)
-    words = tower.model.text_model.embeddings
-    assert torch.equal(x[:, 1:5], image) and torch.equal(x[:, 5:8], requests)
-    for place, token in ((0, 18), (8, 19)):
-        end = words.token_embedding.weight[token] + words.position_embedding.weight[place]
-        assert torch.equal(x[:, place], end.expand(2, -1))
-
-
-@torch.no_grad()
-def test_tail_legacy_drops_the_first_request():
-    """The off-by-one lost, or kept in the mended form too."""
     for tail, places in (("legacy", [6, 7, 8]), ("fixed", [5, 6, 7])):
         tower = made("tail", tail=tail).encoder
-        image, requests = torch.randn(2, 4, WIDTH), torch.randn(2, 3, WIDTH)
-        y, _ = tower.encode(tower.sentence(image, requests))            # [2, 9, c], EOS at 8
-        found, _ = tower(image, requests)
+        x, words = tower.sentence(image, requests), tower.model.text_model.embeddings
+        assert torch.equal(x[:, 1:5], image) and torch.equal(x[:, 5:8], requests)
+        for place, token in ((0, 18), (8, 19)):
+            end = words.token_embedding.weight[token] + words.position_embedding.weight[place]
+            assert torch.equal(x[:, place], end.expand(2, -1))
+        y, rows = tower.encode(x)                                       # [2, 9, c], [2, H, 9, 9]
+        found, maps = tower(image, requests)
         torch.testing.assert_close(found, tower.model.text_projection(y[:, places]))
-
-
-@torch.no_grad()
-def test_map_is_of_the_requests_own_rows():
-    """The map of EOS, of BOS, or of a row one too early under a request's name."""
-    tower = made("tail").encoder
-    image, requests = torch.randn(2, 4, WIDTH), torch.randn(2, 3, WIDTH)
-    _, rows = tower.encode(tower.sentence(image, requests))             # [2, H, 9, 9]
-    expected = rows.mean(1)[:, 5:8, 1:5]
-    torch.testing.assert_close(tower(image, requests)[1],
-                               expected / expected.sum(-1, keepdim=True))
+        own = rows.mean(1)[:, 5:8, 1:5]
+        torch.testing.assert_close(maps, own / own.sum(-1, keepdim=True))
 
 
 def test_tower_is_frozen_and_lets_gradients_through():

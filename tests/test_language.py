@@ -45,6 +45,14 @@ def generated(llm, which: list[int], **options):
                         **{"max_new_tokens": 6, "min_new_tokens": 6} | options)
 
 
+def reads(llm: LanguageModel) -> list[tuple[int, int]]:
+    """(rows, tokens) of every later forward pass of a Llama."""
+    seen = []
+    llm.model.model.register_forward_pre_hook(
+        lambda _, args, named: seen.append((*named["inputs_embeds"].shape[:2],)), with_kwargs=True)
+    return seen
+
+
 @pytest.mark.parametrize("rows", [0, 2, 4])
 def test_splice_counts_placeholders(rows):
     """Features dropped, or placeholders left as plain words, when their numbers differ."""
@@ -83,18 +91,16 @@ def test_batch_loss_is_that_of_rows_and_of_single_samples(llm, balanced):
     assert all(g.abs().amax(-1).min() > 1e-6 for g in gradients)
     for other in (rows, apart):
         torch.testing.assert_close(other, together, atol=1e-5, rtol=0)
-        torch.testing.assert_close(torch.autograd.grad(other, visuals), gradients, atol=1e-5,
-                                   rtol=0)
+        torch.testing.assert_close(torch.autograd.grad(other, visuals), gradients, atol=1e-5, rtol=0)
 
 
 def test_long_and_short_rows_are_read_apart():
     """A few long rows that make padding of the rest; a group behind the wrong image."""
-    llm, (shared, own), read = tiny("llama"), visual(), []
-    prompts = [PROMPTS[0] * 8, *PROMPTS[1:]]
+    llm, (shared, own) = tiny("llama"), visual()
+    prompts, read = [PROMPTS[0] * 8, *PROMPTS[1:]], reads(llm)
     alone = torch.stack([loss_of(llm, [q], [a], shared[s // 3:s // 3 + 1], own[s:s + 1])
                          for s, (q, a) in enumerate(zip(prompts, ANSWERS))])
-    llm.model.model.register_forward_pre_hook(
-        lambda _, args, named: read.append((*named["inputs_embeds"].shape[:2],)), with_kwargs=True)
+    read.clear()
     torch.testing.assert_close(loss_of(llm, prompts, ANSWERS, shared, own, balanced=True),
                                alone.mean(), atol=1e-5, rtol=0)
     assert read == [(2, SHARED), (1, OWN + 26), (5, OWN + 8)]
@@ -102,32 +108,12 @@ def test_long_and_short_rows_are_read_apart():
 
 def test_an_image_is_read_once():
     """Shared tokens read again for each of an image's questions, in training or to answer."""
-    llm, (shared, own), read = tiny("llama"), visual(), []
-    llm.model.model.register_forward_pre_hook(
-        lambda _, args, named: read.append((*named["inputs_embeds"].shape[:2],)), with_kwargs=True)
+    llm, (shared, own) = tiny("llama"), visual()
+    read = reads(llm)
     loss_of(llm, PROMPTS, ANSWERS, shared, own)
     text = llm.pack(PROMPTS)
     llm.generate(llm.embed(text.ids), text, shared, own, max_new_tokens=1)
     assert read == [(2, SHARED), (6, OWN + 8), (2, SHARED), (6, OWN + 5)]
-
-
-def test_forward_logits_are_generate_logits():
-    """Training and answering that differ in token order, positions or mask: rows are padded right
-    in the one and left in the other; a step of generation that the cache leads astray."""
-    llm, (shared, own) = tiny("llama"), visual()
-    out = generated(llm, list(range(6)), output_logits=True, return_dict_in_generate=True)
-    text = llm.pack(PROMPTS, out.sequences.tolist())
-    with torch.no_grad():
-        forward = llm.logits(llm.embed(text.ids), text, shared, own)  # [S, L, V]
-    learned = (text.labels != -100).roll(-1, 1)                       # the token before foretells
-    forward = forward[learned].view(6, 7, -1)                         # six tokens and the EOS
-    torch.testing.assert_close(forward[:, :6], torch.stack(out.logits, 1), atol=1e-4, rtol=0)
-
-
-def test_cached_is_uncached_generation(llm):
-    """Positions counted anew after the first step when the keys come from the cache."""
-    cached, uncached = (generated(llm, list(range(6)), use_cache=c) for c in (True, False))
-    assert cached.tolist() == uncached.tolist()
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -139,16 +125,6 @@ def test_batch_is_single_generation(llm, beams):
     assert len({tuple(row) for row in batch.tolist()}) > 3            # they do not all agree
 
 
-def test_visual_tokens_change_the_answer(llm):
-    """Visual tokens dropped on the way: text alone would pass every equality above."""
-    text, (shared, own) = llm.pack(PROMPTS), visual()
-    options = {"max_new_tokens": 6, "min_new_tokens": 6}
-    embeds, seen = llm.embed(text.ids), []
-    for pair in ((None, None), (shared, None), (None, own), (shared, own)):
-        seen.append(llm.generate(embeds, text, *pair, **options).tolist())
-    assert len({str(ids) for ids in seen}) == 4
-
-
 def test_no_label_left_raises(llm):
     """All labels -100: a NaN mean that poisons the optimiser's state."""
     shared, own = visual()
@@ -158,52 +134,27 @@ def test_no_label_left_raises(llm):
         llm.loss(llm.embed(text.ids), text, shared, own)
 
 
-def test_loss_ignores_padding(llm):
-    """A padded prompt that is attended to, or pads among the answers that are learned."""
-    shared, own = visual()
-    text = llm.pack(PROMPTS, ANSWERS)
-    assert int((text.labels != -100).sum()) == sum(len(a) + 1 for a in ANSWERS)
-    assert not bool(text.mask.all())                                  # there is padding
-    embeds = llm.embed(text.ids)
-    noise = torch.where(text.mask[..., None], embeds, torch.randn_like(embeds) * 10)
-    torch.testing.assert_close(llm.loss(noise, text, shared, own),
-                               llm.loss(embeds, text, shared, own), atol=1e-6, rtol=0)
-
-
 def test_pack_pads_by_purpose():
-    """A decoder-only LLM padded right for generation goes on after its padding."""
+    """A decoder-only LLM padded right for generation goes on after its padding; masks made by
+    comparing with the pad id lose true tokens of that number."""
     ids = [[7, 8], [9]]
     left, right = tiny("llama").pack(ids), tiny("t5").pack(ids)
     assert left.ids.tolist() == [[7, 8], [0, 9]] and left.mask.tolist() == [[1, 1], [0, 1]]
     assert right.ids.tolist() == [[7, 8], [9, 0]] and right.mask.tolist() == [[1, 1], [1, 0]]
     assert isinstance(left, TextBatch) and left.labels is None
-
-
-def test_pad_id_inside_a_prompt_is_a_token():
-    """Masks made by comparing with the pad id lose true tokens of that number."""
     for family in FAMILIES:
         assert tiny(family).pack([[0, 7], [0]]).mask.sum() == 3
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_head_is_tied_only_on_demand(tied):
-    """transformers 5 ties every T5 from a config: loading its head overwrote the embedding."""
+    """transformers 5 ties every T5 from a config: loading its head overwrote the embedding. A
+    typing error that builds the other family."""
     for family in FAMILIES:
         model = build(LanguageSettings(family=family, vocab=40, width=WIDTH, layers=1, tied=tied))
         embedding = model.get_input_embeddings().weight
         assert (model.lm_head.weight.data_ptr() == embedding.data_ptr()) == tied
         model.tie_weights()                                           # transformers may call it
         assert (model.lm_head.weight.data_ptr() == embedding.data_ptr()) == tied
-
-
-def test_t5_uses_the_exact_gelu():
-    """dense_act_fn set after the layers were built, or "gated-gelu", which is the tanh form."""
-    act = tiny("t5").model.encoder.block[0].layer[1].DenseReluDense.act
-    x = torch.linspace(-3, 3, 50)
-    torch.testing.assert_close(act(x), torch.nn.functional.gelu(x), atol=1e-7, rtol=0)
-
-
-def test_unknown_family_raises():
-    """A typing error that builds the other family."""
     with pytest.raises(ValueError, match="'bert'"):
         build(LanguageSettings(family="bert"))

@@ -106,7 +106,6 @@ def test_help_is_instant(command):
             "try: runpy.{1}({2!r}, run_name='__main__')\n"
             "except SystemExit as end: assert end.code == 0\n"
             "heavy = {{'torch', 'transformers', 'numpy'}} & set(sys.modules)\nassert not heavy, heavy")
-    code = code.format(command[-1], "run_module" if command[0] == "-m" else "run_path",
-                       command[-1])
+    code = code.format(command[-1], "run_module" if command[0] == "-m" else "run_path", command[-1])
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "usage" in done.stdout, done.stderr

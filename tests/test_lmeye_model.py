@@ -4,12 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from random_lmeye import (ASK, FORMS, IMG, QUESTIONS, SLOT, VOCAB, WIDTH, build, gradients, inputs,
-                          trained)
+from random_lmeye import ASK, FORMS, QUESTIONS, SLOT, VOCAB, build, gradients, inputs, trained
 from torch import nn
 
 from lion_min.language import LanguageModel
-from lion_min.lmeye import two_passes
 from lion_min.lmeye.model import CONTROLS, Lmeye, LmeyeInputs, tiny
 from lion_min.lmeye.prompt import make_inputs
 from lion_min.tokenizer import TinyTokenizer
@@ -29,8 +27,7 @@ def losses(model: Lmeye, x: LmeyeInputs) -> dict[str, float]:
 @pytest.mark.parametrize("form", FORMS)
 def test_controls_have_the_same_parameters_and_tokens(form):
     """A control row that loses by being smaller, or that is the same model under another name."""
-    parameters = [{n: p.shape for n, p in build(form, control=c).named_parameters()}
-                  for c in CONTROLS]
+    parameters = [{n: p.shape for n, p in build(form, control=c).named_parameters()} for c in CONTROLS]
     assert all(p == parameters[0] for p in parameters)
     model, read = build(form, second_pass="full"), []
     model.llm.model.model.register_forward_pre_hook(
@@ -63,8 +60,9 @@ def test_foreign_is_the_request_of_another_sample(form):
         model.generate(x)
 
 
-def test_zeroed_returns_the_same_whatever_is_asked():
-    """A request that still reaches the interaction."""
+def test_zeroed_and_static_ask_nothing():
+    """A request that still reaches the interaction; a static row whose slots receive something
+    after all."""
     model = build(control="zeroed")
     assert not requests_of(model, inputs(model)).any()
     x = inputs(model, answers=False)
@@ -72,11 +70,7 @@ def test_zeroed_returns_the_same_whatever_is_asked():
     torch.testing.assert_close(maps[0], maps[1])
     model.settings.control = "interactive"
     assert (model.attention_maps(x)[0] - model.attention_maps(x)[1]).abs().max() > 1e-3
-
-
-def test_static_returns_nothing():
-    """A static row whose slots receive something after all."""
-    model = build(control="static")
+    model.settings.control = "static"
     before = model(inputs(model))[0].item()
     nn.init.normal_(model.interaction.transmit.weight)
     assert model(inputs(model))[0].item() == before
@@ -86,28 +80,9 @@ def test_static_returns_nothing():
 
 # ---- what the LLM is shown --------------------------------------------------------------------
 
-@torch.no_grad()
-def test_slots_are_added_to_never_replaced():
-    """e_imgd or the token's own row lost when the second pass gets its vectors."""
-    model = build("paper", slot_id=25)     # a row of the LLM
-    x = inputs(model)
-    base = model.llm.embed(torch.tensor(25)) + model.e_imgd
-    returned = torch.randn(6, 3, WIDTH)
-    for cached in (True, False):
-        second, text, _ = two_passes.second_pass(
-            model.llm, model.halves(x), x.answers, lambda text: model.words(x, text), None,
-            lambda hidden: returned, cached)
-        first, slots = model.words(x, text), text.ids == 25
-        assert torch.allclose(first[slots], base.expand(18, -1))
-        torch.testing.assert_close(second[slots] - base, returned.flatten(0, 1))
-        assert torch.equal(second[~slots], first[~slots])
-    image = model.img_proj(x.states[-1][:, 0]) + model.e_img + model.llm.embed(torch.tensor(IMG))
-    torch.testing.assert_close(first[text.ids == IMG], image.repeat_interleave(3, 0))
-
-
-@torch.no_grad()
-def test_placeholders_beyond_the_vocabulary():
-    """An id without a row handed to the embedding, or given another word's row."""
+def test_placeholders_have_no_rows_and_are_counted():
+    """An id without a row handed to the embedding, or given another word's row; a request too few,
+    a slot too many, or slots of one sample counted for another."""
     model = build()
     x = inputs(model)
     text = model.llm.pack(x.prompts)
@@ -116,11 +91,6 @@ def test_placeholders_beyond_the_vocabulary():
     assert torch.equal(words[text.ids == SLOT], model.e_imgd.expand(18, -1))
     plain = text.ids < VOCAB
     assert torch.equal(words[plain], model.llm.embed(text.ids[plain]))
-
-
-def test_placeholder_counts_are_checked():
-    """A request too few, a slot too many, or slots of one sample counted for another."""
-    model = build()
     for prompts in ([[5, SLOT, SLOT, SLOT]], [[5, ASK, SLOT, SLOT]], [[5, ASK, ASK] + [SLOT] * 3],
                     [[5, ASK, SLOT, 4, SLOT, SLOT]],
                     [[5, ASK, *[SLOT] * 4], [5, ASK, SLOT, SLOT]],
@@ -134,8 +104,7 @@ def test_prompts_without_a_request_are_read_once():
     model = build()
     x = replace(inputs(model), prompts=QUESTIONS)
     _, found = gradients(model, x)
-    assert {n.split(".")[0] for n, g in found.items() if g.any()} == {"ln_vision", "qformer",
-                                                                      "query_proj"}
+    assert {n.split(".")[0] for n, g in found.items() if g.any()} == {"ln_vision", "qformer", "query_proj"}
     assert model.generate(x, max_new_tokens=3).shape[0] == 6
 
 
@@ -149,14 +118,6 @@ def test_maps_follow_the_question_and_sum_to_one():
     for i in range(6):
         alone = model.attention_maps(inputs(model, [i], answers=False))
         torch.testing.assert_close(alone[0], maps[i], atol=1e-5, rtol=1e-4)
-
-
-def test_the_vit_and_the_llm_are_frozen():
-    """Anything of the frozen parts among what trains."""
-    for form in FORMS:
-        model = build(form)
-        assert not [n for n in trained(model) if n.startswith(("vision.", "llm.",
-                                                               "interaction.encoder.model."))]
 
 
 @pytest.mark.parametrize("changes", [dict(control="none"), dict(second_pass="half"),
@@ -184,18 +145,16 @@ def test_a_static_token_says_where_it_looked():
     assert not torch.allclose(model.static_tokens(x), static, atol=1e-3)
 
 
-def test_the_tiny_preset_asks_and_answers():
-    """The preset's sizes not fitting each other, or its size creeping up."""
+def test_the_prompt_of_the_tiny_preset():
+    """The preset's size creeping up; a prompt without its request, slots or repeated question."""
     tokenizer, vision = TinyTokenizer(), VisionSettings()
     s = tiny(vision, len(tokenizer))
     model = Lmeye(s, VisionEncoder(vision), LanguageModel(s.language))
-    size = sum(p.numel() for p in trained(model).values())
-    assert 400_000 < size < 900_000
+    assert 400_000 < sum(p.numel() for p in trained(model).values()) < 900_000
     states = [torch.randn(2, 65, 128) for _ in range(5)]
     prompts = ["What colour is the circle?", "Find the red square."]
     x = make_inputs(model, tokenizer, states, prompts, ["red", "[0.1,0.1,0.5,0.5]"])
     ids = tokenizer.encode(prompts[0])
     assert x.prompts[0] == ids + [s.request_id] + [s.slot_id] * 2 + ids
     assert s.request_id == len(tokenizer) and s.slot_id == len(tokenizer) + 1
-    assert torch.isfinite(model(x)[0]) and model.generate(x, max_new_tokens=2).shape[0] == 2
     assert make_inputs(model, tokenizer, states, prompts, requests=False).prompts[0] == ids

@@ -163,8 +163,7 @@ def test_every_used_parameter_learns_and_starts_as_berts():
     Z, cache = mqformer.encode_image(pictures())
     mqformer.encode_text(*texts(), cache=cache, causal=True).pow(3).sum().backward()
     idle = {name for name, p in mqformer.named_parameters() if p.grad is None}
-    assert idle == {f"layers.3.query_ffn.{n}" for n, _ in mqformer.layers[3].query_ffn
-                    .named_parameters()}
+    assert idle == {f"layers.3.query_ffn.{n}" for n, _ in mqformer.layers[3].query_ffn .named_parameters()}
     mqformer.zero_grad()
     mqformer(pictures(), *texts()).pow(3).sum().backward()
     assert all(p.grad is not None for n, p in mqformer.named_parameters() if "object_cross" in n)

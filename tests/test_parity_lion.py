@@ -14,7 +14,7 @@ from lion_min import BadInput
 from lion_min.adapters import IMAGE, REGION
 from lion_min.language import LanguageModel
 from lion_min.lion.model import Lion, LionInputs
-from lion_min.published import keys
+from lion_min.published import keys, lion
 from lion_min.published.lion import convert
 from lion_min.vision import VisionEncoder
 
@@ -142,3 +142,71 @@ def test_parity_head_stays_its_own(settings, weights, model):
     wrong = Lion(tied, VisionEncoder(tied.vision), LanguageModel(tied.language))
     with pytest.raises(BadInput, match="unexpected: llm.model.lm_head.weight"):
         keys.fill(wrong, convert(weights)[0], "reference")
+
+
+# ---- names -------------------------------------------------------------------------------------
+
+# The official names of the parts, and where they are in our Lion.
+PARTS = {"qformer": "qformer.", "aggregator": "aggregator.", "adapters": "adapters.",
+         "soft_prompt": "soft_prompt.", "t5_proj": "query_proj.", "adapter_proj": "mlp.",
+         "ln_vision": "ln_vision.", "ln_adapter": "ln_adapter.", "vision": "vision.model.",
+         "t5": "llm.model."}
+
+
+def rename(weights: dict) -> dict[str, dict]:
+    """The converted tensors of each part; T5's state dict names its embedding three times."""
+    ours = convert(weights)[0]
+    parts = {part: {name.removeprefix(prefix): tensor for name, tensor in ours.items()
+                    if name.startswith(prefix)} for part, prefix in PARTS.items()}
+    for side in ("encoder", "decoder"):
+        parts["t5"][f"{side}.embed_tokens.weight"] = parts["t5"]["shared.weight"]
+    return parts
+
+
+def test_parity_qkv_bias_has_its_zero_in_the_middle(weights, settings):
+    """Biases joined as [q, v, 0]: unseen in the reference, whose biases are all zero."""
+    stem, width = "visual_encoder.blocks.3.attn.", settings.vision.width
+    bias = {f"{stem}q_bias": torch.full((width,), 1.0), f"{stem}v_bias": torch.full((width,), 3.0)}
+    joined = rename(weights | bias)["vision"]["encoder.layers.3.self_attn.qkv.bias"]
+    assert joined.view(3, width)[:, 0].tolist() == [1, 0, 3]
+
+
+def test_parity_every_weight_arrives(weights):
+    """An official tensor read, then thrown away: the numbers that go in must come out."""
+    parts = rename(weights)
+    extra = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}       # tied copies
+    arrived = sum(v.numel() for part in parts.values() for k, v in part.items() if k not in extra)
+    zeros = sum(v.numel() for k, v in weights.items() if k.endswith("q_bias"))   # the keys' bias
+    assert arrived == sum(v.numel() for v in weights.values()) + zeros
+
+
+def test_parity_loader_reads_the_published_selection(weights):
+    """The published .pth has no ViT and no T5, but accidental copies: it must load as it is."""
+    frozen = ("visual_encoder.", "t5_model.")
+    file = {k: v for k, v in weights.items() if not k.startswith(frozen) or ".adapter." in k}
+    file["t5_model.encoder.embed_tokens.weight"] = weights["t5_model.shared.weight"]
+    file["Qformer.bert.embeddings.position_ids"] = torch.arange(64)[None]
+    file = keys.without(file, lion.IGNORED)
+    ours, _ = keys.read(file, lion.TRAINED, "LION", lion.SIZES.values())
+    assert len(ours) == len(file)
+    with pytest.raises(BadInput, match="the ViT is 32 wide, not 1408"):
+        lion.convert(file)
+    with pytest.raises(BadInput, match="visual_encoder.cls_token"):
+        lion.convert(file | {"visual_encoder.pos_embed": weights["visual_encoder.pos_embed"]})
+
+
+@pytest.mark.parametrize("key", [
+    "soft_prompt_hint", "fusion_adapter.blocks.1.crossattention.output.dense.bias",
+    "Qformer.bert.encoder.layer.1.output_query.LayerNorm.weight",
+    "visual_encoder.blocks.17.attn.v_bias", "t5_model.lm_head.weight",
+    "t5_model.decoder.block.1.layer.2.adapter.router_ratio2"])
+def test_parity_loader_names_the_missing_key(weights, key):
+    """The official loader's silence: a file that lacks a tensor loaded 'successfully'."""
+    with pytest.raises(BadInput, match=key.replace(".", r"\.")):
+        rename({k: v for k, v in weights.items() if k != key})
+
+
+def test_parity_loader_names_the_unknown_key(weights):
+    """A foreign checkpoint whose surplus keys were dropped without a word."""
+    with pytest.raises(BadInput, match="ram_model.fc.weight"):
+        rename(weights | {"ram_model.fc.weight": torch.zeros(1)})

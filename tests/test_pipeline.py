@@ -28,8 +28,7 @@ def called(monkeypatch, tmp_path) -> list[tuple]:
     monkeypatch.setattr(stage0, "train", lambda part, out, world, seed, resume, device, plan, **k:
                         calls.append((part, k | {"plan": plan, "resume": resume})))
     monkeypatch.setattr(launch, "parts_for", lambda out, *_, **__: Parts(*[None] * 4, out))
-    monkeypatch.setattr(launch, "module_of", lambda system, part: Named(stage_module_of(
-        system, part)))
+    monkeypatch.setattr(launch, "module_of", lambda system, part: Named(stage_module_of(system, part)))
     monkeypatch.setattr(launch, "run_stage", lambda system, o: (
         calls.append((system.stage.number, vars(o) | {"out": system.parts.out})),
         {"before": SCORES, "after": SCORES})[1])

@@ -1,17 +1,17 @@
-"""Pvit: the splice, the three representations, turns, what trains, which counts are refused."""
+"""Pvit beside test_parity_pvit.py and test_models.py: starts, location tokens, turns, which counts are
+refused."""
 
 from dataclasses import replace
 
 import pytest
 import torch
-from random_pvit import (ABOUT, ANSWERS, PROMPTS, TOKENIZER, VISION, A, B, build, inputs,
-                         pictures, states)  # noqa: F401 (states is a fixture)
+from random_pvit import (PROMPTS, TOKENIZER, VISION, A, B, build, inputs, pictures,
+                         states)  # noqa: F401 (states is a fixture)
 
 from lion_min.language import LanguageModel
 from lion_min.pvit.model import Pvit, tiny
 from lion_min.published.regionclip import RegionCLIP, RegionCLIPSettings
 from lion_min.pvit.region_encoder import TinyRegions
-from lion_min.trainable import only_trainable
 from lion_min.vision import VisionEncoder
 
 
@@ -21,36 +21,6 @@ def model() -> Pvit:
 
 
 # ---- the splice --------------------------------------------------------------------------------
-
-@torch.no_grad()
-def test_every_position_holds_what_it_should(model, states):
-    """Guards: features of one sample in another; markers exchanged; text overwritten."""
-    x = inputs(model, states, answers=None)
-    text = model.llm.pack(x.prompts)
-    embeds, tokens = model.words(x, text), model.region_tokens(x)
-    assert tokens.shape == (4, 128)
-    where = (text.ids == TOKENIZER.region_id).nonzero().tolist()
-    assert [row for row, _ in where] == [0, 2, 2, 3]
-    for (row, column), token in zip(where, tokens):
-        marked = torch.stack([model.markers[0], token, model.markers[1]])
-        assert torch.equal(embeds[row, column - 1:column + 2], marked)
-    plain = text.ids < len(TOKENIZER)
-    plain[tuple(zip(*where))] = False
-    assert torch.equal(embeds[plain], model.llm.embed(text.ids[plain]))
-    alone = inputs(model, [s[1:] for s in states], [PROMPTS[3]], None)    # B of the second image
-    torch.testing.assert_close(model.region_tokens(alone)[0], tokens[3])
-
-
-def test_the_box_embedding_is_added(states):
-    """Guards: bbox_fc built and never read; box and pooled feature of different boxes."""
-    x = inputs(build(), states)
-    with_box, without = build(), build(box_embedding=False)
-    without.prompt_projector.load_state_dict(with_box.prompt_projector.state_dict())
-    difference = with_box.region_tokens(x) - without.region_tokens(x)
-    boxes = torch.tensor(sum(x.boxes, []))
-    torch.testing.assert_close(difference, with_box.bbox_fc(boxes), rtol=0, atol=1e-5)
-    assert not hasattr(without, "bbox_fc")
-
 
 def test_markers_start_as_the_mean_word():
     """Guards: markers at random, far from every embedding the LLM knows."""
@@ -88,47 +58,6 @@ def test_places_in_the_text_are_a_prefix(model, states):
 
 # ---- batches -----------------------------------------------------------------------------------
 
-@ABOUT
-@torch.no_grad()
-def test_a_batch_is_its_samples(representation, positions, states):
-    """Guards: samples of an image that see each other; regions or images shifted by a sample
-    without a region; padding read as text."""
-    model = build(representation)
-    for prompts in (PROMPTS, [PROMPTS[1]] * 4, [PROMPTS[1], *PROMPTS[1:]]):
-        batch = model.generate(inputs(model, states, prompts, None), max_new_tokens=4,
-                               min_new_tokens=4)
-        losses, tokens = 0.0, 0
-        for i, prompt in enumerate(prompts):
-            mine = [s[i // 2:i // 2 + 1] for s in states]
-            alone = inputs(model, mine, [prompt], [ANSWERS[i]])
-            count = len(alone.answers[0]) + 1
-            losses, tokens = losses + model(alone)[0] * count, tokens + count
-            ids = model.generate(replace(alone, answers=None), max_new_tokens=4, min_new_tokens=4)
-            assert ids[0].tolist() == batch[i].tolist()
-        whole, parts = model(inputs(model, states, prompts))
-        torch.testing.assert_close(whole, losses / tokens, rtol=0, atol=1e-5)
-        assert torch.equal(parts["answer"], whole)
-
-
-@ABOUT
-@torch.no_grad()
-def test_forward_is_generate_is_cached(representation, positions, states):
-    """Guards: region features lost after the first cached step; other positions in training."""
-    model, steps = build(representation), 5
-    turns = [[(f"Describe {B}", "a blue star")], [], [("hello", "hello"), (A, "two")], []]
-    x = inputs(model, states, answers=None, turns=turns)
-    options = {"max_new_tokens": steps, "min_new_tokens": steps, "output_logits": True,
-               "return_dict_in_generate": True}
-    cached, uncached = (model.generate(x, use_cache=c, **options) for c in (True, False))
-    assert cached.sequences.tolist() == uncached.sequences.tolist()
-    text = model.llm.pack(x.prompts, cached.sequences.tolist())
-    logits = model.llm.logits(model.words(x, text), text, model.shared(x))
-    predicts = text.labels.roll(-1, 1) != -100                            # also that of <eos>
-    ours = logits[predicts].view(len(x.prompts), steps + 1, -1)[:, :steps]
-    for made in (cached, uncached):
-        torch.testing.assert_close(torch.stack(made.logits, 1), ours, rtol=0, atol=1e-4)
-
-
 @torch.no_grad()
 def test_an_earlier_region_is_seen(model, states):
     """Guards: history written into the prompt and its regions left empty."""
@@ -155,33 +84,6 @@ def test_an_image_is_looked_at_once_a_conversation(states, monkeypatch):
 
 
 # ---- training ----------------------------------------------------------------------------------
-
-def test_stage_1_moves_the_projection_and_two_rows(states):
-    """Guards: a stray gradient or decay that moves the LLM; a projection that is never reached."""
-    model = build()
-    names = only_trainable(model, ("prompt_projector", "markers"))
-    before = {n: t.clone() for n, t in model.state_dict().items()}
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-2)
-    model.train()
-    model(inputs(model, states, train=True))[0].backward()
-    assert all(p.grad is None for n, p in model.named_parameters() if n not in names)
-    optimizer.step()
-    moved = {n for n, t in model.state_dict().items() if not torch.equal(t, before[n])}
-    assert moved == set(names) and "markers" in moved
-    assert (model.markers != before["markers"]).any(1).all()
-
-
-@pytest.mark.parametrize("representation, own", [
-    ("feature", {"prompt_projector", "bbox_fc", "markers"}), ("text", set()),
-    ("location", {"locations", "markers"})])
-def test_stage_2_reaches_everything_but_the_encoders(representation, own, states):
-    """Guards: a part of another representation that is built and never learns; a frozen LLM."""
-    model = build(representation)
-    model(inputs(model, states))[0].backward()
-    reached = {n.split(".")[0] for n, p in model.named_parameters() if p.grad is not None}
-    trainable = {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad}
-    assert reached == trainable == own | {"llm", "mm_projector"}
-
 
 def test_autocast_keeps_the_corners(model, states):
     """Guards: boxes rounded to bfloat16 (1/256 of the image) before bbox_fc."""

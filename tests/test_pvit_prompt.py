@@ -38,7 +38,7 @@ def test_both_ways_to_write_a_box():
     f"<Region>{A}</Region></Region>", "<Region></Region>", "<Region>a dog</Region>",
     "<Region>[0.1,0.2,0.3]</Region>", "<Region>[0.5,0.1,0.2,0.3]</Region>",
     f"<Region>{A}{B}</Region>", f"<Region>the {A}</Region>", "<Region>[nan,0,1,1]</Region>",
-    "<Region>[1,2\n,3,4]</Region>"])
+    "<Region>[1,2\n,3,4]</Region>", f"<region>{A} </REGION> <region>"])
 def test_malformed_regions_get_one_line(text):
     """Guards: a mark without a box that quietly becomes words; an error of several lines."""
     with pytest.raises(BadInput, match=r"\Aprompt: .*\Z"):                # . is no line break

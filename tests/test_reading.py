@@ -99,8 +99,9 @@ def test_reading_behind_a_scene_is_that_of_single_questions(family, form):
 
 @FAMILIES
 def test_attention_starts_by_likeness(family):
-    """Guards: a start of which one family, or one attention of it, has no part."""
-    model = llm(family)
+    """Guards: a start of which one family, or one attention of it, has no part; the curve of near
+    numbers laid over other words than a side's, or over none."""
+    model = llm(family, width=128)
     match_by_likeness(model, TOKENIZER)
     found = 0
     for module in model.model.modules():
@@ -110,17 +111,10 @@ def test_attention_starts_by_likeness(family):
                 assert torch.equal(k, q) and torch.equal(o, v.T) and not torch.equal(q, v)
                 found += 1
     assert found == (9 if family == "t5" else 3)
-
-
-@FAMILIES
-def test_near_numbers_start_alike(family):
-    """Guards: the curve laid over other words than a side's numbers, or over none."""
-    model = llm(family, width=128)
-    match_by_likeness(model, TOKENIZER)
     weight = model.model.get_input_embeddings().weight.detach()
     for side in "ltrb":
-        line = nn.functional.normalize(weight[[TOKENIZER.ids[f"<{side}{i}>"]
-                                               for i in range(-4, 41)]], dim=-1)
+        numbers = [TOKENIZER.ids[f"<{side}{i}>"] for i in range(-4, 41)]
+        line = nn.functional.normalize(weight[numbers], dim=-1)
         likeness = line @ line.T
         assert likeness.diagonal(1).mean() > 0.2 + likeness.diagonal(22).mean()
 

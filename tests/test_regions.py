@@ -55,11 +55,11 @@ def odd_boxes(count, H, W, scale):
 
 @pytest.mark.parametrize("sampling_ratio, aligned", [(0, True), (2, True), (0, False), (3, False)])
 def test_agrees_with_the_plain_loop(sampling_ratio, aligned, monkeypatch):
-    """Guards: any slip of sampling grid, edge rule, divisor or axis order, over 500 odd boxes."""
+    """Guards: any slip of sampling grid, edge rule, divisor or axis order, over 100 odd boxes."""
     torch.manual_seed(0)
     monkeypatch.setattr(regions, "CHUNK_ELEMENTS", 20_000)  # many chunks: order must survive
     features = torch.randn(2, 3, 8, 11, dtype=torch.float64)
-    rois = odd_boxes(500 if (sampling_ratio, aligned) == (0, True) else 100, 8, 11, 1 / 4)
+    rois = odd_boxes(100, 8, 11, 1 / 4)
     ours = roi_align(features, rois, 3, 1 / 4, sampling_ratio, aligned)
     slow = slow_roi_align(features, rois, 3, 1 / 4, sampling_ratio, aligned)
     assert slow.abs().sum((1, 2, 3)).count_nonzero() > 60  # the table is not all zeros

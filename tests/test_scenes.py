@@ -23,8 +23,7 @@ def test_a_scene_is_a_function_of_its_key(world):
     scenes that were trained on."""
     first, again = scenes(world, count=30), scenes(world, count=30)
     assert first == again and first[5] == make_scene(world, "train", 3, 5)
-    assert [s.draw().tobytes() for s in first] == [
-        s.draw().tobytes() for s in reversed(again)][::-1]
+    assert [s.draw().tobytes() for s in first] == [s.draw().tobytes() for s in reversed(again)][::-1]
     sets = [{(s.objects, s.draw().tobytes()) for s in scenes(world, split, seed, 200, pairs)}
             for split, seed, pairs in (("train", 0, "train"), ("train", 1, "train"),
                                        ("heldout", 0, "train"), ("heldout", 0, "heldout"))]

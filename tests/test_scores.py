@@ -94,8 +94,7 @@ def test_questions_do_not_depend_on_each_other():
 
 def asked(*pairs: tuple[str, str]) -> list[tuple[int, Example]]:
     """Questions (task, right answer); every task needs a caption beside it."""
-    return [(0, Example(task, "?", answer, tuple(BoxText().parse(answer))))
-            for task, answer in pairs]
+    return [(0, Example(task, "?", answer, tuple(BoxText().parse(answer)))) for task, answer in pairs]
 
 
 BOX = "[0.100,0.100,0.500,0.500]"

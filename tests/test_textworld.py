@@ -6,15 +6,13 @@ import re
 import pytest
 from told import FORMS, SEED, TOKENIZER, WORLD, slots_of, told, whole, words
 
-from lion_min.tiny.textworld import (HARD, LISTED, PLURALS, ROUND, noisy_tags, tags_of,
-                                     text_scenes)
+from lion_min.tiny.textworld import (HARD, LISTED, PLURALS, ROUND, noisy_tags, tags_of, text_scenes)
 from lion_min.scenes import COLOURS, KINDS, make_scene
 from lion_min.tasks import fits
 from lion_min.tokenizer import GRID, WORDS, box_words
 
 ONE = "|".join((*KINDS, *(p for p in PLURALS if p != "objects"), "objects?"))
-PHRASE = re.compile(rf"(?<!\S)(?:(?:{'|'.join(COLOURS)}|striped|small|medium|large) )*"
-                    rf"(?:{ONE})(?!\S)")
+PHRASE = re.compile(rf"(?<!\S)(?:(?:{'|'.join(COLOURS)}|striped|small|medium|large) )*" rf"(?:{ONE})(?!\S)")
 
 
 # ---- slots -------------------------------------------------------------------------------------

@@ -100,8 +100,7 @@ def test_table_of_parameters_counts_shared_ones_once():
     table = trainable.count_parameters({"encoder": model["frozen"], "head": model["head"],
                                        "again": model["head"]}).splitlines()
     rows = {line.split()[0]: line.split()[1:] for line in table[1:]}
-    assert rows == {"encoder": ["0", "40"], "head": ["9", "9"], "again": ["9", "9"],
-                    "all": ["9", "49"]}
+    assert rows == {"encoder": ["0", "40"], "head": ["9", "9"], "again": ["9", "9"], "all": ["9", "49"]}
 
 
 def test_a_run_learns_and_writes_its_folder(tmp_path):
