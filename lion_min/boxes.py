@@ -9,6 +9,11 @@ encoder's square, so a fraction stays true after resizing and no box is ever rec
       y   |       |          picture's size in pixels
       v   +-------+ (1,1)
 
+A camera may store a picture turned or mirrored, with its EXIF orientation beside it. The model
+sees the upright picture, and a box that a user types is of the upright picture as seen. Boxes of
+annotation files are of the stored frame, as COCO's tools read it, and `turn_box` turns them; where
+the file gives a width and height that fit the upright picture alone, its boxes are upright.
+
 Symbols: N, M boxes.
 """
 
@@ -24,6 +29,7 @@ Box = tuple[float, float, float, float]
 
 MAX_PROMPT = 20_000  # characters; far above any question, far below what stalls a tokenizer
 STICK_OUT = 0.01     # of the image's side: a box this far outside is clipped, not refused
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations of a picture stored with width and height exchanged
 ROUNDING = 1e-6      # slack for the fractions that arithmetic leaves behind
 
 # Brackets hold no brackets, so the search is linear in the text even on "[[[[[[".
@@ -56,6 +62,22 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 def box_iou(a: Tensor, b: Tensor) -> Tensor:
     """Every box of a against every box of b: [N, 4], [M, 4] -> [N, M]."""
     return iou(a[:, None], b[None])
+
+
+def turn_box(box: Box, orientation: int) -> Box:
+    """Turn a box of the stored picture (xyxy, fractions) into one of the upright picture.
+
+    orientation: EXIF's, 1 to 8 (CIPA DC-008, tag 0x0112); any other value means 1, as in Pillow's
+    exif_transpose: 2, 4 mirror; 3, 6, 8 turn; 5 and 7 exchange x and y along a diagonal.
+    """
+    x1, y1, x2, y2 = box
+    if orientation in SIDEWAYS:
+        x1, y1, x2, y2 = y1, x1, y2, x2
+    if orientation in (2, 3, 6, 7):
+        x1, x2 = 1 - x2, 1 - x1
+    if orientation in (3, 4, 7, 8):
+        y1, y2 = 1 - y2, 1 - y1
+    return x1, y1, x2, y2
 
 
 # ---- checks -------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from lion_min import BadInput
@@ -26,7 +26,8 @@ def load_image(path: str | Path) -> Image.Image:
     """Read a PNG, JPEG, WEBP, BMP or GIF (first frame) as an upright RGB picture.
 
     Upright: a phone may store a photograph rotated, with a tag for its orientation; boxes refer to
-    the displayed picture, so the tag is applied before anything else uses the size.
+    the displayed picture, so the tag is applied before anything else uses the size. Boxes of
+    annotation files, which are of the stored picture, are turned alike (boxes.turn_box).
     Raises BadInput, one line, for whatever is not such a picture of at most 50 million pixels.
     """
     name = repr(str(path))
@@ -45,8 +46,26 @@ def load_image(path: str | Path) -> Image.Image:
             image.load()
             return to_rgb(ImageOps.exif_transpose(image))
         except Exception as error:  # decoders raise nearly anything on damaged bytes
-            raise BadInput(f"image {name}: truncated or damaged ({_first_line(error)}); "
-                           "save or download it again") from None
+            raise _damaged(name, error) from None
+
+
+def stored_frame(path: str | Path) -> tuple[tuple[int, int], int]:
+    """((width, height) as stored, EXIF orientation) of a picture; only its header is read.
+
+    The upright picture exchanges the sides for the orientations boxes.SIDEWAYS. BadInput for a
+    file that is no picture.
+    """
+    name = repr(str(path))
+    with _open(path, name) as image:
+        try:
+            return image.size, image.getexif().get(ExifTags.Base.Orientation, 1)
+        except Exception as error:  # header parsers raise nearly anything on damaged bytes
+            raise _damaged(name, error) from None
+
+
+def _damaged(name: str, error: Exception) -> BadInput:
+    return BadInput(f"image {name}: truncated or damaged ({_first_line(error)}); "
+                    "save or download it again")
 
 
 def _open(path: str | Path, name: str) -> Image.Image:

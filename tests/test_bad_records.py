@@ -8,7 +8,7 @@ from field_files import FILES, H, OWN, VG, W, read, written
 from lion_min import BadInput
 from lion_min.datasets import FORMATS, read_samples
 from lion_min.datasets.__main__ import main
-from lion_min.datasets.records import picture_size
+from lion_min.datasets.records import picture_frame
 
 
 def changed(form, *keys, **fields):
@@ -145,7 +145,7 @@ def test_check_lists_every_bad_record(field, capsys):
         "line 2", "line 4", "line 5"]
     assert "3 bad, 2 good" in told.err and told.err.count("\n") == 1
     (field / "images" / "COCO_9.jpg").write_bytes(b"no picture")
-    picture_size.cache_clear()
+    picture_frame.cache_clear()
     assert main(["check", str(written(field, "pope")), "--format", "pope"]) == 2
     assert "not a readable picture" in capsys.readouterr().out
     assert main(["check", str(written(field, "coco"))]) == 2
