@@ -23,7 +23,7 @@ def parser() -> Parser:
   python infer.py scene.png "describe box [12,8,30,26]" --save out.png   (pixels or fractions)
   python infer.py scene.png "Where is the red circle?" --show""")
     p.add_argument("image", type=Path, metavar="IMAGE", help="PNG, JPEG, WEBP, BMP or GIF")
-    p.add_argument("prompt", metavar="PROMPT", help="boxes as [x1,y1,x2,y2]")
+    p.add_argument("prompt", metavar="PROMPT", help="boxes as [x1,y1,x2,y2], of the upright picture as seen")
     p.add_argument("--system", choices=SYSTEMS, default="lion")
     p.add_argument("--preset", choices=PRESETS, help="default: that of the weights")
     p.add_argument("--weights", type=Path, metavar="DIR",

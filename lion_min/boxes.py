@@ -19,6 +19,7 @@ Symbols: N, M boxes.
 
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from torch import Tensor, maximum, minimum
@@ -39,6 +40,16 @@ SEPARATOR = re.compile(r"\s*,\s*|\s+")
 # Spelt out because float() also takes "1_000" and digits of other scripts.
 NUMBER = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|nan|inf(?:inity)?)",
                     re.IGNORECASE | re.ASCII)
+
+# What users type for a box: any brackets, full-width signs, other separators, names, per cent.
+OPEN, CLOSE = r"[(\[{<（［｛＜【〔〈《⟨]", r"[)\]}>）］｝＞】〕〉》⟩]"
+GROUP = f"{OPEN}([^{OPEN[1:-1]}{CLOSE[1:-1]}]*){CLOSE}"
+NEAR_BOX = re.compile(GROUP)
+TWO_CORNERS = re.compile(rf"(?:{OPEN} ?)?{GROUP} ?(?:[,;–-]|to)? ?{GROUP}(?: ?{CLOSE})?")
+FIELD = re.compile(rf"(?:([a-z]+\d?)=)?({NUMBER.pattern})(%|px)?", NUMBER.flags)
+NAMES = ("x1 y1 x2 y2", "xmin ymin xmax ymax", "left top right bottom")
+LONGEST = 200        # characters between the brackets of a box
+DIGITS = re.compile(r"\d+(?:\.\d+)?")
 
 
 # ---- arithmetic ---------------------------------------------------------------------------------
@@ -208,6 +219,58 @@ def prompt_boxes(prompt: str, width: int, height: int,
         return box_text.format(box)
 
     return BRACKETS.sub(rewrite, check_prompt(prompt)), boxes, notes
+
+
+def typed_boxes(prompt: str, width: int, height: int) -> tuple[str, list[Box], list[str]]:
+    """Read a user's prompt as `prompt_boxes` does, and what is nearly a box literal besides.
+
+    Four numbers in other brackets, full-width, between semicolons, bars or spaces, with names
+    ("x1=12"), per cent or px, and two corners "(12,8),(30,26)" are read, with a note; one note
+    tells of numbers that may mean a box and were not read. The picture is the upright one, as seen.
+    """
+    notes = []
+
+    def rewrite(match: re.Match) -> str:
+        if match[0][0] == "[" and match.re is NEAR_BOX and _numbers(match[1]) is not None:
+            return match[0]                # a literal, or a mistake in one that is refused
+        numbers = [_typed_numbers(inside) for inside in match.groups()]
+        if [len(n) for n in numbers] not in ([4], [2, 2]):
+            return match[0]
+        literal = "[" + ",".join(f"{v:.10g}" for v in sum(numbers, [])) + "]"
+        told = " ".join(match[0].split())
+        try:
+            check_box(sum(numbers, []), width, height)
+        except BadInput as error:
+            notes.append(f"{told} was not read as a box: {str(error).removeprefix('prompt: ')}")
+            return match[0]
+        notes.append(f"{told} was read as the box {literal}")
+        return literal
+
+    prompt = NEAR_BOX.sub(rewrite, TWO_CORNERS.sub(rewrite, check_prompt(prompt)))
+    text, boxes, clipped = prompt_boxes(prompt, width, height)
+    left = BOX_LITERAL.sub("", text)
+    if not any("not read" in note for note in notes) and (
+            len(DIGITS.findall(left)) >= 4
+            or any(len(DIGITS.findall(group)) >= 3 for group in NEAR_BOX.findall(left))):
+        notes.append("no box was read from these numbers; a box is written [x1,y1,x2,y2], in "
+                     "fractions or pixels of the picture")
+    return text, boxes, notes + clipped
+
+
+def _typed_numbers(inside: str) -> list[float]:
+    """The numbers between two brackets of a user's; [] where their meaning is not plain."""
+    if len(inside) > LONGEST:
+        return []
+    inside = re.sub(r"[\"'`\\]", "", unicodedata.normalize("NFKC", inside)).replace("、", ",")
+    inside = re.sub(r"\s+(?=%|px)|(?<=[=:])\s+|\s+(?=[=:])", "", inside).replace(":", "=")
+    fields = [FIELD.fullmatch(word) for word in re.split(r"\s*[,;|]\s*|\s+", inside.strip())]
+    if not all(fields):
+        return []
+    names, numbers, units = zip(*(field.groups() for field in fields))
+    order = " ".join(name or "" for name in names).lower()
+    if len(set(units)) > 1 or (any(names) and not any(n.startswith(order) for n in NAMES)):
+        return []
+    return [float(v) / (100 if units[0] == "%" else 1) for v in numbers]
 
 
 def in_pixels(box: Box, width: int, height: int) -> tuple[int, int, int, int]:

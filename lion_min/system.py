@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lion_min import BadInput, checkpoints, scores
-from lion_min.boxes import Box, BoxText, prompt_boxes
+from lion_min.boxes import Box, BoxText, typed_boxes
 from lion_min.features import encode_images, index, join
 from lion_min.images import load_image
 from lion_min.parts import Parts, say_if_stage0_bundled
@@ -46,10 +46,10 @@ class Reply:
 
 def parse_prompt(prompt: str, image: Image.Image) -> tuple[str, list[Box], list[str]]:
     """(prompt in the model's text, its boxes, notes); BadInput for one without an answer."""
-    text, boxes, notes = prompt_boxes(prompt, *image.size)
+    text, boxes, notes = typed_boxes(prompt, *image.size)
     if ABOUT_A_BOX.search(text) and not boxes:
-        raise BadInput('prompt: it needs a box, such as "describe box [x1,y1,x2,y2]" '
-                       "with fractions or pixels of the picture")
+        raise BadInput("; ".join(['prompt: it needs a box, such as "describe box [x1,y1,x2,y2]" '
+                                  "with fractions or pixels of the picture", *notes]))
     return text, boxes, notes
 
 
