@@ -8,11 +8,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
 
 from lion_min import BadInput
-from lion_min.cli import SYSTEMS, Parser, guarded, prepare, whole
+from lion_min.cli import SYSTEMS, Parser, command, note, whole
 from lion_min.pretrained.presets import PRESETS
 
 
@@ -44,9 +43,7 @@ def parser() -> Parser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
-    prepare()
-    return guarded(lambda: infer(args))
+    return command(parser(), infer, argv)
 
 
 def infer(args: argparse.Namespace) -> None:
@@ -61,8 +58,8 @@ def infer(args: argparse.Namespace) -> None:
     system = launch.load(args.system, args.weights, args.device, args.preset, args.vision, args.llm)
     reply = system.ask(image, args.prompt)
     write_pictures(outputs, system, reply)
-    for note in reply.notes:
-        print("note: " + " ".join(note.split()), file=sys.stderr)
+    for line in reply.notes:
+        note(f"note: {line}")
     print(as_text(args, system, reply))
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from lion_min import BadInput, checkpoints, scores, training
-from lion_min.cli import LION, SYSTEMS, Parser, guarded, prepare, training_flags
+from lion_min.cli import LION, SYSTEMS, Parser, command, training_flags
 from lion_min.parts import TINY, WEIGHTS, Parts, run_folder, stage_name, tiny_parts
 from lion_min.pretrained.presets import LION_SIZES, PRESETS
 from lion_min.scenes import WORLDS
@@ -316,8 +316,10 @@ def stage_script(name: str, argv: list[str] | None = None) -> int:
     p = Parser(prog=f"python -m {name}", description=f"Train {script} of {system}.",
                formatter_class=argparse.RawDescriptionHelpFormatter)
     training_flags(p)
-    args = p.parse_args(argv)
-    prepare()
-    o = Options(**{{"batch_size": "batch", "format": "form"}.get(k, k): v
-                   for k, v in vars(args).items()})
-    return guarded(lambda: train_stage(system, int(number) if number.isdigit() else script, o))
+
+    def train(args: argparse.Namespace) -> None:
+        o = Options(**{{"batch_size": "batch", "format": "form"}.get(k, k): v
+                       for k, v in vars(args).items()})
+        train_stage(system, int(number) if number.isdigit() else script, o)
+
+    return command(p, train, argv)

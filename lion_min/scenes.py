@@ -222,16 +222,15 @@ def _background(rng: random.Random, size: int) -> Image.Image:
 
 def main(argv: list[str] | None = None) -> int:
     """Write COUNT held-out scenes as PNG files and their truth as scenes.jsonl."""
-    from lion_min.cli import guarded
-    parser = argparse.ArgumentParser(prog="python -m lion_min.scenes", description=main.__doc__)
+    from lion_min.cli import Parser, command, whole
+    parser = Parser(prog="python -m lion_min.scenes", description=main.__doc__)
     parser.add_argument("out", type=Path, metavar="OUT_DIR")
-    parser.add_argument("--count", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--count", type=whole(1), default=8)
+    parser.add_argument("--seed", type=whole(0), default=0)
     parser.add_argument("--world", choices=WORLDS, default="medium", help="default: medium")
     parser.add_argument("--pairs", choices=("train", "heldout"), default="train",
                         help="heldout: only colour-kind pairs that no training scene shows")
-    a = parser.parse_args(argv)
-    return guarded(lambda: write_scenes(a.out, a.count, a.seed, a.world, a.pairs))
+    return command(parser, lambda a: write_scenes(a.out, a.count, a.seed, a.world, a.pairs), argv)
 
 
 def write_scenes(out: Path, count: int, seed: int, world: str = "medium",

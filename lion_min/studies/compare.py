@@ -17,7 +17,7 @@ from statistics import mean, stdev
 from tempfile import TemporaryDirectory
 
 from lion_min import BadInput
-from lion_min.cli import Parser, guarded, prepare, whole
+from lion_min.cli import Parser, command, whole
 from lion_min.scenes import WORLDS
 
 Scores = dict[str, float]
@@ -62,9 +62,7 @@ def main(c: Comparison, argv: list[str] | None = None) -> int:
     p.add_argument("--log", type=Path, metavar="FILE",
                    help="one JSON line a row and seed; what stands in it is not run again: "
                         "keep one log for each --out")
-    args = p.parse_args(argv)
-    prepare()
-    return guarded(lambda: run(c, args))
+    return command(p, lambda args: run(c, args), argv)
 
 
 def run(c: Comparison, args: Namespace) -> None:

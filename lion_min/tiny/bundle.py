@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from lion_min import BadInput, checkpoints
-from lion_min.cli import guarded
+from lion_min.cli import Parser, command
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 TEACHERS = ("grounding.", "cells.", "words.", "reader.", "image_proj.", "text_proj.", "scale")
@@ -38,10 +37,9 @@ def bundle(runs: Path, weights: Path = WEIGHTS) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Bundle the runs below RUNS into the package."""
-    parser = argparse.ArgumentParser(prog="python -m lion_min.tiny.bundle", description=main.__doc__)
+    parser = Parser(prog="python -m lion_min.tiny.bundle", description=main.__doc__)
     parser.add_argument("runs", type=Path, metavar="RUNS")
-    args = parser.parse_args(argv)
-    return guarded(lambda: bundle(args.runs))
+    return command(parser, lambda args: bundle(args.runs), argv)
 
 
 if __name__ == "__main__":

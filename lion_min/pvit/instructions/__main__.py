@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from lion_min import BadInput
-from lion_min.cli import Parser, guarded, whole
+from lion_min.cli import Parser, command, whole
 from lion_min.pvit.instructions import KEPT, NOTHING, STRATEGIES, attempts, outcome
 from lion_min.pvit.instructions.chat import LocalChat, SceneChat
 from lion_min.pvit.instructions.forms import FORMAT, IN_ANSWER, NO_REGION
@@ -52,8 +52,7 @@ def write(args) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
-    return guarded(lambda: write(args))
+    return command(parser(), write, argv)
 
 
 if __name__ == "__main__":
