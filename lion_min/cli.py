@@ -27,6 +27,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         self.exit(2, f"error: {' '.join(message.split())}; see {self.prog} --help\n")
 
+    def _print_message(self, message: str, file=None):
+        """As argparse, which passes over a full disk behind stdout."""
+        (file or sys.stderr).write(message)
+
 
 def whole(low: int, high: int = MAX_SEED) -> Callable[[str], int]:
     """An argparse type: a whole number from low to high."""
@@ -92,7 +96,7 @@ class Lines:
 
     def write(self, text: str) -> None:
         if line := text.strip():
-            print(line, file=sys.stderr, flush=True)
+            note(line)
 
     def flush(self) -> None:
         pass                                       # each line was flushed
