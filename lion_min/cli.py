@@ -75,6 +75,8 @@ def prepare() -> None:
     # More than four threads cost more than they bring at 1 M parameters.
     os.environ.setdefault("OMP_NUM_THREADS", str(min(4, cores or 1)))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if several():                                  # a process that has ended fills pages of C++ else
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def keep_memory() -> None:
@@ -215,8 +217,8 @@ def several() -> bool:
 
 
 def _first_to_end() -> bool:
-    from lion_min import parallel                  # torch is loaded already, or nothing is joined
-    return parallel.first_to_end()
+    parallel = sys.modules.get("lion_min.parallel")    # not loaded: all processes end alike
+    return parallel.first_to_end() if parallel else os.environ.get("RANK", "0") == "0"
 
 
 def _drop_unwritten() -> None:

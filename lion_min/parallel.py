@@ -56,13 +56,13 @@ def _leave() -> None:
     """The last thing a process does. DDP's modules hold the group in cycles; a group that is
     still held when Python ends takes the process down with SIGABRT, now and then, by a thread of
     its own that then asks for the interpreter."""
-    store, group = _get_default_store(), dist.get_world_size()
+    store, keeper, group = _get_default_store(), is_first(), world()
     gc.collect()
     dist.destroy_process_group()
     late = time.monotonic() + GRACE
-    with suppress(RuntimeError):                   # this process may keep the store for the others
-        while 0 < store.add(ENDED, 0) < group and time.monotonic() < late:
-            time.sleep(0.01)
+    with suppress(RuntimeError):
+        while keeper and 0 < store.add(ENDED, 0) < group and time.monotonic() < late:
+            time.sleep(0.01)                       # the first process may keep the store for all
 
 
 def joined() -> bool:
