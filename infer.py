@@ -70,7 +70,7 @@ def check_outputs(args: argparse.Namespace) -> dict[str, Path]:
     outputs = {name: path for name, path in (("save", args.save), ("show", panel)) if path}
     for name, path in outputs.items():
         check_output(path)
-        if os.path.realpath(path) == os.path.realpath(args.image):
+        if path.exists() and args.image.exists() and path.samefile(args.image):
             raise BadInput(f"--{name} {str(path)!r}: is the picture itself; give another name")
     if len({os.path.realpath(path) for path in outputs.values()}) < len(outputs):
         raise BadInput(f"--save and --show are both {str(panel)!r}; give two names")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -34,10 +36,23 @@ class Parser(argparse.ArgumentParser):
 
 def whole(low: int, high: int = MAX_SEED) -> Callable[[str], int]:
     """An argparse type: a whole number from low to high."""
+    limits = f"from {low} on" if high == MAX_SEED else f"from {low} to {high}"
+
     def number(text: str) -> int:
-        if not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f"{text} is not from {low} to {high}")
+        if not re.fullmatch(r"\s*[+-]?[0-9]{1,20}\s*", text) or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{text!r:.40} is no whole number {limits}, in digits")
         return int(text)
+    return number
+
+
+def positive(text: str) -> float:
+    """An argparse type: a finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r:.40} is no number above 0, such as 0.002 or 2e-3")
     return number
 
 
@@ -55,7 +70,7 @@ def training_flags(p: argparse.ArgumentParser) -> None:
                    help="batches a step, one after another; default: 1")
     p.add_argument("--checkpointing", action="store_true",
                    help="recompute the LLM's layers in backward: less memory, more time")
-    p.add_argument("--lr", type=float, metavar="X", help="highest learning rate")
+    p.add_argument("--lr", type=positive, metavar="X", help="highest learning rate")
     p.add_argument("--seed", type=whole(0), default=0, metavar="N")
     p.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
     p.add_argument("--init", type=Path, metavar="DIR",

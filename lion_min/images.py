@@ -3,7 +3,6 @@
 Symbols: B batch.
 """
 
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +11,13 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
-from lion_min import BadInput
+from lion_min import BadInput, check_file
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+# What the first bytes of other files say: a name that ends in .jpg proves nothing.
+OTHERS = {b"ftypavi": "AVIF", b"ftyphei": "HEIC", b"ftyphev": "HEIC", b"ftypmif1": "HEIF",
+          b"ftyp": "a video", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"8BPS": "PSD", b"%PDF": "PDF",
+          b"<svg": "SVG", b"<?xml": "XML", b"<!DOCTYPE html": "a web page", b"<html": "a web page"}
 MAX_PIXELS = 50_000_000  # a 50-megapixel camera; 150 MB once decoded
 
 # The statistics CLIP was trained with (openai/CLIP, clip.py); LION's and PVIT's encoders use them.
@@ -31,12 +34,6 @@ def load_image(path: str | Path) -> Image.Image:
     Raises BadInput, one line, for whatever is not such a picture of at most 50 million pixels.
     """
     name = repr(str(path))
-    if not os.path.exists(path):
-        raise BadInput(f"image {name}: no such file; check the path")
-    if not os.path.isfile(path):  # a folder, or a pipe, which would wait for ever
-        raise BadInput(f"image {name}: not a file; give the path of one picture")
-    if not os.path.getsize(path):
-        raise BadInput(f"image {name}: the file is empty; save or download it again")
     with _open(path, name) as image:
         # 11 KB of PNG can hold 268 MB of pixels: check the size before decoding any of them.
         if image.width * image.height > MAX_PIXELS:
@@ -70,6 +67,7 @@ def _damaged(name: str, error: Exception) -> BadInput:
 
 def _open(path: str | Path, name: str) -> Image.Image:
     """Read the header only; BadInput where it is not one of FORMATS."""
+    check_file(path, f"image {name}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is stricter
@@ -77,10 +75,11 @@ def _open(path: str | Path, name: str) -> Image.Image:
     except Image.DecompressionBombError:  # Pillow's own refusal, above 179 million pixels
         raise BadInput(f"image {name}: far too many pixels; "
                        f"shrink it below {MAX_PIXELS // 10**6} million pixels") from None
-    except PermissionError:
-        raise BadInput(f"image {name}: may not be read; change its permissions") from None
     except Exception:
-        raise BadInput(f"image {name}: not a readable picture; "
+        with open(path, "rb") as file:
+            start = file.read(32)
+        other = next((f", but {kind}" for sign, kind in OTHERS.items() if sign in start), "")
+        raise BadInput(f"image {name}: not a readable picture{other}; "
                        f"give a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file") from None
 
 

@@ -94,6 +94,7 @@ class LanguageModel(nn.Module):
 
     def __init__(self, settings: LanguageSettings, model: nn.Module | None = None):
         super().__init__()
+        self.notes: list[str] = []         # of the last `generate`, for the user
         self.settings = settings
         self.model = model if model is not None else build(settings)
         self.encoder_decoder = settings.family == "t5"
@@ -239,14 +240,27 @@ class LanguageModel(nn.Module):
     def generate(self, embeds: Tensor, text: TextBatch, shared: Tensor | Prefix | None = None,
                  own: Tensor | None = None, **options) -> Tensor:
         """Answer ids [S, <= max_new_tokens] by transformers' generate, prompt not repeated;
-        an encoder-decoder puts its start token before them."""
+        an encoder-decoder puts its start token before them. `self.notes` says what was too long.
+        """
         ends = {"eos_token_id": self.settings.eos_id, "pad_token_id": self.settings.pad_id}
         options = {"max_new_tokens": 48, "do_sample": False, "num_beams": 1} | ends | options
+        self.notes, most = [], options["max_new_tokens"]
         if self.encoder_decoder:
-            return self.model.generate(**self._joined(embeds, text.mask, shared, own), **options)
+            ids = self.model.generate(**self._joined(embeds, text.mask, shared, own), **options)
+            return self._note_if_cut(ids, most)
         embeds, mask, prefix = self._behind(embeds, text.mask, shared, own)
         mask = torch.cat([prefix.mask, mask], 1)                      # [S, T+K+L]
+        if (length := int(mask.sum(1).max())) + most > self.settings.positions:
+            self.notes.append(f"picture and prompt are {length} tokens long, and the LLM has "
+                              f"{self.settings.positions} positions: do not trust the answer")
         prefix.repeat(options["num_beams"])
-        return self.model.generate(  # it wants a row as long as the mask and cuts off what was read
+        ids = self.model.generate(  # it wants a row as long as the mask and cuts off what was read
             inputs_embeds=F.pad(embeds, (0, 0, mask.shape[1] - embeds.shape[1], 0)),
             attention_mask=mask.long(), past_key_values=prefix.cache, **options)
+        return self._note_if_cut(ids, most)
+
+    def _note_if_cut(self, ids: Tensor, most: int) -> Tensor:
+        """The ids [S, A] as they are, after a note where an answer has no end."""
+        if ids.shape[1] >= most and not (ids == self.settings.eos_id).any(1).all():
+            self.notes.append(f"the answer was cut at {most} tokens, the most that are written")
+        return ids

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from lion_min import BadInput, checkpoints, scores, training
-from lion_min.cli import LION, SYSTEMS, Parser, command, training_flags
+from lion_min.cli import FORMATS, LION, SYSTEMS, Parser, command, training_flags
 from lion_min.parts import TINY, WEIGHTS, Parts, run_folder, stage_name, tiny_parts
 from lion_min.pretrained.presets import LION_SIZES, PRESETS
 from lion_min.scenes import WORLDS
@@ -110,6 +110,8 @@ def read_config(system: str, weights: Path | None = None,
     BadInput for a folder that is missing, damaged, or none of the stages that can be asked.
     """
     folder = Path(weights or bundled(system))
+    if folder.is_file():
+        raise BadInput(f"weights {str(folder)!r}: is a file; give the folder of the run it lies in")
     if not folder.is_dir():
         mend = "it is not bundled yet: train it" if WEIGHTS in folder.resolve().parents \
             else "train it or leave --weights out"
@@ -238,6 +240,8 @@ class Options:
             return {}
         from lion_min import datasets
         from lion_min.datasets import photos
+        if self.data.suffix == ".jsonl" and not self.form:
+            raise BadInput(f"{self.data}: say which format it has: --format {'|'.join(FORMATS)}")
         if photos.is_photos(self.data):
             return self.photographs()
         scenes, batch = datasets.read_scenes(self.data, WORLDS[self.world]), self.batch or stage.batch

@@ -19,6 +19,8 @@ from pathlib import Path
 
 from PIL import Image, ImageChops, ImageDraw
 
+from lion_min import BadInput
+
 COLOURS = {"red": (214, 40, 40), "green": (40, 160, 60), "blue": (45, 80, 220),
            "yellow": (238, 208, 40), "purple": (138, 50, 170), "orange": (244, 132, 30),
            "cyan": (40, 200, 210), "pink": (250, 150, 190)}
@@ -235,16 +237,22 @@ def main(argv: list[str] | None = None) -> int:
 
 def write_scenes(out: Path, count: int, seed: int, world: str = "medium",
                  pairs: str = "train") -> None:
-    """PNG files scene_SEED_INDEX.png and scenes.jsonl, one JSON object a line."""
+    """PNG files scene_SEED_INDEX.png and scenes.jsonl, one JSON object a line.
+
+    BadInput where the folder lists other scenes already.
+    """
+    side, listed_in = WORLDS[world].image, out / "scenes.jsonl"
+    scenes = {f"scene_{seed}_{index:04d}.png": make_scene(WORLDS[world], "heldout", seed, index, pairs)
+              for index in range(count)}
+    text = "".join(json.dumps({"file": file, "width": side, "height": side, "objects": [
+        asdict(thing) for thing in scene.objects], "caption": scene.caption()}) + "\n"
+        for file, scene in scenes.items())
+    if listed_in.exists() and listed_in.read_text(errors="replace") != text:
+        raise BadInput(f"{listed_in}: lists other scenes; give another folder, or remove this one")
     out.mkdir(parents=True, exist_ok=True)
-    lines, side = [], WORLDS[world].image
-    for index in range(count):
-        scene = make_scene(WORLDS[world], "heldout", seed, index, pairs)
-        file = f"scene_{seed}_{index:04d}.png"
+    for file, scene in scenes.items():
         scene.draw().save(out / file)
-        lines.append(json.dumps({"file": file, "width": side, "height": side, "objects": [
-            asdict(thing) for thing in scene.objects], "caption": scene.caption()}))
-    (out / "scenes.jsonl").write_text("\n".join(lines) + "\n")
+    listed_in.write_text(text)
     print(f"wrote {count} scenes and scenes.jsonl to {out}")
 
 

@@ -119,7 +119,8 @@ class System:
         features = self.encode([image])
         answer = self.answer(features, [text])[0]
         seconds = time.perf_counter() - start
-        notes = dict.fromkeys(notes + (self.doubts(image, text) if self.doubts else []))
+        notes = dict.fromkeys(notes + (self.doubts(image, text) if self.doubts else [])
+                              + self.model.llm.notes)
         return Reply(text, answer, boxes, BoxText().parse(answer), seconds, features, image,
                      [*notes])
 

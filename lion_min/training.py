@@ -124,7 +124,7 @@ def run(model: nn.Module, step_loss: StepLoss, plan: Plan, out: Path | str, conf
     # fused: on a GPU the update of a 7B LLM would else hold copies of its moments for a moment
     optimizer = torch.optim.AdamW(groups, plan.lr, plan.betas, fused=device.type == "cuda")
     torch.manual_seed(plan.seed)
-    done = _resume(out, optimizer, config) if resume else 0
+    done = _resume(out, optimizer, config) if resume else _check_free(out, config)
     compute = parallel.spread(parallel.Step(model, step_loss))  # after all have read the state
     record = _open_log(out, done) if first else {}
     if done and first:  # a kill may have come after state.safetensors, before model.safetensors
@@ -201,6 +201,18 @@ def _resume(out: Path, optimizer: torch.optim.Optimizer, config: dict) -> int:
         raise BadInput(f"{out}: cannot resume with other settings: {', '.join(changed[:3])}; "
                        "give the same ones or train without --resume in another folder")
     return checkpoints.load_state(out, optimizer)[0]
+
+
+def _check_free(out: Path, config: dict) -> int:
+    """0, the finished steps of a new run; BadInput where another one, or half of it, lies there."""
+    if (out / checkpoints.STATE).exists():
+        step, saved = checkpoints.read_state(out)
+        other = checkpoints.differences(saved.get("config", {}), config)
+        if other or step < config["plan"]["steps"]:
+            told = f"another run ({other[0]})" if other else f"this run up to step {step}"
+            raise BadInput(f"{out}: holds {told}; go on with --resume, give another --out, or "
+                           "remove the folder")
+    return 0
 
 
 def _append(path: Path, record: dict) -> None:

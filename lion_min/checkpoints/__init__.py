@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from lion_min import BadInput, __version__
+from lion_min import BadInput, __version__, check_file
 
 MODEL, CONFIG, STATE = "model.safetensors", "config.json", "state.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what torch.optim.AdamW keeps for a parameter
@@ -68,7 +68,7 @@ def load_tensors(path: Path | str) -> dict[str, Tensor]:
 
 def _read(path: Path | str, names: Iterable[str] | None = None) -> tuple[dict, dict]:
     """(tensors, metadata); `names` limits the tensors that are read."""
-    _must_exist(path)
+    check_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             wanted = file.keys() if names is None else names
@@ -85,7 +85,7 @@ def save_json(settings: dict, path: Path | str) -> None:
 
 def load_json(path: Path | str) -> dict:
     """Reads a JSON object; BadInput if it is missing, malformed or not an object."""
-    _must_exist(path)
+    check_file(path)
     try:
         settings = json.loads(Path(path).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -95,11 +95,6 @@ def load_json(path: Path | str) -> dict:
         raise BadInput(f"{path}: holds a {type(settings).__name__}, not a JSON object; "
                        "mend it or train its stage again")
     return settings
-
-
-def _must_exist(path: Path | str) -> None:
-    if not os.path.isfile(path):
-        raise BadInput(f"{path}: no such file; check the folder, or train the stage that writes it")
 
 
 # ---- a model's parameters ------------------------------------------------------------------
@@ -128,12 +123,19 @@ def _copy(parameters: dict[str, Tensor], tensors: dict[str, Tensor], where: Path
               "unexpected": [name for name in tensors if name not in parameters],
               "wrong shape": [f"{name} {list(tensors[name].shape)} instead of {list(p.shape)}"
                               for name, p in parameters.items()
-                              if name in tensors and tensors[name].shape != p.shape]}
+                              if name in tensors and tensors[name].shape != p.shape],
+              "not finite": not_finite(tensors)}
     if told := "; ".join(f"{kind}: {_first(names)}" for kind, names in faults.items() if names):
         raise BadInput(f"{where}: does not fit this model ({told}); "
                        "use weights of the same system, preset and stage")
     for name, parameter in parameters.items():
         parameter.copy_(tensors[name])
+
+
+def not_finite(tensors: dict[str, Tensor]) -> list[str]:
+    """The names of the tensors that hold NaN or infinity, as a damaged or diverged run's do."""
+    return [name for name, t in tensors.items() if t.is_floating_point() and t.numel()
+            and not t.is_meta and not torch.stack(t.aminmax()).isfinite().all()]
 
 
 def _first(names: list[str], count: int = 3) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from lion_min import BadInput, tasks
+from lion_min import BadInput, check_file, tasks
 from lion_min.boxes import MAX_PROMPT, SIDEWAYS, STICK_OUT, Box, check_box, turn_box
 from lion_min.images import load_image, stored_frame
 
@@ -142,8 +142,7 @@ def json_file(file: Path) -> object:
 
 
 def _checked(file: Path) -> Path:
-    if not file.is_file():
-        raise BadInput(f"{file}: no such file; check the path")
+    check_file(file)
     return file
 
 

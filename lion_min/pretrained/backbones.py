@@ -124,6 +124,8 @@ def _weights(kind: str, where: str | Path, config, dtype: torch.dtype | None,
     faults += [f"key '{key}' is missing" for key in sorted(told["missing_keys"])]
     faults += [f"unknown key '{key}'" for key in sorted(told["unexpected_keys"])
                if not OTHERS.fullmatch(key)]
+    faults += [f"key '{key}' holds NaN or infinity"
+               for key in checkpoints.not_finite(dict(model.named_parameters()))]
     if faults:
         more = f" and {len(faults) - 3} more" if faults[3:] else ""
         raise BadInput(f"{where}: not all of a {kind}: {', '.join(faults[:3])}{more}; "
@@ -177,6 +179,9 @@ def _look(where: str | Path, flag: str) -> dict:
             raise BadInput(f"{where}: holds no config.json; pass a folder in Hugging Face's "
                            f"layout with {flag} FOLDER")
         return {}
+    if Path(where).is_file():
+        raise BadInput(f"{where}: is a file; pass the folder it lies in, in Hugging Face's layout, "
+                       f"with {flag} FOLDER")
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(where)):
         raise BadInput(f"{where}: no such folder, and no name on the Hub (OWNER/NAME); pass what "
                        f"there is with {flag} FOLDER")

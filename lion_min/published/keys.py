@@ -121,6 +121,7 @@ def check_filled(model: nn.Module, tensors: dict[str, Tensor], where: Path | str
     faults += [f"{n} has no parameter" for n in tensors if n not in mine]
     faults += [f"{n} is {list(tensors[n].shape)} instead of {list(p.shape)}"
                for n, p in mine.items() if n in tensors and tensors[n].shape != p.shape]
+    faults += [f"{n} holds NaN or infinity" for n in checkpoints.not_finite(tensors)]
     if faults:
         raise BadInput(f"{where}: does not fit the model of its settings: {_few(faults)}; "
                        "import the official files again, with their own sizes")
