@@ -17,14 +17,18 @@ the file gives a width and height that fit the upright picture alone, its boxes 
 Symbols: N, M boxes.
 """
 
+from __future__ import annotations
+
 import math
 import re
 import unicodedata
 from collections.abc import Sequence
-
-from torch import Tensor, maximum, minimum
+from typing import TYPE_CHECKING
 
 from lion_min import BadInput
+
+if TYPE_CHECKING:                          # torch would make --help of the readers slow
+    from torch import Tensor
 
 Box = tuple[float, float, float, float]
 
@@ -64,7 +68,7 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 
     The two broadcast. Any unit, as long as both share it. Two empty boxes score 0, never NaN.
     """
-    corners = maximum(a[..., :2], b[..., :2]), minimum(a[..., 2:], b[..., 2:])
+    corners = a[..., :2].maximum(b[..., :2]), a[..., 2:].minimum(b[..., 2:])
     overlap = (corners[1] - corners[0]).clamp(min=0).prod(-1)  # [...]
     union = area(a) + area(b) - overlap
     return (overlap / union.clamp(min=1e-12)).where(union > 0, overlap.new_zeros(()))

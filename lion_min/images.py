@@ -3,15 +3,19 @@
 Symbols: B batch.
 """
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from PIL import ExifTags, Image, ImageOps
-from torch import Tensor
 
 from lion_min import BadInput, check_file
+
+if TYPE_CHECKING:                          # torch would make --help of the readers slow
+    from torch import Tensor
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 # What the first bytes of other files say: a name that ends in .jpg proves nothing.
@@ -108,6 +112,7 @@ def to_pixels(images: Sequence[Image.Image], size: int, mean: Sequence[float] = 
     Squashed to the square, not cropped, so that box fractions stay true (LION and PVIT do the
     same). Bicubic; Pillow widens the filter when it shrinks, which keeps thin things visible.
     """
+    import torch
     pixels = torch.stack([_bytes(image.resize((size, size), Image.Resampling.BICUBIC))
                           for image in images])  # [B, size, size, 3]
     scaled = pixels.permute(0, 3, 1, 2).float() / 255  # [B, 3, size, size]
@@ -116,5 +121,6 @@ def to_pixels(images: Sequence[Image.Image], size: int, mean: Sequence[float] = 
 
 def _bytes(image: Image.Image) -> Tensor:
     """An RGB picture -> uint8 [height, width, 3], without NumPy."""
+    import torch
     flat = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return flat.view(image.height, image.width, 3)

@@ -5,7 +5,6 @@ The only module that imports a system or a trip (pretrained, published, datasets
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from pathlib import Path
 import torch
 
 from lion_min import BadInput, checkpoints, scores, training
-from lion_min.cli import FORMATS, LION, SYSTEMS, Parser, command, training_flags
+from lion_min.cli import FORMATS, LION, SYSTEMS
 from lion_min.parts import TINY, WEIGHTS, Parts, run_folder, stage_name, tiny_parts
 from lion_min.pretrained.presets import LION_SIZES, PRESETS
 from lion_min.scenes import WORLDS
@@ -311,19 +310,3 @@ def in_turn(system: str, numbers: tuple[int, ...], o: Options,
     after = (before or {}) | {f"stage {n}": scored["after"] for n, scored in done.items()}
     print(scores.columns({name: s for name, s in after.items() if "vqa_by_type" in s} or after))
     return done
-
-
-def stage_script(name: str, argv: list[str] | None = None) -> int:
-    """`python -m lion_min.<system>.stage<N>`: train that stage; name: the module's own."""
-    _, system, script = name.split(".")
-    number = script.removeprefix("stage")
-    p = Parser(prog=f"python -m {name}", description=f"Train {script} of {system}.",
-               formatter_class=argparse.RawDescriptionHelpFormatter)
-    training_flags(p)
-
-    def train(args: argparse.Namespace) -> None:
-        o = Options(**{{"batch_size": "batch", "format": "form"}.get(k, k): v
-                       for k, v in vars(args).items()})
-        train_stage(system, int(number) if number.isdigit() else script, o)
-
-    return command(p, train, argv)

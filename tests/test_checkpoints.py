@@ -112,7 +112,7 @@ def test_a_run_round_trips_and_takes_notes(tmp_path, monkeypatch):
     assert torch.equal(loaded["a.weight"], tensors()["a.weight"])
     assert config["settings"] == {"width": 4, "depths": [1, 2]} and config["seed"] == 3
     assert {"torch", "transformers", "lion_min", "python"} <= config["versions"].keys()
-    monkeypatch.setattr(checkpoints, "save_json", lambda *_: None)  # the kill
+    monkeypatch.setattr(checkpoints.runs, "save_json", lambda *_: None)  # the kill
     checkpoints.save_run(tmp_path, tensors(2), CONFIG | {"stage": 2})
     with pytest.raises(BadInput, match="config.json: does not belong.*stage is 1, was 2"):
         checkpoints.load_run(tmp_path)
