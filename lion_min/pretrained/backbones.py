@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lion_min import BadInput, checkpoints
+from lion_min import BadInput, check_file, checkpoints
 from lion_min.language import LanguageModel, LanguageSettings
 from lion_min.parts import STAGE0, Parts, tiny_vision
 from lion_min.pretrained.hf_tokenizer import PretrainedTokenizer
@@ -178,6 +178,9 @@ def _look(where: str | Path, flag: str) -> dict:
         if not (Path(where) / "config.json").is_file():
             raise BadInput(f"{where}: holds no config.json; pass a folder in Hugging Face's "
                            f"layout with {flag} FOLDER")
+        for file in sorted(Path(where).glob("*.*")):
+            if file.suffix in (".json", ".safetensors", ".model"):
+                check_file(file)
         return {}
     if Path(where).is_file():
         raise BadInput(f"{where}: is a file; pass the folder it lies in, in Hugging Face's layout, "
