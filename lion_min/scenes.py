@@ -9,7 +9,6 @@ the image. Some colour-kind pairs never occur in training, to score composing, n
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import random

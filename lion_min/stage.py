@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from lion_min import BadInput, checkpoints, parallel, scores, training
 from lion_min.features import Features, features_of

@@ -116,6 +116,7 @@ class System:
         if not 1 <= tokens <= MAX_TOKENS:
             raise BadInput(f"prompt: {tokens} words and signs; from 1 to {MAX_TOKENS} are read")
         start = time.perf_counter()
+        self.model.llm.notes = []
         features = self.encode([image])
         answer = self.answer(features, [text])[0]
         seconds = time.perf_counter() - start

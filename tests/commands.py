@@ -1,7 +1,5 @@
 """Calling a command as a user does, and an untrained LION for it to load."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -55,14 +53,3 @@ def refused(result: tuple[int, str, str], *told: str) -> None:
     assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
     for words in told:
         assert words in err, err
-
-
-def light_help(*mains: str, imports: list[str]) -> str:
-    """What commands print for --help in a process that must not load a heavy library."""
-    calls = "".join(f"try: ({main})(['--help'])\nexcept SystemExit as end: assert end.code == 0\n"
-                    for main in mains)
-    code = "\n".join(["import sys", *(f"import {name}" for name in imports), calls]) + (
-        "\nassert not {'torch', 'transformers', 'numpy'} & set(sys.modules)")
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout

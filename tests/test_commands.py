@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import (ASK, ROOT, SCENE, call, light_help, ready, refused, runs,  # noqa: F401
+from commands import (ASK, ROOT, SCENE, call, ready, refused, runs,  # noqa: F401
                       system)
 
 import infer
@@ -136,13 +136,6 @@ def test_guarded_tells_a_loss_that_is_not_finite(capsys):
     assert guarded(lambda: fail(KeyboardInterrupt())) == 130
     with pytest.raises(RuntimeError, match="a defect"):
         guarded(lambda: fail(RuntimeError("a defect")))
-
-
-def test_help_is_instant():
-    """Guards: three seconds of imports before the first word of --help."""
-    out = light_help("infer.main", "train.main", "lion_min.evaluate.main",
-                     imports=["infer", "train", "lion_min.evaluate"])
-    assert "--show" in out and "--resume" in out
 
 
 def test_the_script_itself(tmp_path):

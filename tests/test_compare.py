@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from commands import call, light_help, refused
+from commands import call, refused
 
 from lion_min.studies import compare
 
@@ -202,14 +202,6 @@ def test_rows_are_what_they_are_called():
     assert all([s.control for s in lmeye.stages(row)] == [row] for row in CONTROLS)
     assert all([s.representation for s in pvit.stages(row)] == 2 * [row] for row in pvit.rows)
     assert [lyrics.stages(row)[0].refiner for row in ("on", "off")] == [True, False]
-
-
-def test_help_is_instant():
-    """Guards: three seconds of torch before the first word of --help."""
-    mains = [f"lambda argv: compare.main(lion_min.{s}.COMPARISON, argv)" for s in SCRIPTS]
-    out = light_help(*mains, imports=["lion_min.studies.compare as compare",
-                                      *(f"lion_min.{script}" for script in SCRIPTS)])
-    assert out.count("usage: ") == len(SCRIPTS) and "Does the asking help?" in out
 
 
 def test_spread():

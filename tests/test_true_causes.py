@@ -115,7 +115,8 @@ def test_an_answer_that_is_cut_gets_a_note(family):
     llm.notes = []
     assert llm._note_if_cut(ended, 3) is ended and llm.notes == []
     llm.generate(llm.embed(ids), text, max_new_tokens=7, eos_token_id=None)
-    assert [("9 positions" in note) for note in llm.notes] == ([True, False] if family == "llama" else [False])
+    assert "9 positions" in llm.notes[0] or family == "t5"
+    assert "cut at 7" in llm.notes[-1]
 
 
 # ---- the user's files ----------------------------------------------------------------------------
@@ -142,7 +143,8 @@ def test_no_picture_is_written_through_a_link_or_onto_the_input(ready, capsys, f
     Path("other.png").write_bytes(b"mine")
     Path("to_other.png").symlink_to("other.png")
     for name, told in (("scene.png", "itself"), ("./scene.png", "itself"), ("hard.png", "itself"),
-                       ("soft.png", "is a link"), ("dangling.png", "is a link"), ("to_other.png", "is a link")):
+                       ("soft.png", "is a link"), ("dangling.png", "is a link"),
+                       ("to_other.png", "is a link")):
         refused(call(infer.main, capsys, "scene.png", ASK, flag, name), told)
     refused(call(infer.main, capsys, "soft.png", ASK, flag, "scene.png"), "itself")
     assert Path("scene.png").read_bytes() == before and Path("other.png").read_bytes() == b"mine"
@@ -187,7 +189,8 @@ def test_a_jsonl_needs_its_format(ready, capsys):
     Path("a.jsonl").write_text("{}\n{}\n")
     for main, argv in ((train.main, ["--stage", "2"]), (train.main, ["--system", "pvit", "--stage", "1"]),
                        (lambda argv: stage_script.main("lion_min.lion.stage2", argv), [])):
-        refused(call(main, capsys, *argv, "--data", "a.jsonl"), "a.jsonl: say which format", "--format samples|")
+        refused(call(main, capsys, *argv, "--data", "a.jsonl"),
+                "a.jsonl: say which format", "--format samples|")
 
 
 def test_check_file_passes_a_file(tmp_path):
