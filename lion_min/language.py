@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lion_min.language_build import LanguageSettings, build
+from lion_min.language_build import LanguageSettings, build, too_long
 
 
 @dataclass
@@ -240,27 +240,19 @@ class LanguageModel(nn.Module):
     def generate(self, embeds: Tensor, text: TextBatch, shared: Tensor | Prefix | None = None,
                  own: Tensor | None = None, **options) -> Tensor:
         """Answer ids [S, <= max_new_tokens] by transformers' generate, prompt not repeated;
-        an encoder-decoder puts its start token before them. `self.notes` says what was too long.
-        """
+        an encoder-decoder puts its start token before them. `notes`: what was too long."""
         ends = {"eos_token_id": self.settings.eos_id, "pad_token_id": self.settings.pad_id}
         options = {"max_new_tokens": 48, "do_sample": False, "num_beams": 1} | ends | options
-        self.notes, most = [], options["max_new_tokens"]
         if self.encoder_decoder:
-            ids = self.model.generate(**self._joined(embeds, text.mask, shared, own), **options)
-            return self._note_if_cut(ids, most)
-        embeds, mask, prefix = self._behind(embeds, text.mask, shared, own)
-        mask = torch.cat([prefix.mask, mask], 1)                      # [S, T+K+L]
-        if (length := int(mask.sum(1).max())) + most > self.settings.positions:
-            self.notes.append(f"picture and prompt are {length} tokens long, and the LLM has "
-                              f"{self.settings.positions} positions: do not trust the answer")
-        prefix.repeat(options["num_beams"])
-        ids = self.model.generate(  # it wants a row as long as the mask and cuts off what was read
-            inputs_embeds=F.pad(embeds, (0, 0, mask.shape[1] - embeds.shape[1], 0)),
-            attention_mask=mask.long(), past_key_values=prefix.cache, **options)
-        return self._note_if_cut(ids, most)
-
-    def _note_if_cut(self, ids: Tensor, most: int) -> Tensor:
-        """The ids [S, A] as they are, after a note where an answer has no end."""
-        if ids.shape[1] >= most and not (ids == self.settings.eos_id).any(1).all():
-            self.notes.append(f"the answer was cut at {most} tokens, the most that are written")
+            inputs, read = self._joined(embeds, text.mask, shared, own), 0
+        else:                # generate wants a row as long as the mask and cuts off what was read
+            embeds, mask, prefix = self._behind(embeds, text.mask, shared, own)
+            mask = torch.cat([prefix.mask, mask], 1)                  # [S, T+K+L]
+            prefix.repeat(options["num_beams"])
+            embeds = F.pad(embeds, (0, 0, mask.shape[1] - embeds.shape[1], 0))
+            inputs = {"inputs_embeds": embeds, "attention_mask": mask.long(),
+                      "past_key_values": prefix.cache}
+            read = int(mask.sum(1).max())
+        ids = self.model.generate(**inputs, **options)
+        self.notes = too_long(ids, read, options["max_new_tokens"], self.settings)
         return ids

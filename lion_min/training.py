@@ -26,7 +26,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from lion_min import BadInput, checkpoints, parallel
 from lion_min.cli import progress_bar
-from lion_min.recipe import Plan
+from lion_min.schedule import Plan, learning_rate
 from lion_min.trainable import checkpoint_layers, parameter_groups
 
 LOG = "log.jsonl"
@@ -37,18 +37,6 @@ NO_RESULT = ("save_every", "checkpointing", "accumulate")  # settings that chang
 
 class NonFinite(RuntimeError):
     """The loss or the gradient is NaN or infinite; no parameter was touched by that step."""
-
-
-def learning_rate(step: int, plan: Plan) -> float:
-    """The rate of one step (from 0): linear warm-up to `lr`, then decay towards `min_lr`."""
-    if step < plan.warmup:
-        return plan.lr * (step + 1) / plan.warmup
-    if plan.decay == "cosine":
-        done = (step - plan.warmup) / max(1, plan.steps - plan.warmup)
-        share = 0.5 * (1 + math.cos(math.pi * done))
-    else:
-        share = min(1.0, (plan.steps - step) / (0.2 * plan.steps))
-    return plan.min_lr + share * (plan.lr - plan.min_lr)
 
 
 def device_of(name: str) -> torch.device:

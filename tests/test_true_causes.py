@@ -18,6 +18,7 @@ from lion_min.datasets.pickles import read_plain_pickle
 from lion_min.datasets.records import json_file, json_lines
 from lion_min.images import load_image, stored_frame
 from lion_min.language import LanguageModel, LanguageSettings, TextBatch
+from lion_min.language_build import too_long
 from lion_min.pretrained.backbones import load_vision
 from lion_min.published import importing, keys
 from lion_min.training import Plan, run
@@ -112,8 +113,7 @@ def test_an_answer_that_is_cut_gets_a_note(family):
     ended = torch.tensor([[5, 6, llm.settings.eos_id]])
     llm.generate(llm.embed(ids), text, max_new_tokens=3, eos_token_id=None)
     assert llm.notes == ["the answer was cut at 3 tokens, the most that are written"]
-    llm.notes = []
-    assert llm._note_if_cut(ended, 3) is ended and llm.notes == []
+    assert too_long(ended, 0, 3, llm.settings) == []
     llm.generate(llm.embed(ids), text, max_new_tokens=7, eos_token_id=None)
     assert "9 positions" in llm.notes[0] or family == "t5"
     assert "cut at 7" in llm.notes[-1]

@@ -6,7 +6,7 @@ image-level tasks. Paper: captioning and VQA sets; Q-Former from BLIP-2.
 """
 
 from lion_min.lion.stages import LionStage
-from lion_min.recipe import Plan
+from lion_min.schedule import Plan
 
 STAGE = LionStage(
     number=1,

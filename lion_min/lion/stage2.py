@@ -8,7 +8,7 @@ full rate its noise costs more than it gains (VQA loss after 150 steps .238, at 
 """
 
 from lion_min.lion.stages import LionStage
-from lion_min.recipe import Plan
+from lion_min.schedule import Plan
 
 STAGE = LionStage(
     number=2,

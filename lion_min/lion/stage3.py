@@ -5,18 +5,11 @@ starts as the identity, so at step 0 an image batch passes the stage-1 adapter a
 batch the stage-2 adapter alone. Batches of the two levels alternate (spec 3.2).
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from lion_min.lion.stages import LionStage
-from lion_min.recipe import Plan
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from lion_min.schedule import Plan
 
 
-def start(earlier) -> dict[str, Tensor]:
+def start(earlier) -> dict:
     """Stages 1 and 2 side by side, adapters merged (not in the official code; spec 3.1)."""
     from lion_min.adapters import merge_stage_adapters   # torch would make --help slow
     image, region = earlier(1), earlier(2)

@@ -8,7 +8,7 @@ rounds a third of the scenes hold two objects that differ in size alone, which w
 
 from lion_min.lion.stage3 import STAGE as STAGE3
 from lion_min.lion.stages import LionStage
-from lion_min.recipe import Plan
+from lion_min.schedule import Plan
 
 STAGE = LionStage(
     number=4,

@@ -5,7 +5,7 @@ Image features become a few tokens of the LLM, the same for every question; trai
 """
 
 from lion_min.lmeye.stages import LmeyeStage
-from lion_min.recipe import Plan
+from lion_min.schedule import Plan
 
 STAGE = LmeyeStage(
     number=1,

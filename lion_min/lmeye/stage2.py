@@ -11,7 +11,7 @@ needs; without these rounds they attend to that object hardly more than to the o
 """
 
 from lion_min.lmeye.stages import LmeyeStage
-from lion_min.recipe import Plan
+from lion_min.schedule import Plan
 
 STAGE = LmeyeStage(
     number=2,

@@ -5,7 +5,7 @@ and masks of scenes (detection_loss.py). Its tagger is the tag head of LION's st
 """
 
 from lion_min.lyrics.stages import LyricsStage
-from lion_min.recipe import Plan
+from lion_min.schedule import Plan
 
 STAGE = LyricsStage(
     number=0,

@@ -5,7 +5,7 @@ text are the frozen refiner's own predictions (objectives.py, pairtext.py). Ther
 """
 
 from lion_min.lyrics.stages import LyricsStage
-from lion_min.recipe import Plan
+from lion_min.schedule import Plan
 
 STAGE = LyricsStage(
     number=1,

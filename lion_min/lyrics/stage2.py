@@ -8,7 +8,7 @@ step on, a whole scene told in order is not (captions .938 with a quarter of the
 """
 
 from lion_min.lyrics.stages import LyricsStage
-from lion_min.recipe import Plan
+from lion_min.schedule import Plan
 
 STAGE = LyricsStage(
     number=2,

@@ -7,7 +7,7 @@ stage 2, so in this stage the LLM reads the region's token alone.
 """
 
 from lion_min.pvit.stages import PvitStage
-from lion_min.recipe import Plan
+from lion_min.schedule import Plan
 
 STAGE = PvitStage(
     number=1,

@@ -7,7 +7,7 @@ tokens in use (paper section 3.3; bbox_fc is the code's).
 """
 
 from lion_min.pvit.stages import PvitStage
-from lion_min.recipe import Plan
+from lion_min.schedule import Plan
 
 STAGE = PvitStage(
     number=2,
