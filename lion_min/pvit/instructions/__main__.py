@@ -32,6 +32,8 @@ def parser() -> Parser:
 def write(args) -> None:
     """Scenes in turn until enough are kept, ten times as many tried, or 50 tried in vain."""
     from lion_min.checkpoints import write_atomic
+    if args.out.exists():
+        raise BadInput(f"{args.out}: exists; name another file, or remove it first")
     local = args.chat and LocalChat(args.chat)
     scenes = (make_scene(WORLDS[args.world], "train", args.seed, i) for i in range(10 * args.count))
     lines, counts = [], Counter()
