@@ -72,6 +72,7 @@ def too_long(ids: Tensor, read: int, most: int, settings: LanguageSettings) -> l
     if read + most > settings.positions:
         notes.append(f"picture and prompt are {read} tokens long, and the LLM has "
                      f"{settings.positions} positions: do not trust the answer")
+    ids = getattr(ids, "sequences", ids)           # of return_dict_in_generate
     if ids.shape[1] >= most and not (ids == settings.eos_id).any(1).all():
         notes.append(f"the answer was cut at {most} tokens, the most that are written")
     return notes
