@@ -74,5 +74,6 @@ def trained(tmp_path_factory) -> tuple[Path, dict]:
 @pytest.fixture
 def copy(trained, tmp_path) -> Path:
     """An OUT of one's own to train in."""
-    shutil.copytree(trained[0], tmp_path / "out")
+    shutil.copytree(trained[0], tmp_path / "out",          # without it another run may begin there
+                    ignore=shutil.ignore_patterns("state.safetensors"))
     return tmp_path / "out"
