@@ -8,11 +8,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
 
 from lion_min import BadInput
-from lion_min.cli import SYSTEMS, Parser, guarded, prepare, whole
+from lion_min.cli import SYSTEMS, Parser, command, note, whole
 from lion_min.pretrained.presets import PRESETS
 
 
@@ -23,7 +22,7 @@ def parser() -> Parser:
   python infer.py scene.png "describe box [12,8,30,26]" --save out.png   (pixels or fractions)
   python infer.py scene.png "Where is the red circle?" --show""")
     p.add_argument("image", type=Path, metavar="IMAGE", help="PNG, JPEG, WEBP, BMP or GIF")
-    p.add_argument("prompt", metavar="PROMPT", help="boxes as [x1,y1,x2,y2]")
+    p.add_argument("prompt", metavar="PROMPT", help="boxes as [x1,y1,x2,y2], of the upright picture as seen")
     p.add_argument("--system", choices=SYSTEMS, default="lion")
     p.add_argument("--preset", choices=PRESETS, help="default: that of the weights")
     p.add_argument("--weights", type=Path, metavar="DIR",
@@ -44,9 +43,7 @@ def parser() -> Parser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
-    prepare()
-    return guarded(lambda: infer(args))
+    return command(parser(), infer, argv)
 
 
 def infer(args: argparse.Namespace) -> None:
@@ -61,8 +58,8 @@ def infer(args: argparse.Namespace) -> None:
     system = launch.load(args.system, args.weights, args.device, args.preset, args.vision, args.llm)
     reply = system.ask(image, args.prompt)
     write_pictures(outputs, system, reply)
-    for note in reply.notes:
-        print("note: " + " ".join(note.split()), file=sys.stderr)
+    for line in reply.notes:
+        note(f"note: {line}")
     print(as_text(args, system, reply))
 
 
@@ -73,7 +70,7 @@ def check_outputs(args: argparse.Namespace) -> dict[str, Path]:
     outputs = {name: path for name, path in (("save", args.save), ("show", panel)) if path}
     for name, path in outputs.items():
         check_output(path)
-        if os.path.realpath(path) == os.path.realpath(args.image):
+        if path.exists() and args.image.exists() and path.samefile(args.image):
             raise BadInput(f"--{name} {str(path)!r}: is the picture itself; give another name")
     if len({os.path.realpath(path) for path in outputs.values()}) < len(outputs):
         raise BadInput(f"--save and --show are both {str(panel)!r}; give two names")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from lion_min import BadInput
-from lion_min.cli import SYSTEMS, Parser, guarded, prepare, training_flags
+from lion_min.cli import SYSTEMS, Parser, command, several, training_flags
 from lion_min.pretrained.presets import PRESETS
 
 STAGES = {"lion": ("0", "1", "2", "3", "4", "all", "joint"), "pvit": ("1", "2", "all"),
@@ -45,9 +44,7 @@ A stage whose earlier stages are not in --out starts from the bundled ones and s
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
-    prepare()
-    return guarded(lambda: train(args))
+    return command(parser(), train, argv)
 
 
 def check_stage(args: argparse.Namespace) -> None:
@@ -62,7 +59,7 @@ def check_stage(args: argparse.Namespace) -> None:
                         or args.part in ("llama", "t5")):
         raise BadInput(f"--labels {args.labels}: only the vision part of lion's stage 0 learns "
                        "from labels; leave it out")
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and args.preset == "tiny" and (
+    if several() and args.preset == "tiny" and (
             args.stage == "all" or (args.stage == "0" and args.system == "lion" and not args.part)):
         raise BadInput(f"--stage {args.stage}: starts processes of its own, so not under torchrun; "
                        "name one stage, and a --part of stage 0")

@@ -9,21 +9,32 @@ encoder's square, so a fraction stays true after resizing and no box is ever rec
       y   |       |          picture's size in pixels
       v   +-------+ (1,1)
 
+A camera may store a picture turned or mirrored, with its EXIF orientation beside it. The model
+sees the upright picture, and a box that a user types is of the upright picture as seen. Boxes of
+annotation files are of the stored frame, as COCO's tools read it, and `turn_box` turns them; where
+the file gives a width and height that fit the upright picture alone, its boxes are upright.
+
 Symbols: N, M boxes.
 """
 
+from __future__ import annotations
+
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
-
-from torch import Tensor, maximum, minimum
+from typing import TYPE_CHECKING
 
 from lion_min import BadInput
+
+if TYPE_CHECKING:                          # torch would make --help of the readers slow
+    from torch import Tensor
 
 Box = tuple[float, float, float, float]
 
 MAX_PROMPT = 20_000  # characters; far above any question, far below what stalls a tokenizer
 STICK_OUT = 0.01     # of the image's side: a box this far outside is clipped, not refused
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations of a picture stored with width and height exchanged
 ROUNDING = 1e-6      # slack for the fractions that arithmetic leaves behind
 
 # Brackets hold no brackets, so the search is linear in the text even on "[[[[[[".
@@ -33,6 +44,16 @@ SEPARATOR = re.compile(r"\s*,\s*|\s+")
 # Spelt out because float() also takes "1_000" and digits of other scripts.
 NUMBER = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|nan|inf(?:inity)?)",
                     re.IGNORECASE | re.ASCII)
+
+# What users type for a box: any brackets, full-width signs, other separators, names, per cent.
+OPEN, CLOSE = r"[(\[{<（［｛＜【〔〈《⟨]", r"[)\]}>）］｝＞】〕〉》⟩]"
+GROUP = f"{OPEN}([^{OPEN[1:-1]}{CLOSE[1:-1]}]*){CLOSE}"
+NEAR_BOX = re.compile(GROUP)
+TWO_CORNERS = re.compile(rf"(?:{OPEN} ?)?{GROUP} ?(?:[,;–-]|to)? ?{GROUP}(?: ?{CLOSE})?")
+FIELD = re.compile(rf"(?:([a-z]+\d?)=)?({NUMBER.pattern})(%|px)?", NUMBER.flags)
+NAMES = ("x1 y1 x2 y2", "xmin ymin xmax ymax", "left top right bottom")
+LONGEST = 200        # characters between the brackets of a box
+DIGITS = re.compile(r"\d+(?:\.\d+)?")
 
 
 # ---- arithmetic ---------------------------------------------------------------------------------
@@ -47,7 +68,7 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 
     The two broadcast. Any unit, as long as both share it. Two empty boxes score 0, never NaN.
     """
-    corners = maximum(a[..., :2], b[..., :2]), minimum(a[..., 2:], b[..., 2:])
+    corners = a[..., :2].maximum(b[..., :2]), a[..., 2:].minimum(b[..., 2:])
     overlap = (corners[1] - corners[0]).clamp(min=0).prod(-1)  # [...]
     union = area(a) + area(b) - overlap
     return (overlap / union.clamp(min=1e-12)).where(union > 0, overlap.new_zeros(()))
@@ -56,6 +77,22 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 def box_iou(a: Tensor, b: Tensor) -> Tensor:
     """Every box of a against every box of b: [N, 4], [M, 4] -> [N, M]."""
     return iou(a[:, None], b[None])
+
+
+def turn_box(box: Box, orientation: int) -> Box:
+    """Turn a box of the stored picture (xyxy, fractions) into one of the upright picture.
+
+    orientation: EXIF's, 1 to 8 (CIPA DC-008, tag 0x0112); any other value means 1, as in Pillow's
+    exif_transpose: 2, 4 mirror; 3, 6, 8 turn; 5 and 7 exchange x and y along a diagonal.
+    """
+    x1, y1, x2, y2 = box
+    if orientation in SIDEWAYS:
+        x1, y1, x2, y2 = y1, x1, y2, x2
+    if orientation in (2, 3, 6, 7):
+        x1, x2 = 1 - x2, 1 - x1
+    if orientation in (3, 4, 7, 8):
+        y1, y2 = 1 - y2, 1 - y1
+    return x1, y1, x2, y2
 
 
 # ---- checks -------------------------------------------------------------------------------------
@@ -186,6 +223,58 @@ def prompt_boxes(prompt: str, width: int, height: int,
         return box_text.format(box)
 
     return BRACKETS.sub(rewrite, check_prompt(prompt)), boxes, notes
+
+
+def typed_boxes(prompt: str, width: int, height: int) -> tuple[str, list[Box], list[str]]:
+    """Read a user's prompt as `prompt_boxes` does, and what is nearly a box literal besides.
+
+    Four numbers in other brackets, full-width, between semicolons, bars or spaces, with names
+    ("x1=12"), per cent or px, and two corners "(12,8),(30,26)" are read, with a note; one note
+    tells of numbers that may mean a box and were not read. The picture is the upright one, as seen.
+    """
+    notes = []
+
+    def rewrite(match: re.Match) -> str:
+        if match[0][0] == "[" and match.re is NEAR_BOX and _numbers(match[1]) is not None:
+            return match[0]                # a literal, or a mistake in one that is refused
+        numbers = [_typed_numbers(inside) for inside in match.groups()]
+        if [len(n) for n in numbers] not in ([4], [2, 2]):
+            return match[0]
+        literal = "[" + ",".join(f"{v:.10g}" for v in sum(numbers, [])) + "]"
+        told = " ".join(match[0].split())
+        try:
+            check_box(sum(numbers, []), width, height)
+        except BadInput as error:
+            notes.append(f"{told} was not read as a box: {str(error).removeprefix('prompt: ')}")
+            return match[0]
+        notes.append(f"{told} was read as the box {literal}")
+        return literal
+
+    prompt = NEAR_BOX.sub(rewrite, TWO_CORNERS.sub(rewrite, check_prompt(prompt)))
+    text, boxes, clipped = prompt_boxes(prompt, width, height)
+    left = BOX_LITERAL.sub("", text)
+    if not any("not read" in note for note in notes) and (
+            len(DIGITS.findall(left)) >= 4
+            or any(len(DIGITS.findall(group)) >= 3 for group in NEAR_BOX.findall(left))):
+        notes.append("no box was read from these numbers; a box is written [x1,y1,x2,y2], in "
+                     "fractions or pixels of the picture")
+    return text, boxes, notes + clipped
+
+
+def _typed_numbers(inside: str) -> list[float]:
+    """The numbers between two brackets of a user's; [] where their meaning is not plain."""
+    if len(inside) > LONGEST:
+        return []
+    inside = re.sub(r"[\"'`\\]", "", unicodedata.normalize("NFKC", inside)).replace("、", ",")
+    inside = re.sub(r"\s+(?=%|px)|(?<=[=:])\s+|\s+(?=[=:])", "", inside).replace(":", "=")
+    fields = [FIELD.fullmatch(word) for word in re.split(r"\s*[,;|]\s*|\s+", inside.strip())]
+    if not all(fields):
+        return []
+    names, numbers, units = zip(*(field.groups() for field in fields))
+    order = " ".join(name or "" for name in names).lower()
+    if len(set(units)) > 1 or (any(names) and not any(n.startswith(order) for n in NAMES)):
+        return []
+    return [float(v) / (100 if units[0] == "%" else 1) for v in numbers]
 
 
 def in_pixels(box: Box, width: int, height: int) -> tuple[int, int, int, int]:

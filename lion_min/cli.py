@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import math
 import os
+import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from lion_min import BadInput
@@ -24,13 +29,30 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         self.exit(2, f"error: {' '.join(message.split())}; see {self.prog} --help\n")
 
+    def _print_message(self, message: str, file=None):
+        """As argparse, which passes over a full disk behind stdout."""
+        (file or sys.stderr).write(message)
+
 
 def whole(low: int, high: int = MAX_SEED) -> Callable[[str], int]:
     """An argparse type: a whole number from low to high."""
+    limits = f"from {low} on" if high == MAX_SEED else f"from {low} to {high}"
+
     def number(text: str) -> int:
-        if not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f"{text} is not from {low} to {high}")
+        if not re.fullmatch(r"\s*[+-]?[0-9]{1,20}\s*", text) or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{text!r:.40} is no whole number {limits}, in digits")
         return int(text)
+    return number
+
+
+def positive(text: str) -> float:
+    """An argparse type: a finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r:.40} is no number above 0, such as 0.002 or 2e-3")
     return number
 
 
@@ -48,7 +70,7 @@ def training_flags(p: argparse.ArgumentParser) -> None:
                    help="batches a step, one after another; default: 1")
     p.add_argument("--checkpointing", action="store_true",
                    help="recompute the LLM's layers in backward: less memory, more time")
-    p.add_argument("--lr", type=float, metavar="X", help="highest learning rate")
+    p.add_argument("--lr", type=positive, metavar="X", help="highest learning rate")
     p.add_argument("--seed", type=whole(0), default=0, metavar="N")
     p.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
     p.add_argument("--init", type=Path, metavar="DIR",
@@ -68,6 +90,8 @@ def prepare() -> None:
     # More than four threads cost more than they bring at 1 M parameters.
     os.environ.setdefault("OMP_NUM_THREADS", str(min(4, cores or 1)))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if several():                                  # a process that has ended fills pages of C++ else
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def keep_memory() -> None:
@@ -89,7 +113,7 @@ class Lines:
 
     def write(self, text: str) -> None:
         if line := text.strip():
-            print(line, file=sys.stderr, flush=True)
+            note(line)
 
     def flush(self) -> None:
         pass                                       # each line was flushed
@@ -110,30 +134,113 @@ def progress_bar(**options):
     return tqdm(**options | style)
 
 
+# ---- how a command ends --------------------------------------------------------------------------
+
+def command(parser: argparse.ArgumentParser, action: Callable[[argparse.Namespace], object],
+            argv: list[str] | None = None) -> int:
+    """Parse the command line and run `action` on its words; the exit code, see `guarded`."""
+    def run() -> None:
+        args = parser.parse_args(argv)
+        prepare()
+        action(args)
+
+    return guarded(run)
+
+
 def guarded(action: Callable[[], object]) -> int:
-    """Run `action`; 0 when done, 2 after one line on stderr for bad input, 130 interrupted."""
+    """Run `action`; 0 when done, 2 after one line on stderr for bad input, 130 interrupted.
+
+    What was printed is on its way when this returns: a full disk or a closed pipe behind stdout is
+    bad input, too. SIGTERM is an interrupt. Defects leave with their traceback.
+    """
+    old = signal.getsignal(signal.SIGTERM)
+    try:
+        if old is signal.SIG_DFL and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+        check_streams()
+        code = _code(action)
+        sys.stdout.flush()
+        return code
+    except BadInput as error:
+        return _ended(error)
+    except BrokenPipeError:
+        return _ended("stdout: was closed by its reader before everything was written")
+    except OSError as error:                       # disk full, unwritable folder
+        return _ended(f"{error.filename or 'output'}: {error.strerror or error}")
+    except (RuntimeError, MemoryError) as error:
+        if (cause := _cause(error)) is None:
+            raise
+        return _ended(cause)
+    except KeyboardInterrupt:
+        return _ended("interrupted", 130)
+    finally:
+        if old is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, old)
+        _drop_unwritten()
+
+
+def check_streams() -> None:
+    """BadInput where stdout is closed. What a stream cannot encode, it shows as an escape."""
+    if sys.stderr is None:                         # closed: print(file=None) would go to stdout
+        sys.stderr = open(os.devnull, "w")
+    if sys.stdout is None:
+        raise BadInput("stdout: is closed, so nothing can be answered; leave >&- out")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def note(line: str) -> None:
+    """One line for the user on stderr, beside the answer; lost where stderr cannot be written."""
+    with suppress(OSError):
+        print(" ".join(line.split()), file=sys.stderr, flush=True)
+
+
+def _code(action: Callable[[], object]) -> int:
+    """0, or what argparse or a process that was started here ended with."""
     try:
         action()
-        return 0
-    except BadInput as error:
-        return _told(error)
-    except OSError as error:                       # disk full, unwritable folder, broken pipe
-        return _told(f"{error.filename or 'output'}: {error.strerror or error}")
-    except RuntimeError as error:
-        if type(error).__name__ != "NonFinite":    # of training.py, which this may not import:
-            raise                                  # torch would make --help slow
-        return _told(error)
-    except KeyboardInterrupt:
-        _print("interrupted")
-        return 130
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else 2
+    return 0
 
 
-def _told(message: object) -> int:
-    _print("error: " + " ".join(str(message).split()))
-    return 2
+def _cause(error: Exception) -> str | None:
+    """What to tell of an error that is no defect of the code; torch's types by name, since an
+    import would make --help slow."""
+    text, kind = " ".join(str(error).split()), type(error).__name__
+    if kind == "NonFinite":                        # of training.py
+        return text
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or "can't allocate" in text:
+        return f"out of memory ({text[:120]}); lower --batch-size or take a smaller preset"
+    if several() and ("gloo" in text or kind.startswith("Dist")):
+        return ("another process of this run has ended: its own line says why, or it was killed, "
+                "as where memory runs out")
+    return None
 
 
-def _print(line: str) -> None:
-    """To stderr; under torchrun all processes fail alike, and the first one speaks for all."""
-    if os.environ.get("RANK", "0") == "0":
-        print(line, file=sys.stderr)
+def _ended(cause: object, code: int = 2) -> int:
+    """Tell why this process ends, unless another one of the run has told it first."""
+    if not several() or _first_to_end():
+        note(f"{cause}" if code == 130 else f"error: {cause}")
+    return code
+
+
+def several() -> bool:
+    """Whether torchrun started this process as one of several."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def _first_to_end() -> bool:
+    parallel = sys.modules.get("lion_min.parallel")    # not loaded: all processes end alike
+    return parallel.first_to_end() if parallel else os.environ.get("RANK", "0") == "0"
+
+
+def _drop_unwritten() -> None:
+    """Python flushes once more when it ends, and would fail with its own words and code 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            with suppress(OSError, ValueError, AttributeError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -212,6 +212,8 @@ def check_output(path: str | Path) -> str:
                        f"end it in {', '.join(EXTENSIONS)}")
     if not os.path.isdir(path.parent):
         raise BadInput(f"output {str(path)!r}: its folder does not exist; create it first")
+    if os.path.islink(path):
+        raise BadInput(f"output {str(path)!r}: is a link to {os.readlink(path)!r}; give another name")
     taken = os.path.exists(path)
     if taken and not os.path.isfile(path):
         raise BadInput(f"output {str(path)!r}: is not a file; give the name of a picture")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from lion_min import BadInput
-from lion_min.cli import FORMATS, SYSTEMS, Parser, guarded, prepare, whole
+from lion_min.cli import FORMATS, SYSTEMS, Parser, command, note, whole
 from lion_min.scenes import WORLDS
 
 BAD_SHOWN = 5  # bad records, one line each; then their number
@@ -49,9 +48,7 @@ def parser() -> Parser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
-    prepare()
-    return guarded(lambda: run(args))
+    return command(parser(), run, argv)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -140,10 +137,9 @@ def read_file(args: argparse.Namespace) -> list:
                                     bad.append if args.skip_bad else None))
     finally:                               # also where no good record is left
         for error in bad[:BAD_SHOWN]:
-            print("left out: " + " ".join(str(error).split()), file=sys.stderr)
+            note(f"left out: {error}")
     if bad:
-        print(f"note: {len(bad)} bad records left out; python -m lion_min.datasets check lists all",
-              file=sys.stderr)
+        note(f"note: {len(bad)} bad records left out; python -m lion_min.datasets check lists all")
     chosen = [s for s in samples if args.split in (None, s.split)]
     if not chosen:
         raise BadInput(f"{args.data}: no sample of the split {args.split!r}; it has "

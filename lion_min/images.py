@@ -3,18 +3,25 @@
 Symbols: B batch.
 """
 
-import os
+from __future__ import annotations
+
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from PIL import Image, ImageOps
-from torch import Tensor
+from PIL import ExifTags, Image, ImageOps
 
-from lion_min import BadInput
+from lion_min import BadInput, check_file
+
+if TYPE_CHECKING:                          # torch would make --help of the readers slow
+    from torch import Tensor
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+# What the first bytes of other files say: a name that ends in .jpg proves nothing.
+OTHERS = {b"ftypavi": "AVIF", b"ftyphei": "HEIC", b"ftyphev": "HEIC", b"ftypmif1": "HEIF",
+          b"ftyp": "a video", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"8BPS": "PSD", b"%PDF": "PDF",
+          b"<svg": "SVG", b"<?xml": "XML", b"<!DOCTYPE html": "a web page", b"<html": "a web page"}
 MAX_PIXELS = 50_000_000  # a 50-megapixel camera; 150 MB once decoded
 
 # The statistics CLIP was trained with (openai/CLIP, clip.py); LION's and PVIT's encoders use them.
@@ -26,16 +33,11 @@ def load_image(path: str | Path) -> Image.Image:
     """Read a PNG, JPEG, WEBP, BMP or GIF (first frame) as an upright RGB picture.
 
     Upright: a phone may store a photograph rotated, with a tag for its orientation; boxes refer to
-    the displayed picture, so the tag is applied before anything else uses the size.
+    the displayed picture, so the tag is applied before anything else uses the size. Boxes of
+    annotation files, which are of the stored picture, are turned alike (boxes.turn_box).
     Raises BadInput, one line, for whatever is not such a picture of at most 50 million pixels.
     """
     name = repr(str(path))
-    if not os.path.exists(path):
-        raise BadInput(f"image {name}: no such file; check the path")
-    if not os.path.isfile(path):  # a folder, or a pipe, which would wait for ever
-        raise BadInput(f"image {name}: not a file; give the path of one picture")
-    if not os.path.getsize(path):
-        raise BadInput(f"image {name}: the file is empty; save or download it again")
     with _open(path, name) as image:
         # 11 KB of PNG can hold 268 MB of pixels: check the size before decoding any of them.
         if image.width * image.height > MAX_PIXELS:
@@ -45,12 +47,31 @@ def load_image(path: str | Path) -> Image.Image:
             image.load()
             return to_rgb(ImageOps.exif_transpose(image))
         except Exception as error:  # decoders raise nearly anything on damaged bytes
-            raise BadInput(f"image {name}: truncated or damaged ({_first_line(error)}); "
-                           "save or download it again") from None
+            raise _damaged(name, error) from None
+
+
+def stored_frame(path: str | Path) -> tuple[tuple[int, int], int]:
+    """((width, height) as stored, EXIF orientation) of a picture; only its header is read.
+
+    The upright picture exchanges the sides for the orientations boxes.SIDEWAYS. BadInput for a
+    file that is no picture.
+    """
+    name = repr(str(path))
+    with _open(path, name) as image:
+        try:
+            return image.size, image.getexif().get(ExifTags.Base.Orientation, 1)
+        except Exception as error:  # header parsers raise nearly anything on damaged bytes
+            raise _damaged(name, error) from None
+
+
+def _damaged(name: str, error: Exception) -> BadInput:
+    return BadInput(f"image {name}: truncated or damaged ({_first_line(error)}); "
+                    "save or download it again")
 
 
 def _open(path: str | Path, name: str) -> Image.Image:
     """Read the header only; BadInput where it is not one of FORMATS."""
+    check_file(path, f"image {name}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is stricter
@@ -58,10 +79,11 @@ def _open(path: str | Path, name: str) -> Image.Image:
     except Image.DecompressionBombError:  # Pillow's own refusal, above 179 million pixels
         raise BadInput(f"image {name}: far too many pixels; "
                        f"shrink it below {MAX_PIXELS // 10**6} million pixels") from None
-    except PermissionError:
-        raise BadInput(f"image {name}: may not be read; change its permissions") from None
     except Exception:
-        raise BadInput(f"image {name}: not a readable picture; "
+        with open(path, "rb") as file:
+            start = file.read(32)
+        other = next((f", but {kind}" for sign, kind in OTHERS.items() if sign in start), "")
+        raise BadInput(f"image {name}: not a readable picture{other}; "
                        f"give a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file") from None
 
 
@@ -90,6 +112,7 @@ def to_pixels(images: Sequence[Image.Image], size: int, mean: Sequence[float] = 
     Squashed to the square, not cropped, so that box fractions stay true (LION and PVIT do the
     same). Bicubic; Pillow widens the filter when it shrinks, which keeps thin things visible.
     """
+    import torch
     pixels = torch.stack([_bytes(image.resize((size, size), Image.Resampling.BICUBIC))
                           for image in images])  # [B, size, size, 3]
     scaled = pixels.permute(0, 3, 1, 2).float() / 255  # [B, 3, size, size]
@@ -98,5 +121,6 @@ def to_pixels(images: Sequence[Image.Image], size: int, mean: Sequence[float] = 
 
 def _bytes(image: Image.Image) -> Tensor:
     """An RGB picture -> uint8 [height, width, 3], without NumPy."""
+    import torch
     flat = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return flat.view(image.height, image.width, 3)

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lion_min.language_build import LanguageSettings, build
+from lion_min.language_build import LanguageSettings, build, too_long
 
 
 @dataclass
@@ -94,6 +94,7 @@ class LanguageModel(nn.Module):
 
     def __init__(self, settings: LanguageSettings, model: nn.Module | None = None):
         super().__init__()
+        self.notes: list[str] = []         # of the last `generate`, for the user
         self.settings = settings
         self.model = model if model is not None else build(settings)
         self.encoder_decoder = settings.family == "t5"
@@ -239,14 +240,19 @@ class LanguageModel(nn.Module):
     def generate(self, embeds: Tensor, text: TextBatch, shared: Tensor | Prefix | None = None,
                  own: Tensor | None = None, **options) -> Tensor:
         """Answer ids [S, <= max_new_tokens] by transformers' generate, prompt not repeated;
-        an encoder-decoder puts its start token before them."""
+        an encoder-decoder puts its start token before them. `notes`: what was too long."""
         ends = {"eos_token_id": self.settings.eos_id, "pad_token_id": self.settings.pad_id}
         options = {"max_new_tokens": 48, "do_sample": False, "num_beams": 1} | ends | options
         if self.encoder_decoder:
-            return self.model.generate(**self._joined(embeds, text.mask, shared, own), **options)
-        embeds, mask, prefix = self._behind(embeds, text.mask, shared, own)
-        mask = torch.cat([prefix.mask, mask], 1)                      # [S, T+K+L]
-        prefix.repeat(options["num_beams"])
-        return self.model.generate(  # it wants a row as long as the mask and cuts off what was read
-            inputs_embeds=F.pad(embeds, (0, 0, mask.shape[1] - embeds.shape[1], 0)),
-            attention_mask=mask.long(), past_key_values=prefix.cache, **options)
+            inputs, read = self._joined(embeds, text.mask, shared, own), 0
+        else:                # generate wants a row as long as the mask and cuts off what was read
+            embeds, mask, prefix = self._behind(embeds, text.mask, shared, own)
+            mask = torch.cat([prefix.mask, mask], 1)                  # [S, T+K+L]
+            prefix.repeat(options["num_beams"])
+            embeds = F.pad(embeds, (0, 0, mask.shape[1] - embeds.shape[1], 0))
+            inputs = {"inputs_embeds": embeds, "attention_mask": mask.long(),
+                      "past_key_values": prefix.cache}
+            read = int(mask.sum(1).max())
+        ids = self.model.generate(**inputs, **options)
+        self.notes = too_long(ids, read, options["max_new_tokens"], self.settings)
+        return ids

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass
@@ -63,3 +63,16 @@ def _build_t5(config, tied: bool) -> nn.Module:
         model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
         model.config.tie_word_embeddings = False
     return model
+
+
+def too_long(ids: Tensor, read: int, most: int, settings: LanguageSettings) -> list[str]:
+    """Notes for the user on answers [S, A] of at most `most` tokens behind `read` others: cut
+    before their end, or beyond the positions that the LLM was trained on."""
+    notes = []
+    if read + most > settings.positions:
+        notes.append(f"picture and prompt are {read} tokens long, and the LLM has "
+                     f"{settings.positions} positions: do not trust the answer")
+    ids = getattr(ids, "sequences", ids)           # of return_dict_in_generate
+    if ids.shape[1] >= most and not (ids == settings.eos_id).any(1).all():
+        notes.append(f"the answer was cut at {most} tokens, the most that are written")
+    return notes

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from lion_min import BadInput, checkpoints, scores, training
-from lion_min.cli import LION, SYSTEMS, Parser, guarded, prepare, training_flags
+from lion_min.cli import FORMATS, LION, SYSTEMS
 from lion_min.parts import TINY, WEIGHTS, Parts, run_folder, stage_name, tiny_parts
 from lion_min.pretrained.presets import LION_SIZES, PRESETS
 from lion_min.scenes import WORLDS
@@ -110,6 +110,8 @@ def read_config(system: str, weights: Path | None = None,
     """The settings of a run's folder; without `weights`, of the bundled one. BadInput for a folder
     that is missing, damaged, or none of the stages that can be asked."""
     folder = Path(weights or bundled(system))
+    if folder.is_file():
+        raise BadInput(f"weights {str(folder)!r}: is a file; give the folder of the run it lies in")
     if not folder.is_dir():
         mend = "it is not bundled yet: train it" if WEIGHTS in folder.resolve().parents \
             else "train it or leave --weights out"
@@ -219,6 +221,8 @@ class Options:
             return {}
         from lion_min import datasets
         from lion_min.datasets import photos
+        if self.data.suffix == ".jsonl" and not self.form:
+            raise BadInput(f"{self.data}: say which format it has: --format {'|'.join(FORMATS)}")
         if photos.is_photos(self.data):
             return self.photographs()
         scenes, batch = datasets.read_scenes(self.data, WORLDS[self.world]), self.batch or stage.batch
@@ -285,15 +289,3 @@ def in_turn(system: str, numbers: tuple[int, ...], o: Options, minutes: dict[str
     after = (before or {}) | {f"stage {n}": scored["after"] for n, scored in done.items()}
     print(scores.columns({name: s for name, s in after.items() if "vqa_by_type" in s} or after))
     return done
-
-
-def stage_script(name: str, argv: list[str] | None = None) -> int:
-    """`python -m lion_min.<system>.stage<N>`: train that stage; name: the module's own."""
-    _, system, script = name.split(".")
-    number = script.removeprefix("stage")
-    p = Parser(prog=f"python -m {name}", description=f"Train {script} of {system}.")
-    training_flags(p)
-    args = p.parse_args(argv)
-    prepare()
-    o = Options(**{{"batch_size": "batch", "format": "form"}.get(k, k): v for k, v in vars(args).items()})
-    return guarded(lambda: train_stage(system, int(number) if number.isdigit() else script, o))

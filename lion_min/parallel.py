@@ -11,15 +11,19 @@ import gc
 import json
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import _get_default_store
 from torch.nn.parallel import DistributedDataParallel
+
+ENDED, GRACE = "lion_min/ended", 2.0               # how many ended early; seconds to wait for them
 
 
 def start() -> None:
@@ -35,12 +39,30 @@ def start() -> None:
         sys.stdout = open(os.devnull, "w")
 
 
+def first_to_end() -> bool:
+    """Whether no other process has said yet why the run ends; the first cause is the one told.
+
+    Processes that did not join end alike, and the first one speaks.
+    """
+    if not joined():
+        return os.environ.get("RANK", "0") == "0"
+    try:
+        return _get_default_store().add(ENDED, 1) == 1
+    except RuntimeError:                           # the process that kept the store was killed
+        return True
+
+
 def _leave() -> None:
     """The last thing a process does. DDP's modules hold the group in cycles; a group that is
     still held when Python ends takes the process down with SIGABRT, now and then, by a thread of
     its own that then asks for the interpreter."""
+    store, keeper, group = _get_default_store(), is_first(), world()
     gc.collect()
     dist.destroy_process_group()
+    late = time.monotonic() + GRACE
+    with suppress(RuntimeError):
+        while keeper and 0 < store.add(ENDED, 0) < group and time.monotonic() < late:
+            time.sleep(0.01)                       # the first process may keep the store for all
 
 
 def joined() -> bool:

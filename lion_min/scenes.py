@@ -9,7 +9,6 @@ the image. Some colour-kind pairs never occur in training, to score composing, n
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import random
@@ -18,6 +17,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image, ImageChops, ImageDraw
+
+from lion_min import BadInput
 
 COLOURS = {"red": (214, 40, 40), "green": (40, 160, 60), "blue": (45, 80, 220),
            "yellow": (238, 208, 40), "purple": (138, 50, 170), "orange": (244, 132, 30),
@@ -222,30 +223,35 @@ def _background(rng: random.Random, size: int) -> Image.Image:
 
 def main(argv: list[str] | None = None) -> int:
     """Write COUNT held-out scenes as PNG files and their truth as scenes.jsonl."""
-    from lion_min.cli import guarded
-    parser = argparse.ArgumentParser(prog="python -m lion_min.scenes", description=main.__doc__)
+    from lion_min.cli import Parser, command, whole
+    parser = Parser(prog="python -m lion_min.scenes", description=main.__doc__)
     parser.add_argument("out", type=Path, metavar="OUT_DIR")
-    parser.add_argument("--count", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--count", type=whole(1), default=8)
+    parser.add_argument("--seed", type=whole(0), default=0)
     parser.add_argument("--world", choices=WORLDS, default="medium", help="default: medium")
     parser.add_argument("--pairs", choices=("train", "heldout"), default="train",
                         help="heldout: only colour-kind pairs that no training scene shows")
-    a = parser.parse_args(argv)
-    return guarded(lambda: write_scenes(a.out, a.count, a.seed, a.world, a.pairs))
+    return command(parser, lambda a: write_scenes(a.out, a.count, a.seed, a.world, a.pairs), argv)
 
 
 def write_scenes(out: Path, count: int, seed: int, world: str = "medium",
                  pairs: str = "train") -> None:
-    """PNG files scene_SEED_INDEX.png and scenes.jsonl, one JSON object a line."""
+    """PNG files scene_SEED_INDEX.png and scenes.jsonl, one JSON object a line.
+
+    BadInput where the folder lists other scenes already.
+    """
+    side, listed_in = WORLDS[world].image, out / "scenes.jsonl"
+    scenes = {f"scene_{seed}_{index:04d}.png": make_scene(WORLDS[world], "heldout", seed, index, pairs)
+              for index in range(count)}
+    text = "".join(json.dumps({"file": file, "width": side, "height": side, "objects": [
+        asdict(thing) for thing in scene.objects], "caption": scene.caption()}) + "\n"
+        for file, scene in scenes.items())
+    if listed_in.exists() and listed_in.read_text(errors="replace") != text:
+        raise BadInput(f"{listed_in}: lists other scenes; give another folder, or remove this one")
     out.mkdir(parents=True, exist_ok=True)
-    lines, side = [], WORLDS[world].image
-    for index in range(count):
-        scene = make_scene(WORLDS[world], "heldout", seed, index, pairs)
-        file = f"scene_{seed}_{index:04d}.png"
+    for file, scene in scenes.items():
         scene.draw().save(out / file)
-        lines.append(json.dumps({"file": file, "width": side, "height": side, "objects": [
-            asdict(thing) for thing in scene.objects], "caption": scene.caption()}))
-    (out / "scenes.jsonl").write_text("\n".join(lines) + "\n")
+    listed_in.write_text(text)
     print(f"wrote {count} scenes and scenes.jsonl to {out}")
 
 

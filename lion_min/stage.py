@@ -8,59 +8,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from lion_min import BadInput, checkpoints, parallel, scores, training
 from lion_min.features import Features, features_of
 from lion_min.parts import TINY, load_init, stage_name
+from lion_min.recipe import ROUNDS, Plan, Round, Stage
 from lion_min.scenes import WORLDS, Scene, make_scene
 from lion_min.trainable import count_parameters, halve_frozen, only_trainable
-from lion_min.training import Plan
 
-POOL, BATCH = 16384, 16                    # training scenes of a run, of a step
-
-
-@dataclass(frozen=True)
-class Round:
-    """The tasks of one step, one question each for every scene; `scenes` times the batch size."""
-
-    level: str                             # 'image' or 'region', for systems that tell them apart
-    tasks: tuple[str, ...]
-    scenes: int = 1
-
-
-ROUNDS = {
-    "vqa": Round("image", ("existence", "colour", "kind", "count", "count", "relation",
-                           "relation", "side")),
-    "caption": Round("image", ("caption",), 2),
-    "region": Round("region", ("reg", "rec", "rec_relational") * 2),
-    "reg": Round("region", ("reg",) * 4),
-    "pointed": Round("region", ("colour", "kind", "reg", "rec") * 2),   # about one object each
-    "instructions": Round("region", ("instructions",) * 4),   # PVIT's own (pvit/instructions)
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One stage of a system: what trains, on which rounds, how long, from which weights."""
-
-    number: int | str
-    trains: tuple[str, ...]                # parameter-name prefixes; everything else is frozen
-    plan: Plan
-    rounds: tuple[str, ...] = ()           # one of ROUNDS a step, in turn
-    batch: int = BATCH
-    start: Callable[[Callable[[int], dict[str, Tensor]]], dict[str, Tensor]] = lambda earlier: {}
-    needs_earlier: bool = False            # reads parts of an earlier stage that it does not train
-    curriculum_steps: int = 0              # first steps on scenes of one or two objects
-    lookalike_share: float = 0.0           # of a region round's scenes, those with lookalikes
-    unlike_captions: bool = False          # no caption twice in a batch (contrast)
-    steps_in_all: int | None = None        # steps in --stage all; None: the plan's
-    changes: dict = field(default_factory=dict)   # of the model's settings, for a study
+POOL = 16384                               # training scenes of a run
 
 
 @dataclass

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lion_min import BadInput, checkpoints, scores
-from lion_min.boxes import Box, BoxText, prompt_boxes
+from lion_min.boxes import Box, BoxText, typed_boxes
 from lion_min.features import encode_images, index, join
 from lion_min.images import load_image
 from lion_min.parts import Parts, say_if_stage0_bundled
@@ -46,10 +46,10 @@ class Reply:
 
 def parse_prompt(prompt: str, image: Image.Image) -> tuple[str, list[Box], list[str]]:
     """(prompt in the model's text, its boxes, notes); BadInput for one without an answer."""
-    text, boxes, notes = prompt_boxes(prompt, *image.size)
+    text, boxes, notes = typed_boxes(prompt, *image.size)
     if ABOUT_A_BOX.search(text) and not boxes:
-        raise BadInput('prompt: it needs a box, such as "describe box [x1,y1,x2,y2]" '
-                       "with fractions or pixels of the picture")
+        raise BadInput("; ".join(['prompt: it needs a box, such as "describe box [x1,y1,x2,y2]" '
+                                  "with fractions or pixels of the picture", *notes]))
     return text, boxes, notes
 
 
@@ -116,10 +116,12 @@ class System:
         if not 1 <= tokens <= MAX_TOKENS:
             raise BadInput(f"prompt: {tokens} words and signs; from 1 to {MAX_TOKENS} are read")
         start = time.perf_counter()
+        self.model.llm.notes = []
         features = self.encode([image])
         answer = self.answer(features, [text])[0]
         seconds = time.perf_counter() - start
-        notes = dict.fromkeys(notes + (self.doubts(image, text) if self.doubts else []))
+        notes = dict.fromkeys(notes + (self.doubts(image, text) if self.doubts else [])
+                              + self.model.llm.notes)
         return Reply(text, answer, boxes, BoxText().parse(answer), seconds, features, image,
                      [*notes])
 

@@ -17,7 +17,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -26,6 +26,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from lion_min import BadInput, checkpoints, parallel
 from lion_min.cli import progress_bar
+from lion_min.schedule import Plan, learning_rate
 from lion_min.trainable import checkpoint_layers, parameter_groups
 
 LOG = "log.jsonl"
@@ -36,50 +37,6 @@ NO_RESULT = ("save_every", "checkpointing", "accumulate")  # settings that chang
 
 class NonFinite(RuntimeError):
     """The loss or the gradient is NaN or infinite; no parameter was touched by that step."""
-
-
-@dataclass
-class Plan:
-    """How long and how fast a stage trains; BadInput on a value that cannot work."""
-    steps: int
-    lr: float
-    min_lr: float = 0.0
-    warmup: int = 50
-    weight_decay: float = 0.05  # of matrices; vectors (biases, norms) have none
-    clip: float = 1.0  # the largest norm of all gradients together
-    betas: tuple[float, float] = (0.9, 0.999)
-    decay: str = "cosine"  # or "linear_tail": constant, then a linear fall over the last fifth
-    lr_scale: dict[str, float] = field(default_factory=dict)  # parameter-name prefix -> factor
-    precision: str = "fp32"  # or "bf16": autocast
-    save_every: int = 200
-    seed: int = 0
-    accumulate: int = 1  # shards of a step that each process takes one after another
-    checkpointing: bool = False  # transformers' layers run again in backward: less memory
-
-    def __post_init__(self):
-        checks = {"steps": (self.steps >= 1, "at least 1"),
-                  "lr": (0 < self.lr < math.inf, "a positive number"),
-                  "warmup": (self.warmup >= 0, "0 or more steps"),
-                  "decay": (self.decay in ("cosine", "linear_tail"), "cosine or linear_tail"),
-                  "precision": (self.precision in ("fp32", "bf16"), "fp32 or bf16"),
-                  "save_every": (self.save_every >= 1, "at least 1"),
-                  "accumulate": (self.accumulate >= 1, "at least 1"),
-                  "seed": (0 <= self.seed < 2**63, "from 0 to 2^63 - 1")}
-        for name, (works, need) in checks.items():
-            if not works:
-                raise BadInput(f"{name} {getattr(self, name)!r}: must be {need}")
-
-
-def learning_rate(step: int, plan: Plan) -> float:
-    """The rate of one step (from 0): linear warm-up to `lr`, then decay towards `min_lr`."""
-    if step < plan.warmup:
-        return plan.lr * (step + 1) / plan.warmup
-    if plan.decay == "cosine":
-        done = (step - plan.warmup) / max(1, plan.steps - plan.warmup)
-        share = 0.5 * (1 + math.cos(math.pi * done))
-    else:
-        share = min(1.0, (plan.steps - step) / (0.2 * plan.steps))
-    return plan.min_lr + share * (plan.lr - plan.min_lr)
 
 
 def device_of(name: str) -> torch.device:
@@ -108,7 +65,7 @@ def run(model: nn.Module, step_loss: StepLoss, plan: Plan, out: Path | str, conf
         resume: bool = False, device: str | torch.device = "cpu", quiet: bool = False) -> dict:
     """Trains every parameter with requires_grad; returns {steps, loss, parts, seconds}.
 
-    Writes a run's folder (checkpoints.py) every `save_every` steps and at the end. On Ctrl-C or
+    Writes a run's folder (checkpoints/runs.py) every `save_every` steps and at the end. On Ctrl-C or
     SIGTERM the step is finished and saved, then KeyboardInterrupt. `resume` goes on from
     out/state.safetensors; BadInput if that run had other settings. Under torchrun every process
     calls this, all stop after the same step, and the first alone writes.
@@ -124,7 +81,7 @@ def run(model: nn.Module, step_loss: StepLoss, plan: Plan, out: Path | str, conf
     # fused: on a GPU the update of a 7B LLM would else hold copies of its moments for a moment
     optimizer = torch.optim.AdamW(groups, plan.lr, plan.betas, fused=device.type == "cuda")
     torch.manual_seed(plan.seed)
-    done = _resume(out, optimizer, config) if resume else 0
+    done = _resume(out, optimizer, config) if resume else _check_free(out, config)
     compute = parallel.spread(parallel.Step(model, step_loss))  # after all have read the state
     record = _open_log(out, done) if first else {}
     if done and first:  # a kill may have come after state.safetensors, before model.safetensors
@@ -201,6 +158,18 @@ def _resume(out: Path, optimizer: torch.optim.Optimizer, config: dict) -> int:
         raise BadInput(f"{out}: cannot resume with other settings: {', '.join(changed[:3])}; "
                        "give the same ones or train without --resume in another folder")
     return checkpoints.load_state(out, optimizer)[0]
+
+
+def _check_free(out: Path, config: dict) -> int:
+    """0, the finished steps of a new run; BadInput where another one, or half of it, lies there."""
+    if (out / checkpoints.STATE).exists():
+        step, saved = checkpoints.read_state(out)
+        other = checkpoints.differences(saved.get("config", {}), config)
+        if other or step < config["plan"]["steps"]:
+            told = f"another run ({other[0]})" if other else f"this run up to step {step}"
+            raise BadInput(f"{out}: holds {told}; go on with --resume, give another --out, or "
+                           "remove the folder")
+    return 0
 
 
 def _append(path: Path, record: dict) -> None:

@@ -8,7 +8,7 @@ from field_files import FILES, H, OWN, VG, W, read, written
 from lion_min import BadInput
 from lion_min.datasets import FORMATS, read_samples
 from lion_min.datasets.__main__ import main
-from lion_min.datasets.records import picture_size
+from lion_min.datasets.records import picture_frame
 
 
 def changed(form, *keys, **fields):
@@ -110,7 +110,7 @@ def test_bad_files(field, form):
     """A missing, damaged or empty file ended in a traceback, or in an empty list."""
     path = written(field, form)
     for content, told in ((b"{", "not JSON"), (b"\xff\xfe{}", "UTF-8"), (b"[" * 99_999, "not JSON"),
-                          (b"", "not JSON|no good record")):
+                          (b"", "the file is empty|not JSON|no good record")):
         path.write_bytes(content)
         with pytest.raises(BadInput, match=told) as caught:
             list(read_samples(path, form, field))
@@ -145,7 +145,7 @@ def test_check_lists_every_bad_record(field, capsys):
         "line 2", "line 4", "line 5"]
     assert "3 bad, 2 good" in told.err and told.err.count("\n") == 1
     (field / "images" / "COCO_9.jpg").write_bytes(b"no picture")
-    picture_size.cache_clear()
+    picture_frame.cache_clear()
     assert main(["check", str(written(field, "pope")), "--format", "pope"]) == 2
     assert "not a readable picture" in capsys.readouterr().out
     assert main(["check", str(written(field, "coco"))]) == 2

@@ -1,13 +1,14 @@
 """Box arithmetic, the door, and boxes as text."""
 
 import random
+import time
 
 import pytest
 import torch
 
 from lion_min import BadInput
 from lion_min.boxes import (MAX_PROMPT, BoxText, area, box_iou, check_box, check_prompt, iou,
-                            prompt_boxes)
+                            prompt_boxes, typed_boxes)
 
 # What a user may type on a 200x100 picture, and a word of the one line that answers it. The last
 # one is thinner than a pixel only once it is clipped.
@@ -118,6 +119,49 @@ def test_other_text_passes_untouched_or_is_refused():
         with pytest.raises(BadInput, match="^prompt: [^\n]*$"):
             prompt_boxes(prompt, 200, 100)
     assert check_prompt("a" * MAX_PROMPT) == "a" * MAX_PROMPT
+
+
+@pytest.mark.parametrize("typed", [
+    "(20,10,100,50)", "{20, 10, 100, 50}", "<20 10 100 50>", "[20;10;100;50]", "[20 | 10 | 100 | 50]",
+    "【２０，１０，１００，５０】", "［２０、１０、１００、５０］", "[x1=20, y1=10, x2=100, y2=50]",
+    "(xmin: 20, ymin: 10, xmax: 100, ymax: 50)", '{"x1": 20, "y1": 10, "x2": 100, "y2": 50}',
+    "[10%,10%,50%,50 %]", "(20px,10px,100px,50 px)", "(20,10),(100,50)", "(20,10) to (100,50)",
+    "[(20,10),(100,50)]", "[[20,10],[100,50]]", "⟨0.1,0.1,.5,5e-1⟩", "[20,10,100,50\\]"])
+def test_what_is_nearly_a_box_is_read(typed):
+    """Guards: the whole picture described in silence where the user gave a box."""
+    text, boxes, notes = typed_boxes(f"What is in {typed}?", 200, 100)
+    assert boxes == [(.1, .1, .5, .5)] and text == "What is in [0.100,0.100,0.500,0.500]?"
+    assert len(notes) == 1 and f"{typed} was read as the box" in notes[0]
+
+
+@pytest.mark.parametrize("typed", [
+    "(100,10,20,50)", "(1990,1991,1992,1993)", "[100;10;20;50]", "(nan,0,1,1)", "[10%,10,50%,50%]",
+    "20,10,100,50", "20 10 100 50", "[20,10,100,50", "x1=20 y1=10 x2=100 y2=50", "(20,10,100)",
+    "(x=20,y=10,w=80,h=40)", "[y1=10,x1=20,y2=50,x2=100]", "[0,1; 0,1; 0,5; 0,5]", "(20,10,100,50,1)",
+    "<L204><L469><L810><L960>", "(٣,٣,٣,٣)", "[about 20,10,100,50]"])
+def test_numbers_that_are_not_read_get_one_note(typed):
+    """Guards: a guessed box; silence about numbers that the user meant for one; two notes."""
+    text, boxes, notes = typed_boxes(f"What is in {typed}?", 200, 100)
+    assert (text, boxes, len(notes)) == (f"What is in {typed}?", [], 1), notes
+    assert "read" in notes[0]
+
+
+def test_numbers_that_mean_no_box_are_left_alone():
+    """Guards: a note at every number; minutes over one odd prompt; a literal's own mistakes,
+    which are refused, told as a note; two boxes in two styles, of which one is lost."""
+    for text in ("is (1) the 2 red?", "the 3 large and 2 small ones (2)", "a (b, c) {d} <e>", "()[]",
+                 "<region> <extra_id_0> in [x]"):
+        assert typed_boxes(text, 200, 100) == (text, [], [])
+    for bad in ("[20,10]", "[20,10,,50]", "[100,10,20,50]"):
+        with pytest.raises(BadInput, match="^prompt: box"):
+            typed_boxes(bad, 200, 100)
+    both = typed_boxes("is (20,10,100,50) left of [0.5,0.5,1,1]?", 200, 100)
+    assert both[1] == [(.1, .1, .5, .5), (.5, .5, 1, 1)] and len(both[2]) == 1
+    start = time.perf_counter()
+    for odd in ("( " * 9999, "(1," * 6600, " " * 19999 + "x", "(1" + " " * 9000 + ")" * 9000,
+                "(1=" + ":" * 9000 + " " * 9000 + ")", "(" + "1 " * 9999 + ")", "(1,2)" + " " * 19000):
+        typed_boxes(odd, 200, 100)
+    assert time.perf_counter() - start < 2
 
 
 def test_iou_by_hand():

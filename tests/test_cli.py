@@ -57,7 +57,7 @@ def test_one_pixel(ready, capsys):
     ("describe box [nan,0,1,1]", "not finite"), ("describe box [0.1,0.2,0.3]", "has 3 numbers"),
     ("describe box []", "needs a box"), ("describe box", "needs a box"),
     ("What is in the box?", "needs a box"), ("Describe the region, please", "needs a box"),
-    ("What does the region (1,2,30,40) show?", "needs a box"), ("", "empty"), (" \n\t ", "empty"),
+    ("What does the region (40,2,30,40) show?", "needs a box"), ("", "empty"), (" \n\t ", "empty"),
     ("a" * 100_000, "100000 characters"), ("[" * 100_000, "100000 characters"),
     ("\U0001f981" * 19_000, "words and signs"),
     ("describe box [0.1,0.1,0.6,0.6] " * 400, "words and signs"), ("a\udcff", "UTF-8")])
@@ -85,7 +85,8 @@ def test_odd_prompts_are_answered(ready, capsys, prompt):
 def test_unknown_words_are_named_once(ready, capsys):
     """Guards: an answer about a zebra from a model that never read the word, without a hint."""
     _, out, err = call(infer.main, capsys, "scene.png", "Is the Zebra in [0,0,9,9] a zebra?")
-    assert err == "note: the tiny preset does not know 'Zebra', 'zebra'\n" and "note" not in out
+    assert err.startswith("note: the tiny preset does not know 'Zebra', 'zebra'\n")
+    assert "note" not in out
     tokenizer = TinyTokenizer()
     assert unknown_words(tokenizer, "What colour is the circle in [0.100,0.100,0.6,1]?") == []
     assert BOX_LITERAL.sub("", "x [0.1,0.2, 3,4]") == "x "

@@ -1,16 +1,17 @@
 """Every reader on a small file of the field's exact form."""
 
+import json
 import pickle
 
 import pytest
-from field_files import BOX, H, LLAVA, POPE, REFS, W, read, written
+from field_files import BOX, COCO, H, LLAVA, OWN, POPE, PVIT, REFS, W, read, written
 from PIL import Image
 
-from lion_min.boxes import BoxText
+from lion_min.boxes import SIDEWAYS, BoxText, turn_box
 from lion_min.datasets import read_samples
 from lion_min.datasets.__main__ import main
 from lion_min.images import to_pixels
-from lion_min.datasets.records import picture_size
+from lion_min.datasets.records import picture_frame
 
 
 def test_coco(field):
@@ -104,12 +105,40 @@ def test_boxes_keep_to_their_picture(field):
     assert inside > 0.95 * (x2 - x1) * (y2 - y1) and inside > 0.9 * pixels.sum()
 
 
-def test_size_is_of_the_displayed_picture(tmp_path):
-    """A phone's photo lies on its side in the file; its boxes are of the upright one."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (W, H)).save(tmp_path / "phone.jpg", exif=exif)
-    assert picture_size(tmp_path / "phone.jpg") == (H, W)
+@pytest.mark.parametrize("form, width, upright", [
+    ("coco", W, False), ("coco", H, False), ("coco", W, True), ("refcoco", W, False),
+    ("refcoco", W, True), ("vg", W, False), ("pvit", W, False), ("samples", W, True)])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_boxes_turn_with_their_picture(field, form, width, upright, orientation):
+    """Guards: a box that stays where the camera stored its object, while the picture turns; one
+    turned although its set counts in the upright picture, as its width and height say."""
+    exif, box = Image.Exif(), (0.25, 0.5, 0.5, 0.75)
+    exif[0x0112] = orientation
+    picture = Image.new("RGB", (width, H), "white")
+    picture.paste("blue", [round(v * side) for v, side in zip(box, picture.size * 2)])
+    for path in field.glob("*/*.jpg"):
+        picture.save(path, "PNG", exif=exif)
+    size = picture.size
+    if upright and (form == "samples" or orientation in SIDEWAYS):
+        box, size = turn_box(box, orientation), size[::-1] if orientation in SIDEWAYS else size
+    x1, y1, x2, y2 = (round(v * side) for v, side in zip(box, size * 2))
+    image = {**COCO["images"][0], "width": size[0], "height": size[1]}
+    coco = COCO | {"images": [image], "annotations": [
+        {**COCO["annotations"][0], "bbox": [x1, y1, x2 - x1, y2 - y1]}]}
+    (field / "instances.json").write_text(json.dumps(coco))
+    data = {"coco": coco, "refcoco": REFS, "vg": [{"regions": [
+                {"image_id": 1, "x": x1, "y": y1, "width": x2 - x1, "height": y2 - y1,
+                 "phrase": "a patch"}]}],
+            "pvit": [{**PVIT[0], "conversations": [
+                {"from": "human", "value": f"What is <Region>{list(box)}</Region>?"},
+                {"from": "gpt", "value": "A patch."}]}],
+            "samples": [{**OWN[0], "answer": str([x1, y1, x2, y2]), "boxes": [list(box)]}]}[form]
+    picture_frame.cache_clear()
+    sample = read(field, form, data)[0]
+    shown = sample.draw()
+    corners = [round(v * side) for v, side in zip(sample.boxes[0], shown.size * 2)]
+    assert shown.crop(corners).getcolors() == [(width * H // 16, (0, 0, 255))]
+    assert sample.boxes == tuple(BoxText().parse(sample.prompt) or BoxText().parse(sample.answer))
 
 
 def test_check_counts(field, capsys):

@@ -165,8 +165,9 @@ def test_the_command_writes_what_it_promises(tmp_path, capsys):
         assert line["task"] in STRATEGIES[line["strategy"]]
         check(drawn[line["scene"]], Instruction(line["turns"], "", line["task"]))
     assert written("again.jsonl", *rich) == lines
-    assert {line["task"] for line in written("again.jsonl", "--count", "5", "--strategy", "general")
+    assert {line["task"] for line in written("third.jsonl", "--count", "5", "--strategy", "general")
             } == {"general"}
+    assert main([str(tmp_path / "new" / "third.jsonl")]) == 2, "a file of the user's is replaced"
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):
@@ -180,8 +181,7 @@ def test_bad_input_is_one_line(tmp_path, capsys):
         assert error.startswith("error: chat model" if chat else "error: ")
         assert error.count("\n") == 1
     assert [p.name for p in tmp_path.iterdir()] == ["empty"]
-    with pytest.raises(SystemExit, match="2"):
-        main([str(tmp_path / "out.jsonl"), "--count", "0"])
+    assert main([str(tmp_path / "out.jsonl"), "--count", "0"]) == 2
 
 
 @pytest.fixture(scope="module")

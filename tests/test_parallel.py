@@ -86,6 +86,7 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 from lion_min import launch, parallel
+from lion_min.cli import guarded
 from lion_min.training import NonFinite
 from toy_run import train
 out, told = Path(sys.argv[1]), {}
@@ -104,11 +105,12 @@ except NonFinite as error:
     told["non-finite"] = str(error)
 print("said by", parallel.rank())
 (out / f"told {parallel.rank()}").write_text(json.dumps(told))
+raise SystemExit(guarded(lambda: train(out / "refused", refuse=3, at=1)))
 """
 
 
-def torchrun(count: int, *command: str, timeout: int = 300) -> list[str]:
-    """The processes' stdout, after all have ended well; the environment is torchrun's."""
+def torchrun(count: int, *command: str, timeout: int = 100) -> list[tuple[int, str, str]]:
+    """The processes' exit codes, stdout and stderr; the environment is torchrun's."""
     with socket.socket() as door:
         door.bind(("127.0.0.1", 0))
         port = door.getsockname()[1]
@@ -116,20 +118,19 @@ def torchrun(count: int, *command: str, timeout: int = 300) -> list[str]:
                         "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1",
                         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     processes = [subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True,
-                                  env=env | {"RANK": str(r), "LOCAL_RANK": str(r)}, cwd=ROOT)
+                                  stderr=subprocess.PIPE, env=env | {"RANK": str(r), "LOCAL_RANK": str(r)}, cwd=ROOT)
                  for r in range(count)]
     try:
-        said = [process.communicate(timeout=timeout)[0] for process in processes]
+        said = [process.communicate(timeout=timeout) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0] * count
-    return said
+    return [(process.returncode, *streams) for process, streams in zip(processes, said)]
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory) -> tuple[Path, list[str]]:
-    """(folder of all that SCRIPT does in two processes, what they printed)."""
+def two(tmp_path_factory) -> tuple[Path, list[tuple[int, str, str]]]:
+    """(folder of all that SCRIPT does in two processes, how they ended)."""
     out = tmp_path_factory.mktemp("two")
     write_scenes(out / "data", 8, 1)
     return out, torchrun(2, "-c", SCRIPT, str(out))
@@ -158,9 +159,17 @@ def test_the_end_of_one_process_is_the_end_of_all(two):
 def test_the_first_process_alone_prints_and_writes(two):
     """Every line stood twice; two processes wrote one log, or the same temporary file. A system's
     stage could not be spread: its loss took no shard, or a scoring ran apart."""
-    assert two[1][0].endswith("said by 0\n") and two[1][0].count("wrote ") == 1 and two[1][1] == ""
+    (_, out, _), (_, other, _) = two[1]
+    assert out.endswith("said by 0\n") and out.count("wrote ") == 1 and other == ""
     assert [line["step"] for line in log(two[0] / "one each")] == list(range(12))
     assert [line["step"] for line in log(two[0] / "pvit" / "stage1")] == [0, 1, 2]
+
+
+def test_bad_input_of_one_process_ends_all(two):
+    """The others waited for ever, or their lost connection was told instead of the cause."""
+    assert [code for code, *_ in two[1]] == [2, 2]
+    errors = [line for *_, err in two[1] for line in err.splitlines() if line.startswith("error")]
+    assert errors == ["error: picture 3: damaged"]
 
 
 def test_a_process_without_a_gpu_of_its_own_is_told(monkeypatch):

@@ -128,7 +128,7 @@ DAMAGED = {
 @pytest.mark.parametrize("name", DAMAGED)
 def test_damaged_pickles_are_told(tmp_path, name):
     """A cut-off download ended in a traceback of the machine's insides."""
-    with pytest.raises(BadInput, match=r"refs\(unc\)\.p: no whole pickle") as e:
+    with pytest.raises(BadInput, match=r"refs\(unc\)\.p: (no whole pickle|the file is empty)") as e:
         opened(tmp_path, DAMAGED[name])
     assert "\n" not in str(e.value) and len(str(e.value)) < 400
 
@@ -154,5 +154,5 @@ def test_bombs_stay_small(tmp_path, monkeypatch):
     monkeypatch.setattr(pickles, "MAX_BYTES", 10)
     with pytest.raises(BadInput, match="has at most 10"):
         opened(tmp_path, pickle.dumps(REFS))
-    with pytest.raises(BadInput, match="no such file"):
+    with pytest.raises(BadInput, match="is a folder"):
         read_plain_pickle(tmp_path)

@@ -53,8 +53,8 @@ def stage_of(number: int, system: str = "lion"):
 
 @pytest.mark.parametrize("argv, told", [
     ("", "--stage"), ("--stage 5", "--stage"), ("--stage 1 --steps 0", "--steps"),
-    ("--stage 1 --steps many", "--steps"), ("--stage 1 --lr nan", "lr nan"),
-    ("--stage 1 --lr -1", "lr -1"), ("--stage 1 --batch-size 0", "--batch-size"),
+    ("--stage 1 --steps many", "--steps"), ("--stage 1 --lr nan", "--lr: 'nan'"),
+    ("--stage 1 --lr -1", "--lr: '-1'"), ("--stage 1 --batch-size 0", "--batch-size"),
     ("--stage 1 --seed -1", "--seed"), ("--stage 1 --part vision", "only stage 0"),
     ("--stage 0 --part t5 --labels coarse", "--labels"), ("--stage 2 --labels dense", "--labels"),
     ("--stage all --labels dense --system pvit", "lion's stage 0"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from lion_min import checkpoints, trainable, training
+from lion_min import BadInput, checkpoints, trainable, training
 from lion_min.training import Plan
 
 CONFIG = {"system": "lion", "stage": 2, "preset": "tiny"}
@@ -26,9 +26,9 @@ def toy() -> nn.Module:
 
 
 def train(out: Path, stop_at: int | None = None, hold: int | None = None, resume: bool = False,
-          poison: int | None = None, at: int = 0, **changed) -> nn.Module:
+          poison: int | None = None, at: int = 0, refuse: int | None = None, **changed) -> nn.Module:
     """12 steps on data drawn from the step's number; Ctrl-C at `stop_at`, NaN at `poison`, both in
-    shard `at`.
+    shard `at`; BadInput at `refuse`, likewise.
 
     Step `hold` waits for a file named "go" beside `out`, so that a signal falls into that step.
     """
@@ -42,6 +42,8 @@ def train(out: Path, stop_at: int | None = None, hold: int | None = None, resume
         y = model["head"](h) + (model["odd"](h) if step % 2 and shard == 0 else 0)
         poisoned = (step, shard) == (poison, at)
         fit = (y.squeeze(1) - x.sum(1)).square().mean() * (float("nan") if poisoned else 1)
+        if (step, shard) == (refuse, at):
+            raise BadInput(f"picture {step}: damaged")
         if (step, shard) == (stop_at, at):
             os.kill(os.getpid(), signal.SIGINT)
         while step == hold and not (out.parent / "go").exists():

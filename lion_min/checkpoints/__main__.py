@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lion_min import BadInput
-from lion_min.checkpoints import check_writable
-from lion_min.cli import LMEYE, PVIT, SYSTEMS, Parser, guarded
-from lion_min.launch import published
-from lion_min.published.importing import import_checkpoint, read_file
+from lion_min import BadInput, checkpoints
+from lion_min.cli import LMEYE, PVIT, SYSTEMS, Parser, command
 
 
 def parser() -> Parser:
@@ -30,17 +27,20 @@ def parser() -> Parser:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; 0 when done, 2 after one line for bad input."""
-    args = parser().parse_args(argv)
+    return command(parser(), run, argv)
 
-    def run() -> None:
-        check_writable(args.out)
-        for line in import_checkpoint(args.system, args.files, args.out, **options_of(args)):
-            print(line)
-    return guarded(run)
+
+def run(args) -> None:
+    from lion_min.published.importing import import_checkpoint
+    checkpoints.check_writable(args.out)
+    for line in import_checkpoint(args.system, args.files, args.out, **options_of(args)):
+        print(line)
 
 
 def options_of(args) -> dict:
     """--base, --legacy-overwrite and --set as keywords of the system's `convert`."""
+    from lion_min.launch import published
+    from lion_min.published.importing import read_file
     options, known = {}, published(args.system).OPTIONS
     for word in args.sizes:
         name, _, number = word.partition("=")

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from lion_min import BadInput
-from lion_min.cli import Parser, guarded
+from lion_min.cli import Parser, command
 from lion_min.datasets import FORMATS, read_samples
 from lion_min.datasets.records import picture_size
 
@@ -43,8 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("file", type=Path, metavar="FILE")
     p.add_argument("--format", choices=FORMATS, help="default for .jsonl: samples, our own")
     p.add_argument("--images", type=Path, metavar="DIR", help="default: the folder of FILE")
-    a = p.parse_args(argv)
-    return guarded(lambda: check(a.file, a.format, a.images))
+    return command(p, lambda a: check(a.file, a.format, a.images), argv)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from lion_min.boxes import Box
 from lion_min.datasets.pickles import read_plain_pickle
-from lion_min.datasets.records import (Reading, Record, Rows, Sample, Size, find_picture,
-                                       fraction_box, json_file, json_lines, picture_size, pixel_box)
+from lion_min.datasets.records import (Frame, Reading, Record, Rows, Sample, find_picture,
+                                       fraction_box, json_file, json_lines, picture_frame,
+                                       picture_size, pixel_box)
 from lion_min.tasks import BOX, TEMPLATES
 
 
@@ -38,9 +39,9 @@ def coco(file: Path, pictures: Path) -> Reading:
     def make(r: Record) -> list[Sample]:
         if r.fields.get("iscrowd"):
             return []
-        path, size = _coco_picture(r.follow("image_id", images, "images"), pictures)
+        path, frame = _coco_picture(r.follow("image_id", images, "images"), pictures)
         kind = r.follow("category_id", kinds, "categories").text("name")
-        return [_reg(path, _coco_box(r, size), kind, next(prompts))]
+        return [_reg(path, _coco_box(r, frame), kind, next(prompts))]
     return data.rows("annotations"), make
 
 
@@ -77,8 +78,8 @@ def refcoco(file: Path, pictures: Path) -> Reading:
         if r.take("image_id", int) != thing.take("image_id", int):
             raise r.bad("image_id is another one than its annotation's; instances.json must "
                         "come from the same download")
-        path, size = _coco_picture(r.follow("image_id", images, "images"), pictures)
-        box, split = _coco_box(thing, size), r.text("split")
+        path, frame = _coco_picture(r.follow("image_id", images, "images"), pictures)
+        box, split = _coco_box(thing, frame), r.text("split")
         said = [sentence.text("sent") for sentence in r.records("sentences")]
         return [Sample(path, "rec", _capital(next(prompts).format(words)), BOX.format(box),
                        (box,), split=split) for words in said]
@@ -91,19 +92,22 @@ def _by_id(data: Record, name: str) -> dict[int, Record]:
             if isinstance(raw, dict) and isinstance(raw.get("id"), int)}
 
 
-def _coco_picture(image: Record, pictures: Path) -> tuple[Path, Size]:
+def _coco_picture(image: Record, pictures: Path) -> tuple[Path, Frame]:
+    """The picture and the frame of its boxes: as stored, or upright where only that size fits."""
     path = find_picture(image.text("file_name"), pictures, image.where)
     size = image.take("width", int), image.take("height", int)
-    if size != picture_size(path):  # a wrong folder, or boxes drawn on a photo not yet turned
+    if size == picture_frame(path)[0]:
+        return path, picture_frame(path)
+    if size != picture_size(path):  # a wrong folder
         raise image.bad(f"{size[0]}x{size[1]} pixels, but {path} shows {picture_size(path)[0]}x"
                         f"{picture_size(path)[1]}: its boxes are of another frame")
-    return path, size
+    return path, (size, 1)
 
 
-def _coco_box(thing: Record, size: Size) -> Box:
+def _coco_box(thing: Record, frame: Frame) -> Box:
     if len(numbers := thing.take("bbox", list)) != 4:
         raise thing.bad(f"bbox has {len(numbers)} numbers; x, y, width, height are needed")
-    return pixel_box(*numbers, size, thing.where)
+    return pixel_box(*numbers, frame, thing.where)
 
 
 # ---- Visual Genome, VSR, POPE --------------------------------------------------------------------
@@ -128,7 +132,7 @@ def vg(file: Path, pictures: Path) -> Reading:
     def make(r: Record) -> list[Sample]:
         path = find_picture(f"{r.take('image_id', int)}.jpg", pictures, r.where)
         numbers = [r.fields.get(name) for name in ("x", "y", "width", "height")]
-        box = pixel_box(*numbers, picture_size(path), r.where)
+        box = pixel_box(*numbers, picture_frame(path), r.where)
         return [_reg(path, box, r.text("phrase"), next(prompts))]
     return rows(), make
 
@@ -214,7 +218,8 @@ def _regions(turn: Record, path: Path) -> tuple[str, list[Box]]:
                 numbers = [float(v) for v in match[1].strip().strip("[]").split(",")]
             except ValueError:
                 raise turn.bad(f"region {match[0][:60]!r} has no four numbers") from None
-        boxes.append(fraction_box(numbers, picture_size(path), turn.where))
+        size, orientation = picture_frame(path)
+        boxes.append(fraction_box(numbers, size, turn.where, orientation))
         return BOX.format(boxes[-1])
 
     text = REGION.sub(rewrite, turn.take("value", str).replace("<image>", ""))

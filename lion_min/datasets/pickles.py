@@ -10,7 +10,7 @@ import pickle
 from functools import partial
 from pathlib import Path
 
-from lion_min import BadInput
+from lion_min import BadInput, check_file
 
 MAX_BYTES = 200_000_000  # RefCOCO's own files are below 50 MB
 BASE = pickle._Unpickler  # in Python: unlike C's, its memo is a dict; index 2**31 costs no 16 GB
@@ -52,8 +52,7 @@ def read_plain_pickle(file: Path | str) -> object:
     than MAX_BYTES. Values may be shared or contain themselves: walk them by known fields.
     """
     path = Path(file)
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file; check the path")
+    check_file(path)
     if (size := path.stat().st_size) > MAX_BYTES:
         raise BadInput(f"{path}: {size} bytes; a pickle of annotations has at most {MAX_BYTES}")
     try:

@@ -18,13 +18,14 @@ from pathlib import Path
 
 from PIL import Image
 
-from lion_min import BadInput, tasks
-from lion_min.boxes import MAX_PROMPT, STICK_OUT, Box, check_box
-from lion_min.images import FORMATS, load_image
+from lion_min import BadInput, check_file, tasks
+from lion_min.boxes import MAX_PROMPT, SIDEWAYS, STICK_OUT, Box, check_box, turn_box
+from lion_min.images import load_image, stored_frame
 
 TASKS = tasks.TASKS + ("vqa", "chat")            # chat: the tasks of instruction data are unnamed
 PLACES = ("", "images", "VG_100K", "VG_100K_2")  # of a picture, inside the folder of pictures
 Size = tuple[int, int]                           # width, height in pixels, as displayed
+Frame = tuple[Size, int]                         # size as stored, EXIF orientation
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel = _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 4
 _SHORT.maxlong = _SHORT.maxstring = _SHORT.maxother = 50
@@ -141,8 +142,7 @@ def json_file(file: Path) -> object:
 
 
 def _checked(file: Path) -> Path:
-    if not file.is_file():
-        raise BadInput(f"{file}: no such file; check the path")
+    check_file(file)
     return file
 
 
@@ -170,35 +170,33 @@ def find_picture(name: str, folder: Path, where: str) -> Path:
                    "the folder of the pictures")
 
 
-@lru_cache(maxsize=200_000)  # COCO's boxes stand in no order of pictures
+picture_frame = lru_cache(maxsize=200_000)(stored_frame)  # COCO's boxes stand in no order of pictures
+
+
 def picture_size(path: Path) -> Size:
-    """Width and height as displayed, from the file's first bytes; nothing is decoded."""
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # a phone held upright
-            return image.size[::-1] if turned else image.size
-    except Exception as error:  # header parsers raise nearly anything on damaged bytes
-        raise BadInput(f"image {str(path)!r}: not a readable picture "
-                       f"({type(error).__name__}); download it again") from None
+    """Width and height as displayed."""
+    size, orientation = picture_frame(path)
+    return size[::-1] if orientation in SIDEWAYS else size
 
 
 # ---- boxes ---------------------------------------------------------------------------------------
 
-def pixel_box(x: float, y: float, width: float, height: float, size: Size, where: str) -> Box:
-    """The field's x, y, width, height in pixels -> a checked box in fractions."""
+def pixel_box(x: float, y: float, width: float, height: float, frame: Frame, where: str) -> Box:
+    """The field's x, y, width, height in pixels of a frame -> a checked box, upright fractions."""
     if not all(isinstance(v, (int, float)) and abs(v) < 1e6 for v in (x, y, width, height)):
         raise BadInput(f"{where}: box {show([x, y, width, height])} is not made of ordinary "
                        "numbers; x, y, width, height in pixels are needed")
     corners = [x, y, x + width, y + height]
     if max(corners) <= 1.02:  # check_box would take these pixels for fractions
         raise BadInput(f"{where}: box {show(corners)} covers less than a pixel of the picture")
-    return check_box(corners, *size, where)[0]
+    size, orientation = frame
+    return turn_box(check_box(corners, *size, where)[0], orientation)
 
 
-def fraction_box(numbers: list, size: Size, where: str) -> Box:
-    """x1, y1, x2, y2 that must be fractions -> a checked box."""
+def fraction_box(numbers: list, size: Size, where: str, orientation: int = 1) -> Box:
+    """x1, y1, x2, y2 that must be fractions of a frame -> a checked box, upright fractions."""
     if numbers and all(isinstance(v, (int, float)) for v in numbers) and (
             max(numbers) > 1 + STICK_OUT):  # check_box would take these for pixels
         raise BadInput(f"{where}: box {show(numbers)} is not in fractions of the picture; "
                        "divide by its width and height")
-    return check_box(numbers, *size, where)[0]
+    return turn_box(check_box(numbers, *size, where)[0], orientation)

@@ -6,7 +6,7 @@ is not frozen, so no features are cached and a step costs about three times as m
 
 from lion_min.lion.stage3 import STAGE as STAGE3
 from lion_min.lion.stages import LionStage
-from lion_min.training import Plan
+from lion_min.schedule import Plan
 
 STAGE = LionStage(
     number="joint",

@@ -6,7 +6,7 @@ image-level tasks. Paper: captioning and VQA sets; Q-Former from BLIP-2.
 """
 
 from lion_min.lion.stages import LionStage
-from lion_min.training import Plan
+from lion_min.schedule import Plan
 
 STAGE = LionStage(
     number=1,
@@ -18,5 +18,5 @@ STAGE = LionStage(
 )
 
 if __name__ == "__main__":
-    from lion_min.launch import stage_script
-    raise SystemExit(stage_script(__spec__.name))
+    from lion_min.stage_script import main
+    raise SystemExit(main(__spec__.name))

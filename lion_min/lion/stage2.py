@@ -8,7 +8,7 @@ full rate its noise costs more than it gains (VQA loss after 150 steps .238, at 
 """
 
 from lion_min.lion.stages import LionStage
-from lion_min.training import Plan
+from lion_min.schedule import Plan
 
 STAGE = LionStage(
     number=2,
@@ -21,5 +21,5 @@ STAGE = LionStage(
 )
 
 if __name__ == "__main__":
-    from lion_min.launch import stage_script
-    raise SystemExit(stage_script(__spec__.name))
+    from lion_min.stage_script import main
+    raise SystemExit(main(__spec__.name))

@@ -5,15 +5,13 @@ starts as the identity, so at step 0 an image batch passes the stage-1 adapter a
 batch the stage-2 adapter alone. Batches of the two levels alternate (spec 3.2).
 """
 
-from torch import Tensor
-
-from lion_min.adapters import merge_stage_adapters
 from lion_min.lion.stages import LionStage
-from lion_min.training import Plan
+from lion_min.schedule import Plan
 
 
-def start(earlier) -> dict[str, Tensor]:
+def start(earlier) -> dict:
     """Stages 1 and 2 side by side, adapters merged (not in the official code; spec 3.1)."""
+    from lion_min.adapters import merge_stage_adapters   # torch would make --help slow
     image, region = earlier(1), earlier(2)
     return image | region | merge_stage_adapters(region, image)
 
@@ -31,5 +29,5 @@ STAGE = LionStage(
 )
 
 if __name__ == "__main__":
-    from lion_min.launch import stage_script
-    raise SystemExit(stage_script(__spec__.name))
+    from lion_min.stage_script import main
+    raise SystemExit(main(__spec__.name))

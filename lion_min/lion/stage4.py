@@ -8,7 +8,7 @@ rounds a third of the scenes hold two objects that differ in size alone, which w
 
 from lion_min.lion.stage3 import STAGE as STAGE3
 from lion_min.lion.stages import LionStage
-from lion_min.training import Plan
+from lion_min.schedule import Plan
 
 STAGE = LionStage(
     number=4,
@@ -25,5 +25,5 @@ STAGE = LionStage(
 )
 
 if __name__ == "__main__":
-    from lion_min.launch import stage_script
-    raise SystemExit(stage_script(__spec__.name))
+    from lion_min.stage_script import main
+    raise SystemExit(main(__spec__.name))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lion_min.stage import Stage
+from lion_min.recipe import Stage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ Image features become a few tokens of the LLM, the same for every question; trai
 """
 
 from lion_min.lmeye.stages import LmeyeStage
-from lion_min.training import Plan
+from lion_min.schedule import Plan
 
 STAGE = LmeyeStage(
     number=1,
@@ -18,5 +18,5 @@ STAGE = LmeyeStage(
 )
 
 if __name__ == "__main__":
-    from lion_min.launch import stage_script
-    raise SystemExit(stage_script(__spec__.name))
+    from lion_min.stage_script import main
+    raise SystemExit(main(__spec__.name))

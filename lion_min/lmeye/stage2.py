@@ -11,7 +11,7 @@ needs; without these rounds they attend to that object hardly more than to the o
 """
 
 from lion_min.lmeye.stages import LmeyeStage
-from lion_min.training import Plan
+from lion_min.schedule import Plan
 
 STAGE = LmeyeStage(
     number=2,
@@ -28,5 +28,5 @@ STAGE = LmeyeStage(
 )
 
 if __name__ == "__main__":
-    from lion_min.launch import stage_script
-    raise SystemExit(stage_script(__spec__.name))
+    from lion_min.stage_script import main
+    raise SystemExit(main(__spec__.name))

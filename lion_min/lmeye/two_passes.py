@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lion_min.cli import Parser
+from lion_min.cli import Parser, command
 from lion_min.language import LanguageModel, LanguageSettings, Prefix, TextBatch
 
 Words = Callable[[TextBatch], Tensor]      # text [S, L] -> embedded [S, L, D]
@@ -116,9 +116,14 @@ def compare(rounds: int = 7, images: int = 4, questions: int = 8) -> dict[str, f
     return best
 
 
-if __name__ == "__main__":
-    Parser(prog="python -m lion_min.lmeye.two_passes",
-           description="What the second pass on the first one's cache saves.").parse_args()
+def main(args) -> None:
+    """Print what `compare` measures."""
     took = compare()
     print(f"training step, 4 images with 8 questions each: cached {took['cached'] * 1e3:.0f} ms, "
           f"full {took['full'] * 1e3:.0f} ms, ratio {took['cached'] / took['full']:.2f}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(command(Parser(
+        prog="python -m lion_min.lmeye.two_passes",
+        description="What the second pass on the first one's cache saves."), main))

@@ -5,7 +5,7 @@ and masks of scenes (detection_loss.py). Its tagger is the tag head of LION's st
 """
 
 from lion_min.lyrics.stages import LyricsStage
-from lion_min.training import Plan
+from lion_min.schedule import Plan
 
 STAGE = LyricsStage(
     number=0,
@@ -16,5 +16,5 @@ STAGE = LyricsStage(
 )
 
 if __name__ == "__main__":
-    from lion_min.launch import stage_script
-    raise SystemExit(stage_script(__spec__.name))
+    from lion_min.stage_script import main
+    raise SystemExit(main(__spec__.name))

@@ -8,7 +8,7 @@ step on, a whole scene told in order is not (captions .938 with a quarter of the
 """
 
 from lion_min.lyrics.stages import LyricsStage
-from lion_min.training import Plan
+from lion_min.schedule import Plan
 
 STAGE = LyricsStage(
     number=2,
@@ -22,5 +22,5 @@ STAGE = LyricsStage(
 )
 
 if __name__ == "__main__":
-    from lion_min.launch import stage_script
-    raise SystemExit(stage_script(__spec__.name))
+    from lion_min.stage_script import main
+    raise SystemExit(main(__spec__.name))

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lion_min import BadInput, checkpoints
+from lion_min import BadInput, check_file, checkpoints
 from lion_min.language import LanguageModel, LanguageSettings
 from lion_min.parts import STAGE0, Parts, tiny_vision
 from lion_min.pretrained.hf_tokenizer import PretrainedTokenizer
@@ -121,7 +121,10 @@ def _weights(kind: str, source: str | Path, config, dtype: torch.dtype | None, o
     faults = [f"key '{key}' is {list(shape)} instead of {list(expected)}"
               for key, shape, expected in sorted(info["mismatched_keys"])]
     faults += [f"key '{key}' is missing" for key in sorted(info["missing_keys"])]
-    faults += [f"unknown key '{key}'" for key in sorted(info["unexpected_keys"]) if not OTHERS.fullmatch(key)]
+    faults += [f"unknown key '{key}'" for key in sorted(info["unexpected_keys"])
+               if not OTHERS.fullmatch(key)]
+    faults += [f"key '{key}' holds NaN or infinity"
+               for key in checkpoints.not_finite(dict(model.named_parameters()))]
     if faults:
         more = f" and {len(faults) - 3} more" if faults[3:] else ""
         raise BadInput(f"{source}: not all of a {kind}: {', '.join(faults[:3])}{more}; "
@@ -173,7 +176,13 @@ def _hub_options(source: str | Path, flag: str) -> dict:
         if not (Path(source) / "config.json").is_file():
             raise BadInput(f"{source}: holds no config.json; pass a folder in Hugging Face's "
                            f"layout with {flag} FOLDER")
+        for file in sorted(Path(source).glob("*.*")):
+            if file.suffix in (".json", ".safetensors", ".model"):
+                check_file(file)
         return {}
+    if Path(source).is_file():
+        raise BadInput(f"{source}: is a file; pass the folder it lies in, in Hugging Face's layout, "
+                       f"with {flag} FOLDER")
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)):
         raise BadInput(f"{source}: no such folder, and no name on the Hub (OWNER/NAME); pass what "
                        f"there is with {flag} FOLDER")

@@ -24,7 +24,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from lion_min import BadInput, checkpoints, launch
+from lion_min import BadInput, check_file, checkpoints, launch
 from lion_min.published import keys
 
 PICKLES = (".pth", ".pt", ".bin")
@@ -48,8 +48,7 @@ def read_file(path: Path | str) -> dict[str, Tensor]:
 
 
 def _pickled(path: Path) -> object:
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file; check the path")
+    check_file(path)
     try:                                   # mmap: a file of 13 GB is read piece by piece
         return torch.load(path, map_location="cpu", weights_only=True,
                           mmap=zipfile.is_zipfile(path))
@@ -119,8 +118,8 @@ def import_checkpoint(system: str, files: list[Path], out: Path, **options) -> l
     that does not fit; then nothing is written.
     """
     published = launch.published(system)
-    if (out / checkpoints.STATE).exists():
-        raise BadInput(f"{out}: holds a training run; import into another folder")
+    if out.exists() and any(out.iterdir()):
+        raise BadInput(f"{out}: is not empty; import into another folder, or remove it first")
     tensors = read_files(files)
     ours, settings = published.convert(tensors, **options)
     absent = [p for p in published.FROZEN if not any(name.startswith(p) for name in ours)]

@@ -22,7 +22,6 @@ from pathlib import Path
 from statistics import multimode
 from typing import NamedTuple, get_args, get_type_hints
 
-import torch
 from torch import Tensor, nn
 
 from lion_min import BadInput, checkpoints

@@ -7,7 +7,7 @@ stage 2, so in this stage the LLM reads the region's token alone.
 """
 
 from lion_min.pvit.stages import PvitStage
-from lion_min.training import Plan
+from lion_min.schedule import Plan
 
 STAGE = PvitStage(
     number=1,
@@ -17,5 +17,5 @@ STAGE = PvitStage(
 )
 
 if __name__ == "__main__":
-    from lion_min.launch import stage_script
-    raise SystemExit(stage_script(__spec__.name))
+    from lion_min.stage_script import main
+    raise SystemExit(main(__spec__.name))

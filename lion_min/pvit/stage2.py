@@ -7,7 +7,7 @@ tokens in use (paper section 3.3; bbox_fc is the code's).
 """
 
 from lion_min.pvit.stages import PvitStage
-from lion_min.training import Plan
+from lion_min.schedule import Plan
 
 STAGE = PvitStage(
     number=2,
@@ -21,5 +21,5 @@ STAGE = PvitStage(
 )
 
 if __name__ == "__main__":
-    from lion_min.launch import stage_script
-    raise SystemExit(stage_script(__spec__.name))
+    from lion_min.stage_script import main
+    raise SystemExit(main(__spec__.name))

@@ -18,13 +18,12 @@ import json
 import platform
 import subprocess
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 
 from lion_min import BadInput
-from lion_min.cli import Parser, guarded, prepare, progress, whole
+from lion_min.cli import Parser, command, progress, whole
 
 LOG = Path(__file__).with_name("claims.jsonl")
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -127,7 +126,7 @@ def write_results(text: str, path: Path = RESULTS) -> None:
                     encoding="utf-8")
 
 
-def main(argv: list[str] | None = None) -> int:
+def parser() -> Parser:
     p = Parser(prog="python -m lion_min.studies.claims", description=__doc__.splitlines()[0])
     p.add_argument("--only", nargs="+", metavar="CLAIM", help="some of those that --list names")
     p.add_argument("--seeds", type=whole(0), nargs="+", default=[0, 1, 2, 3, 4])
@@ -136,9 +135,11 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--quick", action="store_true",
                    help="repeat the claims that hold on other seeds; nothing is written")
     p.add_argument("--list", action="store_true", help="list the claims and their verdicts")
-    args = p.parse_args(argv)
-    prepare()
-    return guarded(partial(run, args))
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    return command(parser(), run, argv)
 
 
 if __name__ == "__main__":

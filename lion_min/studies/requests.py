@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lion_min import BadInput
-from lion_min.cli import LMEYE, Parser, guarded, whole
+from lion_min.cli import LMEYE, Parser, command, whole
 from lion_min import launch
 from lion_min.lmeye.prompt import make_inputs
 from lion_min.scenes import WORLDS, Scene, Thing, make_scene
@@ -95,5 +95,4 @@ if __name__ == "__main__":
     p.add_argument("--count", type=whole(1), default=500, help="scenes of two objects or more")
     p.add_argument("--seed", type=whole(0), default=7)
     p.add_argument("--weights", type=Path, metavar="DIR", help="default: the bundled stage 2")
-    a = p.parse_args()
-    raise SystemExit(guarded(lambda: run(a.count, a.seed, a.weights)))
+    raise SystemExit(command(p, lambda a: run(a.count, a.seed, a.weights)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lion_min import BadInput, checkpoints
-from lion_min.cli import Parser, guarded
+from lion_min.cli import Parser, command
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 TEACHERS = ("grounding.", "cells.", "words.", "reader.", "image_proj.", "text_proj.", "scale",
@@ -36,8 +36,12 @@ def bundle(runs: Path, weights: Path = WEIGHTS) -> int:
     return size
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Bundle the runs below RUNS into the package."""
+    parser = Parser(prog="python -m lion_min.tiny.bundle", description=main.__doc__)
+    parser.add_argument("runs", type=Path, metavar="RUNS")
+    return command(parser, lambda args: bundle(args.runs), argv)
+
+
 if __name__ == "__main__":
-    p = Parser(prog="python -m lion_min.tiny.bundle", description=__doc__.splitlines()[0])
-    p.add_argument("runs", type=Path, metavar="RUNS")
-    args = p.parse_args()
-    raise SystemExit(guarded(lambda: bundle(args.runs)))
+    raise SystemExit(main())

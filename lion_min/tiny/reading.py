@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lion_min.cli import Parser, guarded, whole
+from lion_min.cli import Parser, command, whole
 from lion_min.scores import box_overlap, caption_object_f1
 from lion_min.language import LanguageModel, alike, splice
 from lion_min.parts import say_if_stage0_bundled, tiny_parts
@@ -186,15 +186,14 @@ def main(argv: list[str] | None = None) -> int:
                    help="where stage 0 may lie; default: runs, else the bundled one")
     p.add_argument("--count", type=whole(32), default=512, help="scenes; default: 512")
     p.add_argument("--seed", type=whole(0), default=0)
-    a = p.parse_args(argv)
 
-    def run() -> None:
+    def run(a) -> None:
         say_if_stage0_bundled(a.out, a.llm)
         parts = tiny_parts(a.out, a.llm)
         scores = reading_scores(parts.llm.eval(), parts.tokenizer, WORLDS["medium"], a.count, a.seed)
         print("\n".join(f"{task:<16}{share:.3f}" for task, share in scores.items()))
 
-    return guarded(run)
+    return command(p, run, argv)
 
 
 if __name__ == "__main__":
