@@ -24,6 +24,9 @@ class Noting:
     def __init__(self, stage):
         self.stage, self.taught = stage, []
 
+    def unreadable(self, rows):
+        return set()
+
     def batch_loss(self, round_, scenes, features, rng):
         self.taught.append((round_.level, features))
 

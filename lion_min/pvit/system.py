@@ -50,7 +50,7 @@ class PvitSystem(System):
                      for made in scene_instructions(scene, rng, len(tasks), TURNS)
                      for i, (question, answer) in enumerate(made.turns)]
             return rng.sample(turns, len(tasks))
-        return [(e.prompt, e.answer, []) for e in examples(scene, rng, tasks)]
+        return [(e.prompt, e.answer, list(e.turns)) for e in examples(scene, rng, tasks)]
 
     def answer(self, features: dict, prompts: list[str],
                turns: list[list[Turn]] | None = None, **options) -> list[str]:
