@@ -7,6 +7,7 @@ import copy
 import functools
 import io
 import json
+import os
 import pickle
 import random
 from pathlib import Path
@@ -120,7 +121,7 @@ def picture(rng: random.Random, broken: bool) -> bytes:
         exif[0x0112] = rng.randrange(10)
     saved = io.BytesIO()
     Image.effect_noise(size, 90).convert("RGB").save(
-        saved, rng.choice(("JPEG", "PNG")), exif=rng.choice((exif, rng.randbytes(20))))
+        saved, rng.choice(("JPEG", "PNG")), exif=rng.randbytes(20) if rng.random() < 0.02 else exif)
     return break_bytes(saved.getvalue(), rng) if broken and size == (W, H) else saved.getvalue()
 
 
@@ -129,7 +130,7 @@ def write(folder: Path, rng: random.Random) -> tuple[Path, str]:
     form = rng.choice([*SETS])
     name, make, place = SETS[form]
     data, instances = make(), coco()
-    where = rng.choice(("values", "values", "bytes", "pictures", "instances"))
+    where = rng.choice(("values", "values", "values", "bytes", "pictures", "instances"))
     for _ in range(rng.choice((1, 1, 2, 9)) if where == "values" else 0):
         break_value(data, rng)
     for _ in range(rng.randint(1, 3) if where == "instances" else 0):
@@ -165,6 +166,7 @@ def cheap(tmp_path, monkeypatch):
         parts.out = out
         return parts
     monkeypatch.setattr(launch, "parts_for", parts_for)
+    monkeypatch.setattr(os, "fsync", lambda file: None)    # 1,000 waits for the disk
     monkeypatch.setattr(PvitSystem, "answer", lambda self, features, prompts, turns=None: ["no"] * len(prompts))
     return ["--system", "pvit", "--stage", "1", "--preset", "clip-smollm2", "--vision", tmp_path / "clip",
             "--llm", tmp_path / "llama", "--steps", "2", "--batch-size", "2", "--precision", "fp32",
@@ -196,4 +198,5 @@ def test_randomly_broken_data_sets(tmp_path, capsys, monkeypatch, cheap):
             ended[name].append(code)
         if checked[0] == 2 and runs["train"][0] == 0:
             assert "left out" in runs["train"][2], f"{number}, {form}: {checked}"
-    assert all(0.2 < codes.count(0) / len(codes) < 0.9 for codes in ended.values()), ended
+    good = {name: codes.count(0) / len(codes) for name, codes in ended.items()}
+    assert 0.1 < good["check"] < 0.5 < good["train"] < 0.9 and 0.5 < good["evaluate"] < 0.95, good

@@ -30,8 +30,8 @@ from lion_min import BadInput
 from lion_min.boxes import Box, prompt_boxes
 from lion_min.datasets import formats
 from lion_min.images import load_image
-from lion_min.datasets.records import (TASKS, Part, Pictures, Record, Sample, fraction_box, json_lines,
-                                       picture_size, unique)
+from lion_min.datasets.records import (TASKS, Part, Pictures, Record, Sample, came_before,
+                                       fraction_box, json_lines, picture_size)
 from lion_min.left_out import MAX_BAD, BadRecord, LeftOut
 from lion_min.scenes import Scene, Thing, World
 
@@ -77,24 +77,22 @@ def files_of(data: Path, form: str | None = None, part: str = "train") -> list[t
     newer years before older ones. BadInput where nothing fits.
     """
     names = {form: NAMES[form]} if form else NAMES
-    if not data.is_dir():
-        named = [name for name, patterns in names.items()
-                 if form or any(fnmatch(data.name, Path(p).name) for p in patterns)]
-        if not data.exists():
-            raise BadInput(f"{data}: no such file; check the path")
-        if not named and data.suffix == ".jsonl":
-            named = ["samples"]
-        if not named:
-            raise BadInput(f"{data}: say which format it has: --format {'|'.join(FORMATS)}")
-        return [(data, named[0])]
-    found = [(file, name) for name, patterns in names.items() for pattern in patterns
-             for file in sorted(sorted(data.glob(pattern), reverse=True),
-                                key=lambda file: part not in file.name) if file.is_file()]
-    if not found:
+    if data.is_dir():
+        found = [(file, name) for name, patterns in names.items() for pattern in patterns
+                 for file in sorted(sorted(data.glob(pattern), reverse=True),
+                                    key=lambda file: part not in file.name) if file.is_file()]
+        if found:
+            return found
         known = ", ".join(pattern for patterns in names.values() for pattern in patterns)
         raise BadInput(f"data {str(data)!r}: holds none of {'' if form else SCENES + ', '}{known}; give "
                        "the annotation file itself and its --format, and --images for its photographs")
-    return found
+    if not data.exists():
+        raise BadInput(f"{data}: no such file; check the path")
+    fitting = [name for name, patterns in names.items() for pattern in patterns
+               if form or fnmatch(data.name, Path(pattern).name)]
+    if not fitting and data.suffix != ".jsonl":
+        raise BadInput(f"{data}: say which format it has: --format {'|'.join(FORMATS)}")
+    return [(data, fitting[0] if fitting else "samples")]
 
 
 class Annotations:
@@ -115,35 +113,25 @@ class Annotations:
     def __iter__(self) -> Iterator[Sample]:
         count = 0
         for part in FORMATS[self.form](self.file, self.pictures):
-            for record, again in unique(self._records(part), part.key):
+            seen: dict[object, Record] = {}
+            for where, raw in part.rows:
+                self.left_out.total += 1
+                self.counts[part.kind] += 1
                 try:
-                    if again:
+                    record = Record(raw, where)
+                    if came_before(record, part.key, seen):
                         raise record.bad("stands twice", "repeated", by_rule=True)
                     made = part.make(record)
                 except BadRecord as error:
-                    self._leave_out(error)
+                    self.left_out.add(error)
+                    if not error.by_rule:
+                        self.on_bad(error)
                 else:
                     count += len(made)
                     yield from made
         if not count:
             raise BadInput(f"{self.file}: holds no good record of the format {self.form!r}: "
                            f"{self.left_out.summary() or 'it is empty'}")
-
-    def _records(self, part: Part) -> Iterator[Record]:
-        for where, raw in part.rows:
-            self.left_out.total += 1
-            self.counts[part.kind] += 1
-            try:
-                record = Record(raw, where)
-            except BadRecord as error:
-                self._leave_out(error)
-            else:
-                yield record
-
-    def _leave_out(self, error: BadRecord) -> None:
-        self.left_out.add(error)
-        if not error.by_rule:
-            self.on_bad(error)
 
 
 def read_samples(file: Path | str, form: str = "samples", images: Path | str | None = None,

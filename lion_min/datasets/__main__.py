@@ -20,55 +20,46 @@ def check(data: Path, form: str | None = None, images: Path | None = None,
     data: an annotation file, or a data set's folder: all of its annotation files are read.
     headers: read no more than the first bytes of each picture. BadInput if anything is bad.
     """
-    bad = good = 0
-    for file, name in files_of(data, form):
-        annotations, count = check_file(file, name, images, headers)
-        bad, good = bad + annotations.left_out.count, good + count
+    checked = [check_file(file, name, images, headers) for file, name in files_of(data, form)]
+    bad, good = map(sum, zip(*checked))
     if bad:
         raise BadInput(f"{data}: {bad} bad, {good} good; mend or remove the bad ones")
 
 
-def check_file(file: Path, form: str, images: Path | None, headers: bool
-               ) -> tuple[Annotations, int]:
-    """(the annotations, the number of their samples), after printing what is bad, then numbers."""
-    annotations = Annotations(file, form, images, lambda error: print(one_line(error)))
+def check_file(file: Path, form: str, images: Path | None, headers: bool) -> tuple[int, int]:
+    """(how many are bad, how many samples there are), after printing the bad ones and numbers that
+    a set's documentation has, too."""
+    def tell(error: BadInput) -> None:
+        print(one_line(error))
+
+    annotations = Annotations(file, form, images, tell)
     samples = [(s.image, s.task, s.split, len(s.boxes)) for s in annotations]
-    boxes = Counter(dict.fromkeys(annotations.pictures.annotated, 0))
-    for path, _, _, count in samples:
+    kinds, left_out = annotations.pictures.annotated, annotations.left_out
+    boxes = Counter(dict.fromkeys([*kinds, *(path for path, *_ in samples)], 0))
+    for path, *_, count in samples:
         boxes[path] += count
     for path in progress(boxes, "pictures", len(boxes)):
         try:
             (picture_frame if headers else load_image)(path)
         except BadInput as error:
-            annotations.left_out.add(BadRecord(str(error), UNREADABLE))
-            print(one_line(error))
-    print(f"{file} ({form}): {len(samples)} samples of {len(boxes)} pictures, "
-          f"{boxes.total()} boxes")
-    for name, count in numbers(annotations, boxes).items():
-        print(f"{count:8d}  {name}")
-    for (task, split), count in sorted(Counter(s[1:3] for s in samples).items()):
-        print(f"{count:8d}  {task}{split and ', ' + split}")
-    return annotations, len(samples)
-
-
-def numbers(annotations: Annotations, boxes: Counter) -> dict[str, int]:
-    """What a set's documentation counts: pictures, annotations, categories, what is left out.
-
-    boxes: of every picture.
-    """
-    counts = dict(annotations.counts)
-    if annotations.form == "coco":
-        used = set().union(*annotations.pictures.annotated.values())
-        counts |= {"categories": len(annotations.pictures.categories),
-                   "categories with an annotation": len(used),
-                   "pictures without an annotation": sum(
-                       not kinds for kinds in annotations.pictures.annotated.values())}
+            left_out.add(BadRecord(str(error), UNREADABLE))
+            tell(error)
+    numbers = dict(annotations.counts)
+    if form == "coco":
+        numbers |= {"categories": len(annotations.pictures.categories),
+                    "categories with an annotation": len(set().union(*kinds.values())),
+                    "pictures without an annotation": [*kinds.values()].count(set())}
     if boxes.total():
-        most = max(boxes.values())
-        counts |= {f"boxes in the fullest picture, {boxes.total() / len(boxes):.2f} in the mean": most}
-    left_out = annotations.left_out
-    return counts | {f"left out: {reason}": count
-                     for reason, count in (left_out.by_rule + left_out.bad).most_common()}
+        mean = boxes.total() / len(boxes)
+        numbers[f"boxes in the fullest picture, {mean:.2f} in the mean"] = max(boxes.values())
+    for reason, count in (left_out.by_rule + left_out.bad).most_common():
+        numbers[f"left out: {reason}"] = count
+    for (task, split), count in sorted(Counter(sample[1:3] for sample in samples).items()):
+        numbers[f"{task}, {split}" if split else task] = count
+    print(f"{file} ({form}): {len(samples)} samples of {len(boxes)} pictures, {boxes.total()} boxes")
+    for name, count in numbers.items():
+        print(f"{count:8d}  {name}")
+    return left_out.count, len(samples)
 
 
 def main(argv: list[str] | None = None) -> int:

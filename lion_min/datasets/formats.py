@@ -17,9 +17,9 @@ from pathlib import Path
 
 from lion_min.boxes import Box
 from lion_min.datasets.pickles import read_plain_pickle
-from lion_min.datasets.records import (Frame, Part, Pictures, Record, Rows, Sample, fraction_box,
-                                       json_file, json_lines, picture_frame, picture_size,
-                                       pixel_box, show, unique)
+from lion_min.datasets.records import (Frame, Part, Pictures, Record, Rows, Sample, came_before,
+                                       fraction_box, json_file, json_lines, picture_frame,
+                                       picture_size, pixel_box, show)
 from lion_min.left_out import BadRecord
 from lion_min.tasks import BOX, TEMPLATES
 
@@ -109,9 +109,11 @@ def refcoco(file: Path, pictures: Pictures) -> list[Part]:
 
 def _by_id(data: Record, name: str) -> dict[int, Record]:
     """A list of objects by id; one without an id is told where something needs it."""
-    objects = (Record(raw, where) for where, raw in data.rows(name) if isinstance(raw, dict))
-    return {record.fields["id"]: record for record, again in unique(objects, "id")
-            if type(record.fields.get("id")) is int and not again}
+    seen: dict[object, Record] = {}
+    for where, raw in data.rows(name):
+        if isinstance(raw, dict):
+            came_before(Record(raw, where), "id", seen)
+    return {key: record for key, record in seen.items() if isinstance(key, int)}
 
 
 def _coco_picture(image: Record, pictures: Pictures) -> tuple[Path, Frame]:

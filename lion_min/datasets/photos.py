@@ -66,9 +66,11 @@ class Photo:
                 for task in tasks]
 
     def _of_objects(self, rng: random.Random, task: str) -> Example:
-        tries = TRIES.get(task, (task,)) if self.objects else ("existence",)
-        made = (MAKERS[name](self.counted if name in ONLY_ONE else self, rng) for name in tries)
-        return next(example for example in made if example is not None)
+        for name in (*TRIES.get(task, (task,)), "existence"):
+            photo = self.counted if name in ONLY_ONE else self
+            if (photo.objects or name == "existence") and (made := MAKERS[name](photo, rng)):
+                return made
+        raise AssertionError("a picture that cannot be asked about")  # photos_of has dropped it
 
     @cached_property
     def counted(self) -> Photo:
@@ -106,11 +108,6 @@ def existence(photo: Photo, rng: random.Random) -> Example | None:
     return Example("existence", text, "yes" if yes else "no")
 
 
-def count(photo: Photo, rng: random.Random) -> Example | None:
-    """The number of objects of a kind; None without a kind that can be counted."""
-    return tasks.count(photo, rng) if photo.objects else None
-
-
 def instruction(photo: Photo, rng: random.Random) -> Example:
     """A question about one box or two, as PVIT's template strategies ask them."""
     first, second = rng.choice(photo.objects), rng.choice(photo.objects)
@@ -129,7 +126,7 @@ def instruction(photo: Photo, rng: random.Random) -> Example:
                    "yes" if true else "no", (box,))
 
 
-MAKERS = tasks.MAKERS | {"existence": existence, "count": count, "instructions": instruction}
+MAKERS = tasks.MAKERS | {"existence": existence, "instructions": instruction}
 
 
 # ---- from the disk -------------------------------------------------------------------------------

@@ -126,10 +126,6 @@ class Record:
             raise self.bad(f"{name} {show(key)} is not among the {kind}", f"{name} unknown")
         return others[key]
 
-    def same(self, other: Record) -> bool:
-        """Whether the two hold the same; deep tangles of a pickle count as different."""
-        return _same(self.fields, other.fields, 6)
-
 
 Rows = Iterator[tuple[str, object]]              # places and raw values
 
@@ -149,22 +145,21 @@ class Part:
     key: str | None = ""
 
 
-def unique(records: Iterator[Record], key: str | None) -> Iterator[tuple[Record, bool]]:
-    """(record, whether the same one came before); BadInput where an id stands for two records.
+def came_before(record: Record, key: str | None, seen: dict[object, Record]) -> bool:
+    """Whether `seen` has the same record, which is added; BadInput where an id stands for two.
 
     key: see Part; a record without its id is another one than all others.
     """
-    seen: dict[object, Record] = {}
-    for record in records:
-        value = hash(str(record.fields)) if key == "" else record.fields.get(key)
-        first = seen.setdefault(value, record) if type(value) in (int, str) else record
-        if first is not record and not record.same(first):
-            raise BadInput(f"{record.where}: {key} {show(value)} stands twice, with other content "
-                           f"at {first.where}; give each its own")
-        yield record, first is not record
+    value = hash(str(record.fields)) if key == "" else record.fields.get(key)
+    first = seen.setdefault(value, record) if type(value) in (int, str) else record
+    if first is not record and not _same(record.fields, first.fields, 6):
+        raise BadInput(f"{record.where}: {key} {show(value)} stands twice, with other content at "
+                       f"{first.where}; give each its own")
+    return first is not record
 
 
 def _same(a: object, b: object, depth: int) -> bool:
+    """Whether two values hold the same; deeper tangles, as pickles may hold, count as different."""
     if a is b or not depth:
         return a is b
     if isinstance(a, dict) and isinstance(b, dict):
