@@ -11,7 +11,10 @@ from commands import call, refused
 from field_files import BOX, CAPTIONS, COCO, LLAVA, POPE, REFS, VG, H, W, written
 from oracle import Knowing
 from PIL import Image
+from random_backbones import write_clip, write_llama
+from test_parallel import torchrun
 
+import train
 from lion_min import BadInput, evaluate, launch
 from lion_min.datasets import __main__ as datasets
 from lion_min.datasets import benchmarks, fingerprint, load, photos
@@ -420,3 +423,70 @@ def test_python_2_text_is_utf8(field, text):
     (field / "refs(unc).p").write_bytes(program.replace(text, b"U\x04caf\xe9"))
     with pytest.raises(BadInput, match=r"refs\(unc\).p: .*UTF-8"):
         load(field / "refs(unc).p", None, field)
+
+
+# ---- several processes, resuming -----------------------------------------------------------------
+
+SCRIPT = """
+import json, os, random, sys
+from pathlib import Path
+from torch import nn
+from lion_min import BadInput, parallel, training
+from lion_min.datasets import photos
+from lion_min.features import FeatureCache, FeaturesOnTheFly
+from lion_min.stage import ROUNDS, readable_rows, row_sampler
+from test_field_layouts import STAGE, Encoder
+folder, ended = Path(sys.argv[1]), {}
+parallel.start()
+for name in ("damaged", "ruined"):
+    for kind in (FeatureCache, FeaturesOnTheFly):
+        shown = photos.read_photos(folder / name)
+        features, model, draw = kind(Encoder(), shown), nn.Linear(1, 1), row_sampler(STAGE, shown, 2)
+
+        def step_loss(step, shard=0):
+            rng = random.Random(f"{step}/{shard}")
+            rows = readable_rows(features, lambda: draw(ROUNDS["reg"], step, rng))
+            return model(features.take(rows)["states"][0].flatten(1)).square().mean(), {}
+
+        try:
+            training.run(model, step_loss, training.Plan(8, 1e-3), folder / f"{name} {kind.__name__}", {},
+                         quiet=True, fault=features.left_out.fault)
+            ended[f"{name} {kind.__name__}"] = ""
+        except BadInput as error:
+            ended[f"{name} {kind.__name__}"] = str(error)
+(folder / f"ended {os.environ['RANK']}").write_text(json.dumps(ended))
+"""
+
+
+@pytest.mark.slow
+def test_processes_stay_in_step_around_unreadable_pictures(damaged, capfd):
+    """The process that met a damaged picture ended, and the others waited for it for ever."""
+    for name in ("damaged", "ruined"):
+        shutil.copytree(damaged, damaged / name, ignore=shutil.ignore_patterns("damaged", "ruined"))
+    for i in range(9):
+        shutil.copy(damaged / "3.jpg", damaged / "ruined" / f"{i}.jpg")
+    torchrun(2, "-c", SCRIPT, str(damaged), timeout=300)
+    ends = [json.loads((damaged / f"ended {rank}").read_text()) for rank in (0, 1)]
+    assert ends[0] == ends[1], "one process went on without the other"
+    assert [bool(end) for end in ends[0].values()] == [False, False, True, True]
+    assert all("more than --max-bad" in end for end in [*ends[0].values()][2:])
+    assert "3.jpg" in capfd.readouterr().err
+
+
+def test_resuming_on_other_data_is_refused(tmp_path, tmp_path_factory, capsys, monkeypatch):
+    """A run went on with another data set's annotations, and its config named neither."""
+    write_clip(tmp_path / "clip"), write_llama(tmp_path / "llama")
+    monkeypatch.setattr(benchmarks, "score_samples", lambda *_, **__: {"reg_exact": 0.0})
+    for name, kind in (("one", "dog"), ("two", "cat")):
+        save(tmp_path / name, **{"instances.json": coco(10, (kind,))})
+        pictures(tmp_path / name, *(f"{i}.jpg" for i in range(10)))
+    words = ["--system", "pvit", "--stage", "1", "--preset", "clip-smollm2", "--vision", tmp_path / "clip",
+             "--llm", tmp_path / "llama", "--steps", 2, "--batch-size", 2, "--device", "cpu", "--out",
+             tmp_path / "out"]
+    assert call(train.main, capsys, *words, "--data", tmp_path / "one")[0] == 0
+    code, _, err = call(train.main, capsys, *words, "--data", tmp_path / "two", "--resume")
+    assert code == 2 and err.count("\n") == 1
+    assert f"was trained on {tmp_path}/one/instances.json (fingerprint" in err
+    assert f"this is {tmp_path}/two/instances.json (fingerprint" in err
+    (tmp_path / "one").rename(tmp_path / "moved")
+    assert call(train.main, capsys, *words, "--data", tmp_path / "moved", "--resume")[0] == 0
