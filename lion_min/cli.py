@@ -15,10 +15,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from lion_min import BadInput
-from lion_min.left_out import MAX_BAD
 
 SYSTEMS = LION, PVIT, LYRICS, LMEYE = "lion", "pvit", "lyrics", "lmeye"
 MAX_SEED = 2**63 - 1
+MAX_BAD = 0.05             # the share of bad records and pictures that is left out without a question
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3        # of glibc's malloc.h
 # Those of lion_min.datasets, whose import would make --help slow.
 FORMATS = ("samples", "coco", "captions", "refcoco", "vg", "vsr", "pope", "llava", "pvit")

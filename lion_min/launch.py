@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from lion_min import BadInput, checkpoints, scores, training
-from lion_min.cli import LION, SYSTEMS
-from lion_min.left_out import MAX_BAD, note
+from lion_min.cli import LION, MAX_BAD, SYSTEMS
+from lion_min.left_out import note
 from lion_min.parts import TINY, WEIGHTS, Parts, run_folder, stage_name, tiny_parts
 from lion_min.pretrained.presets import LION_SIZES, PRESETS
 from lion_min.scenes import WORLDS

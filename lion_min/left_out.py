@@ -7,13 +7,12 @@ more than a small share of them means that something else is wrong, and ends the
 from __future__ import annotations
 
 import os
-import sys
 from collections import Counter
 
-from lion_min import BadInput
+from lion_min import BadInput, cli
+from lion_min.cli import MAX_BAD
 
 FEW = 5         # bad ones that a small file may hold, whatever their share
-MAX_BAD = 0.05  # the share of bad ones that is left out without a question
 UNREADABLE = "picture unreadable"
 
 
@@ -90,4 +89,4 @@ def one_line(error: object) -> str:
 def note(line: str, every_process: bool = False) -> None:
     """Print a note on stderr; of several processes the first alone does, unless it is told."""
     if every_process or os.environ.get("RANK", "0") == "0":
-        print(f"note: {line}", file=sys.stderr)
+        cli.note(f"note: {line}")

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from lion_min import BadInput, checkpoints, parallel, scores, training
+from lion_min.cli import MAX_BAD
 from lion_min.features import Features, features_of
-from lion_min.left_out import MAX_BAD
 from lion_min.parts import TINY, load_init, stage_name
 from lion_min.recipe import ROUNDS, Plan, Round, Stage
 from lion_min.scenes import WORLDS, Scene, make_scene

@@ -28,11 +28,12 @@ from PIL import Image
 
 from lion_min import BadInput
 from lion_min.boxes import Box, prompt_boxes
+from lion_min.cli import MAX_BAD
 from lion_min.datasets import formats
-from lion_min.images import load_image
 from lion_min.datasets.records import (TASKS, Part, Pictures, Record, Sample, came_before,
                                        fraction_box, json_lines, picture_size)
-from lion_min.left_out import MAX_BAD, BadRecord, LeftOut
+from lion_min.images import load_image
+from lion_min.left_out import BadRecord, LeftOut
 from lion_min.scenes import Scene, Thing, World
 
 SCENES = "scenes.jsonl"
@@ -70,11 +71,13 @@ NAMES = {"refcoco": ("refs(unc).p", "refs(umd).p", "refs(google).p", "refs(*).js
          "llava": ("llava_*.json",), "pvit": ("pvit*.json",)}
 
 
-def files_of(data: Path, form: str | None = None, part: str = "train") -> list[tuple[Path, str]]:
+def files_of(data: Path, form: str | None = None, part: str = "train", lines: str | None = None
+             ) -> list[tuple[Path, str]]:
     """(annotation file, format) of `--data`: a file, or all that a data set's folder holds.
 
     form: one of FORMATS; None: by the file's name. part: files with it in their name come first,
-    newer years before older ones. BadInput where nothing fits.
+    newer years before older ones. lines: the format of a .jsonl of another name. BadInput where
+    nothing fits.
     """
     names = {form: NAMES[form]} if form else NAMES
     if data.is_dir():
@@ -90,9 +93,10 @@ def files_of(data: Path, form: str | None = None, part: str = "train") -> list[t
         raise BadInput(f"{data}: no such file; check the path")
     fitting = [name for name, patterns in names.items() for pattern in patterns
                if form or fnmatch(data.name, Path(pattern).name)]
-    if not fitting and data.suffix != ".jsonl":
+    fitting += [lines] if lines and data.suffix == ".jsonl" else []
+    if not fitting:
         raise BadInput(f"{data}: say which format it has: --format {'|'.join(FORMATS)}")
-    return [(data, fitting[0] if fitting else "samples")]
+    return [(data, fitting[0])]
 
 
 class Annotations:

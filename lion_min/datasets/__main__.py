@@ -20,7 +20,8 @@ def check(data: Path, form: str | None = None, images: Path | None = None,
     data: an annotation file, or a data set's folder: all of its annotation files are read.
     headers: read no more than the first bytes of each picture. BadInput if anything is bad.
     """
-    checked = [check_file(file, name, images, headers) for file, name in files_of(data, form)]
+    files = files_of(data, form, lines="samples")
+    checked = [check_file(file, name, images, headers) for file, name in files]
     bad, good = map(sum, zip(*checked))
     if bad:
         raise BadInput(f"{data}: {bad} bad, {good} good; mend or remove the bad ones")

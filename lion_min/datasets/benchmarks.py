@@ -19,12 +19,12 @@ from torch.nn.functional import normalize
 
 from lion_min import BadInput
 from lion_min.boxes import Box, BoxText
-from lion_min.cli import progress
+from lion_min.cli import MAX_BAD, progress
 from lion_min.datasets import metrics
 from lion_min.datasets.records import Sample
 from lion_min.features import readable
 from lion_min.images import load_image
-from lion_min.left_out import MAX_BAD, LeftOut
+from lion_min.left_out import LeftOut
 from lion_min.scores import answer_all
 
 SCORES = ("rec_acc50", "rec_miou", "reg_exact", "reg_nearest", "vqa_acc", "relation_acc",

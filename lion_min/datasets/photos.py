@@ -17,10 +17,10 @@ from pathlib import Path
 from PIL import Image
 
 from lion_min import BadInput, tasks
+from lion_min.cli import MAX_BAD
 from lion_min.datasets import SCENES, Annotations, load
 from lion_min.datasets.records import Sample
 from lion_min.images import load_image
-from lion_min.left_out import MAX_BAD
 from lion_min.scenes import Thing, World, listed
 from lion_min.tasks import BOX, OPPOSITE, SIDES, TEMPLATES, Example, a, printed, stands
 
