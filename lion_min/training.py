@@ -158,9 +158,12 @@ def _means(shards: list[dict[str, float]]) -> dict[str, float]:
 def _resume(out: Path, optimizer: torch.optim.Optimizer, config: dict) -> int:
     """Restores the saved state after comparing every setting; returns the finished steps."""
     saved = {"shards": 1} | checkpoints.read_state(out)[1].get("config", {})
-    if (was := _data_of(saved)) != (is_ := _data_of(config)) and was[-1] != is_[-1]:
-        raise BadInput(f"{out}: was trained on {' '.join(was)}, and this is {' '.join(is_)}; resume "
-                       "with the same data, or train without --resume in another folder")
+    was, now = ({"file": "data without a name", "fingerprint": "none"} | (settings.get("data") or {})
+                for settings in (saved, config))
+    if was["fingerprint"] != now["fingerprint"]:
+        told = [f"{data['file']} (fingerprint {data['fingerprint']})" for data in (was, now)]
+        raise BadInput(f"{out}: was trained on {told[0]}, and this is {told[1]}; resume with the same "
+                       "data, or train without --resume in another folder")
     changed = [line for line in checkpoints.differences(saved, config)
                if not line.startswith(("data.", *(f"plan.{name} " for name in NO_RESULT)))]
     if changed:
@@ -179,12 +182,6 @@ def _check_free(out: Path, config: dict) -> int:
             raise BadInput(f"{out}: holds {told}; go on with --resume, give another --out, or "
                            "remove the folder")
     return 0
-
-
-def _data_of(config: dict) -> tuple[str, str]:
-    """(file, fingerprint) of the annotations of a run."""
-    data = config.get("data") or {"file": "drawn scenes", "fingerprint": ""}
-    return data["file"], data["fingerprint"] and f"(fingerprint {data['fingerprint']})"
 
 
 def _append(path: Path, record: dict) -> None:

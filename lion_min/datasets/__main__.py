@@ -49,7 +49,8 @@ def check_file(file: Path, form: str, images: Path | None, headers: bool) -> tup
     if form == "coco":
         numbers |= {"categories": len(annotations.pictures.categories),
                     "categories with an annotation": len(set().union(*kinds.values())),
-                    "pictures without an annotation": [*kinds.values()].count(set())}
+                    "pictures without an annotation": [*kinds.values()].count(set()),
+                    "crowds": left_out.by_rule["crowd"]}
     if boxes.total():
         mean = boxes.total() / len(boxes)
         numbers[f"boxes in the fullest picture, {mean:.2f} in the mean"] = max(boxes.values())
