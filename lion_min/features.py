@@ -130,7 +130,8 @@ class FeaturesOnTheFly:
                                                            self.left_out).values()}
                 if row not in drawn:
                     self.bad.add(row)
-                    note(f"left out: {self.left_out.last}", every_process=True)
+                    note(f"{self.left_out.count} of {len(self.scenes)} pictures left out so far; the "
+                         f"last: {self.left_out.last}", every_process=True)
         self.drawn = drawn
         return self.bad & set(rows)
 
