@@ -67,8 +67,9 @@ def check_stage(args: argparse.Namespace) -> None:
             args.stage == "0" and args.system == "lion" and not args.part)):
         raise BadInput(f"--init: goes on from one stage, not from {args.system}'s {args.stage}; "
                        "leave it out, or name one --part of lion's stage 0")
-    if args.format and not args.data:
-        raise BadInput(f"--format {args.format}: of which data? add --data FILE")
+    if (args.format or args.images) and not args.data:
+        raise BadInput(f"--format {args.format}: of which data? add --data PATH" if args.format else
+                       f"--images {args.images}: of which data? add --data PATH")
     if args.preset == "tiny":
         if args.vision or args.llm:
             raise BadInput("--vision, --llm: the tiny preset has its own; choose another --preset")
@@ -94,7 +95,8 @@ def train(args: argparse.Namespace) -> None:
     o = launch.Options(
         out=args.out, world=args.world, seed=args.seed, resume=args.resume, device=args.device,
         labels=args.labels, steps=args.steps, lr=args.lr, precision=args.precision,
-        batch=args.batch_size, data=args.data, form=args.format, preset=args.preset,
+        batch=args.batch_size, data=args.data, form=args.format, images=args.images,
+        max_bad=args.max_bad, preset=args.preset,
         vision=args.vision, llm=args.llm, accumulate=args.accumulate,
         checkpointing=args.checkpointing, init=args.init)
     numbers, lion = numbers_of(args), args.system == "lion"

@@ -18,6 +18,7 @@ from lion_min import BadInput
 
 SYSTEMS = LION, PVIT, LYRICS, LMEYE = "lion", "pvit", "lyrics", "lmeye"
 MAX_SEED = 2**63 - 1
+MAX_BAD = 0.05             # the share of bad records and pictures that is left out without a question
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3        # of glibc's malloc.h
 # Those of lion_min.datasets, whose import would make --help slow.
 FORMATS = ("samples", "coco", "captions", "refcoco", "vg", "vsr", "pope", "llava", "pvit")
@@ -62,8 +63,8 @@ def training_flags(p: argparse.ArgumentParser) -> None:
                    help="default: medium")
     p.add_argument("--data", type=Path, metavar="PATH",
                    help="stages after 0: scenes of a folder, as python -m lion_min.scenes writes "
-                        "them; a COCO folder; or an annotation file with its --format")
-    p.add_argument("--format", choices=FORMATS, help="of an annotation file")
+                        "them; the folder of a data set, as COCO's unpacks; or an annotation file")
+    data_flags(p, FORMATS)
     p.add_argument("--steps", type=whole(1), metavar="K", help="default: the stage's own, fp32 on a CPU that is slow in bf16")
     p.add_argument("--batch-size", type=whole(1, 1024), metavar="B", help="scenes a step")
     p.add_argument("--accumulate", type=whole(1), metavar="K",
@@ -79,6 +80,24 @@ def training_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     p.add_argument("--precision", choices=("fp32", "bf16"), help="default: the stage's own, fp32 on a CPU that is slow in bf16")
+
+
+def data_flags(p: argparse.ArgumentParser, formats: tuple[str, ...]) -> None:
+    """The flags of every command that reads photographs: how, and how many bad ones to leave out."""
+    p.add_argument("--format", choices=formats,
+                   help="of --data; default: by its files' names, instances*.json and so on")
+    p.add_argument("--images", type=Path, metavar="DIR",
+                   help="the folder of the photographs, where they are not beside --data")
+    p.add_argument("--max-bad", type=share, default=MAX_BAD, metavar="X",
+                   help="share of bad records and pictures that is left out; more stop the run; "
+                        f"default: {MAX_BAD}")
+
+
+def share(text: str) -> float:
+    """An argparse type: a number from 0 to 1."""
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return float(text)
 
 
 def prepare() -> None:

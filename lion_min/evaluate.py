@@ -7,10 +7,8 @@ import json
 from pathlib import Path
 
 from lion_min import BadInput
-from lion_min.cli import FORMATS, SYSTEMS, Parser, command, note, whole
+from lion_min.cli import FORMATS, SYSTEMS, Parser, command, data_flags, whole
 from lion_min.scenes import WORLDS
-
-BAD_SHOWN = 5  # bad records, one line each; then their number
 
 
 def parser() -> Parser:
@@ -28,17 +26,16 @@ def parser() -> Parser:
     p.add_argument("--seed", type=whole(0), default=0, metavar="S")
     p.add_argument("--world", choices=WORLDS, help="default: the one the weights were trained in")
     p.add_argument("--data", type=Path, metavar="PATH",
-                   help="score on the pictures of a folder of scenes, or on an annotation file")
-    p.add_argument("--format", choices=("scenes", *FORMATS),
-                   help="of --data; scenes (default): a folder that python -m lion_min.scenes "
-                        "wrote; the others: a file, see lion_min/datasets/__init__.py")
-    p.add_argument("--images", type=Path, metavar="DIR", help="the file's pictures; default: its own folder")
+                   help="score on the scenes of a folder, as python -m lion_min.scenes writes "
+                        "them; on the folder of a data set, its val part first; or on an "
+                        "annotation file, see lion_min/datasets/__init__.py")
+    data_flags(p, ("scenes", *FORMATS))
     p.add_argument("--split", metavar="NAME", help="only the file's samples of this split")
     p.add_argument("--held-out", action="store_true",
                    help="of --data, only the photographs that train.py --data holds back, asked "
                         "what training asks")
     p.add_argument("--skip-bad", action="store_true",
-                   help="leave bad records of the file out and say so; default: stop at the first")
+                   help="leave any number of bad records and pictures out: --max-bad 1")
     p.add_argument("--shuffled", action=argparse.BooleanOptionalAction, default=True,
                    help="also score with each picture replaced by another one's: the floor that "
                         "language alone reaches")
@@ -54,16 +51,16 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     if args.format and not args.data:
         raise BadInput(f"--format {args.format}: of which data? add --data PATH")
-    if args.data and not args.format and args.data.is_file():
-        raise BadInput(f"{args.data}: is a file; say which format it has: --format {'|'.join(FORMATS)}")
-    from_file = args.format in FORMATS
-    if not from_file and (args.images or args.split or args.skip_bad):
-        raise BadInput("--images, --split and --skip-bad go with an annotation file: "
-                       "--data FILE --format NAME")
-    if args.held_out and (not from_file or args.images or args.split or args.skip_bad):
-        raise BadInput("--held-out: goes with --data PATH --format NAME alone, as train.py reads them")
     from lion_min import launch, scores
-    result, below = (score_file if from_file else score_scenes)(args)
+    from lion_min.datasets import photos
+    form = None if args.format == "scenes" else args.format
+    photographs = args.data and args.format != "scenes" and photos.is_photos(args.data, form)
+    if not photographs and (args.images or args.split or args.skip_bad or args.held_out):
+        raise BadInput("--images, --split, --skip-bad and --held-out go with the annotation file of "
+                       "photographs: --data PATH")
+    if args.held_out and args.split:
+        raise BadInput("--held-out: goes without --split, as train.py reads --data")
+    result, below = (score_photographs if photographs else score_scenes)(args)
     weights = args.weights or launch.bundled(args.system)
     result |= {"system": args.system, "weights": str(weights)}
     table = scores.columns({"right image": result} | scores.floor(result))
@@ -106,44 +103,32 @@ def outline(report: dict, indent: str = "") -> list[str]:
 
 # ---- the field's data ----------------------------------------------------------------------------
 
-def score_file(args: argparse.Namespace) -> tuple[dict, list[str]]:
+def score_photographs(args: argparse.Namespace) -> tuple[dict, list[str]]:
     """(scores, a line below their table) on the samples of an annotation file."""
-    from lion_min.datasets import benchmarks
-    samples = held_out(args) if args.held_out else read_file(args)
+    from lion_min.datasets import benchmarks, load, photos
+    max_bad = 1.0 if args.skip_bad else args.max_bad
+    annotations = load(args.data, args.format, args.images, max_bad,
+                       "train" if args.held_out else "val")
+    if args.held_out:              # what training holds back, asked what training asks
+        samples = photos.questions(photos.split(photos.photos_of(annotations))[1], args.seed)
+    else:
+        samples = of_split(annotations, args.split)
     samples = benchmarks.some(samples, args.count, args.seed)
-    result = benchmarks.score_samples(opened(args), samples, shuffled=args.shuffled)
-    result |= {"data": str(args.data), "format": args.format, "split": args.split,
-               "count": args.count, "seed": args.seed}
+    result = benchmarks.score_samples(opened(args), samples, shuffled=args.shuffled,
+                                      max_bad=max_bad)
+    result |= {"data": str(annotations.file), "format": annotations.form, "split": args.split,
+               "count": args.count, "seed": args.seed, "left_out": annotations.left_out.count}
     return result, [
-        f"{sum(result['n'].values())} questions on {result['pictures']} pictures of {args.data} "
-        f"({args.format}), seed {args.seed}, {result['seconds']} s"]
+        f"{sum(result['n'].values())} questions on {result['pictures']} pictures of "
+        f"{annotations.file} ({annotations.form}), seed {args.seed}, {result['seconds']} s"]
 
 
-def held_out(args: argparse.Namespace) -> list:
-    """What training holds back: questions about photographs it never saw."""
-    from lion_min.datasets import photos
-    return photos.questions(photos.split(photos.read_photos(args.data, args.format))[1], args.seed)
-
-
-def read_file(args: argparse.Namespace) -> list:
-    """The file's samples of the split; bad records stop it, or are listed on stderr and left out."""
-    from lion_min.datasets import read_samples
-    if args.data.is_dir():
-        raise BadInput(f"{args.data}: is a folder; --data names the annotation file of the format "
-                       f"{args.format}, --images the folder of its photographs")
-    bad: list[BadInput] = []
-    try:
-        samples = list(read_samples(args.data, args.format, args.images,
-                                    bad.append if args.skip_bad else None))
-    finally:                               # also where no good record is left
-        for error in bad[:BAD_SHOWN]:
-            note(f"left out: {error}")
-    if bad:
-        note(f"note: {len(bad)} bad records left out; python -m lion_min.datasets check lists all")
-    chosen = [s for s in samples if args.split in (None, s.split)]
+def of_split(annotations, split: str | None) -> list:
+    """The samples of the split; all where it is None."""
+    chosen = [s for s in annotations.samples if split in (None, s.split)]
     if not chosen:
-        raise BadInput(f"{args.data}: no sample of the split {args.split!r}; it has "
-                       + ", ".join(sorted({repr(s.split) for s in samples})))
+        raise BadInput(f"{annotations.file}: no sample of the split {split!r}; it has "
+                       + ", ".join(sorted({repr(s.split) for s in annotations.samples})))
     return chosen
 
 

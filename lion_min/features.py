@@ -7,12 +7,16 @@ Symbols: B images, N patches, Dv encoder width.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import torch
 from PIL import Image
 from torch import Tensor
 
+from lion_min import BadInput
 from lion_min.cli import progress
 from lion_min.images import to_pixels
+from lion_min.left_out import UNREADABLE, BadRecord, LeftOut, note
 from lion_min.vision import VisionEncoder
 
 MEMORY = 8e9                               # bytes that kept states may take
@@ -24,6 +28,17 @@ def encode_images(vision: VisionEncoder, images: list[Image.Image]) -> list[Tens
     s = vision.settings
     pixels = to_pixels(images, s.image, s.mean, s.std)
     return vision(pixels.to(next(vision.parameters()).device))
+
+
+def readable(draws: Iterable[Callable[[], Image.Image]], left_out: LeftOut) -> dict[int, Image.Image]:
+    """The pictures that can be drawn, by their place; left_out counts the others."""
+    images = {}
+    for i, draw in enumerate(draws):
+        try:
+            images[i] = draw()
+        except BadInput as error:
+            left_out.add(BadRecord(str(error), UNREADABLE))
+    return images
 
 
 def index(features: dict, rows: list[int]) -> dict:
@@ -58,32 +73,71 @@ def _joined(values: list):
 
 
 class FeatureCache:
-    """Encodes all scenes once and keeps the states that the model uses, in half precision."""
+    """Encodes all scenes once and keeps the states that the model uses, in half precision.
+
+    left_out counts the pictures that cannot be read; BadInput where no other is left.
+    """
 
     def __init__(self, system, scenes: list):
+        self.left_out = LeftOut("data", "pictures", len(scenes))
+        self.position: dict[int, int] = {}             # of a scene's features
         chunks = []
         for start in progress(range(0, len(scenes), CHUNK), f"encoding {len(scenes)} pictures"):
+            images = readable([s.draw for s in scenes[start:start + CHUNK]], self.left_out)
+            for row in images:
+                self.position[start + row] = len(self.position)
+            if not images:
+                continue
             with torch.no_grad():
-                chunk = system.encode([s.draw() for s in scenes[start:start + CHUNK]])
+                chunk = system.encode([*images.values()])
             chunk["states"] = [s.half() if d in system.depths else s[:, :0].half()
                                for d, s in enumerate(chunk["states"])]
             chunks.append(chunk)
+        if not chunks:
+            self.left_out.check()
         self.features = join(chunks)
+
+    def unreadable(self, rows: list[int]) -> set[int]:
+        """Those of the scenes whose pictures cannot be read."""
+        return set(rows) - self.position.keys()
 
     def take(self, rows: list[int]) -> dict:
         """The features of some scenes; states are empty at depths that the model does not use."""
-        taken = index(self.features, rows)
+        taken = index(self.features, [self.position[row] for row in rows])
         return taken | {"states": [s.float() for s in taken["states"]]}
 
 
 class FeaturesOnTheFly:
-    """Encodes every batch on demand; used when the encoder trains or the cache would not fit."""
+    """Encodes every batch on demand; used when the encoder trains or the cache would not fit.
+
+    left_out counts the pictures that were met and cannot be read; each is told when it is met.
+    """
 
     def __init__(self, system, scenes: list):
         self.system, self.scenes = system, scenes
+        self.left_out = LeftOut("data", "pictures", len(scenes))
+        self.bad: set[int] = set()
+        self.drawn: dict[int, Image.Image] = {}        # by the last `unreadable`, for `take`
+
+    def unreadable(self, rows: list[int]) -> set[int]:
+        """Those of the scenes whose pictures cannot be read; the others are kept for `take`."""
+        drawn: dict[int, Image.Image] = {}
+        for row in dict.fromkeys(rows):
+            if row in self.drawn:
+                drawn[row] = self.drawn[row]
+            elif row not in self.bad:
+                drawn |= {row: image for image in readable([self.scenes[row].draw],
+                                                           self.left_out).values()}
+                if row not in drawn:
+                    self.bad.add(row)
+                    note(f"{self.left_out.count} of {len(self.scenes)} pictures left out so far; the "
+                         f"last: {self.left_out.last}", every_process=True)
+        self.drawn = drawn
+        return self.bad & set(rows)
 
     def take(self, rows: list[int]) -> dict:
-        return self.system.encode([self.scenes[r].draw() for r in rows])
+        drawn, self.drawn = self.drawn, {}
+        return self.system.encode([drawn[r] if r in drawn else self.scenes[r].draw() for r in rows])
 
 
 Features = FeatureCache | FeaturesOnTheFly

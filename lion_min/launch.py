@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 from lion_min import BadInput, checkpoints, scores, training
-from lion_min.cli import FORMATS, LION, SYSTEMS
+from lion_min.cli import LION, MAX_BAD, SYSTEMS
+from lion_min.left_out import note
 from lion_min.parts import TINY, WEIGHTS, Parts, run_folder, stage_name, tiny_parts
 from lion_min.pretrained.presets import LION_SIZES, PRESETS
 from lion_min.scenes import WORLDS
@@ -193,7 +194,9 @@ class Options:
     precision: str | None = None
     batch: int | None = None
     data: Path | None = None
-    form: str | None = None                # of --data, where it is an annotation file
+    form: str | None = None                # of --data; None: by its files' names
+    images: Path | None = None             # the folder of its photographs; None: beside it
+    max_bad: float = MAX_BAD               # the share of bad records and pictures to leave out
     preset: str = TINY
     vision: str | None = None
     llm: str | None = None
@@ -215,40 +218,49 @@ class Options:
         if self.init is not None:
             checkpoints.load_json(Path(self.init) / checkpoints.CONFIG)
 
-    def scenes(self, stage: Stage) -> dict:
+    def scenes(self, stage: Stage, takes_turns: bool = True) -> dict:
         """--data as `scenes` (and `score`) of RunOptions; {} without it."""
         if self.data is None:
             return {}
         from lion_min import datasets
         from lion_min.datasets import photos
-        if self.data.suffix == ".jsonl" and not self.form:
-            raise BadInput(f"{self.data}: say which format it has: --format {'|'.join(FORMATS)}")
-        if photos.is_photos(self.data):
-            return self.photographs()
+        if photos.is_photos(self.data, self.form):
+            return self.photographs(takes_turns)
         scenes, batch = datasets.read_scenes(self.data, WORLDS[self.world]), self.batch or stage.batch
         if len(scenes) < batch:
-            raise BadInput(f"data {str(self.data)!r}: {len(scenes)} scenes do not fill a batch of {batch}; "
-                           "add some or lower --batch-size")
-        return {"scenes": scenes}
+            raise BadInput(f"data {str(self.data)!r}: {len(scenes)} scenes do not fill a batch of "
+                           f"{batch}; add some or lower --batch-size")
+        return {"scenes": scenes, "data": {"file": str(self.data),
+                                           "fingerprint": datasets.fingerprint(scenes)}}
 
-    def photographs(self) -> dict:
+    def photographs(self, takes_turns: bool) -> dict:
         """Photographs to train on, and the questions on those held out."""
+        from lion_min import datasets
         from lion_min.datasets import benchmarks, photos
-        every = photos.read_photos(self.data, self.form)
+        annotations = datasets.load(self.data, self.form, self.images, self.max_bad)
+        every = photos.photos_of(annotations)
         if self.preset == TINY:
             raise BadInput(f"data {str(self.data)!r}: photographs; the tiny preset knows the drawn "
                            "world's words alone, so choose another one, --preset clip-smollm2")
         train, held = photos.split(every)
-        questions = benchmarks.some(photos.questions(held), CHECKS, self.seed)
-        print(f"{len(train)} photographs to train on, {len(held)} held out")
-        return {"scenes": train, "score": lambda system: benchmarks.score_samples(system, questions)}
+        asked = benchmarks.some(photos.questions(held), CHECKS, self.seed)
+        print(f"{len(train)} photographs to train on, {len(held)} held out, of {annotations.file} "
+              f"({annotations.form})")
+        if not takes_turns and any(sample.turns for sample in annotations.samples):
+            note("this system takes no earlier turns: a conversation's later questions stand alone")
+        floor = len({sample.image for sample in asked}) > 1    # shows the next picture
+        return {"scenes": train, "max_bad": self.max_bad,
+                "data": {"file": str(annotations.file), "fingerprint": datasets.fingerprint(every)},
+                "score": lambda system: benchmarks.score_samples(system, asked, shuffled=floor,
+                                                                 max_bad=self.max_bad)}
 
 
 def train_stage(system: str, number: int | str, o: Options, stage: Stage | None = None, **run) -> dict:
     """One stage of a system (or `stage`, a variant of it); its scores 'before' and 'after'."""
     stage = stage or stage_of(system, number)
     o.check_paths()
-    data = o.scenes(stage) if number else {}       # a stage 0 learns from scenes it makes
+    takes_turns = scores.takes_turns(module_of(system, "system").SYSTEM)
+    data = o.scenes(stage, takes_turns) if number else {}   # a stage 0 learns from scenes it makes
     torch.manual_seed(o.seed)
     parts = parts_for(o.out, o.preset, o.vision, o.llm)
     return run_stage(module_of(system, "system").SYSTEM(parts, stage), RunOptions(**{

@@ -88,9 +88,13 @@ def _answer(system, chunks: list, samples: Samples) -> list[str]:
     """Earlier turns go to a system that takes them; to others the prompt stands alone."""
     features = system.index(chunks, [row for row, _ in samples])
     turns = [list(getattr(question, "turns", ())) for _, question in samples]
-    takes_turns = any(turns) and "turns" in inspect.signature(system.answer).parameters
     return system.answer(features, [question.prompt for _, question in samples],
-                         **({"turns": turns} if takes_turns else {}))
+                         **({"turns": turns} if any(turns) and takes_turns(system) else {}))
+
+
+def takes_turns(system) -> bool:
+    """Whether a system's `answer` takes what was asked and answered before."""
+    return hasattr(system, "answer") and "turns" in inspect.signature(system.answer).parameters
 
 
 def scores(samples: Samples, answers: list[str]) -> dict:
@@ -145,7 +149,8 @@ def columns(scored: dict[str, dict]) -> str:
              if "vqa_by_type" in first]
     width = max(10, *(len(name) + 2 for name in scored))
     return "\n".join([f"{'score':<26}" + "".join(f"{name:>{width}}" for name in scored)] + [
-        f"{name:<26}" + "".join(f"{v:>{width}.3f}" for v in values) for name, values in rows])
+        f"{name:<26}" + "".join(f"{'-' if v is None else f'{v:.3f}':>{width}}" for v in values)
+        for name, values in rows])
 
 
 def floor(result: dict) -> dict[str, dict]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from lion_min import BadInput, checkpoints, parallel, scores, training
+from lion_min.cli import MAX_BAD
 from lion_min.features import Features, features_of
 from lion_min.parts import TINY, load_init, stage_name
 from lion_min.recipe import ROUNDS, Plan, Round, Stage
@@ -22,6 +23,7 @@ from lion_min.scenes import WORLDS, Scene, make_scene
 from lion_min.trainable import count_parameters, halve_frozen, only_trainable
 
 POOL = 16384                               # training scenes of a run
+DRAWS = 100                                # of other scenes, in the place of unreadable pictures
 
 
 @dataclass
@@ -39,6 +41,8 @@ class RunOptions:
     features: Features | None = None       # of `scenes`, from a run that had the same
     score: Callable[..., dict] | None = None   # system -> scores; None: on held-out scenes
     checks: int | None = None              # held-out scenes before and after
+    data: dict | None = None               # of `scenes` from a file: which, and its fingerprint
+    max_bad: float = MAX_BAD               # the share of their pictures that may be unreadable
     init: Path | None = None               # a finished run of the same stage to start from
     quiet: bool = False
 
@@ -52,10 +56,21 @@ def step_loss(system, scenes: list, features: Features, seed: int, draw_rows: Ca
     def loss(step: int, shard: int = 0):
         round_ = ROUNDS[stage.rounds[step % len(stage.rounds)]] if stage.rounds else None
         key = f"{system.name}/{stage.number}/{seed}/{step}" + f"/{shard}" * bool(shard)
-        rows = draw_rows(round_, step, rng := random.Random(key))
+        rng = random.Random(key)
+        rows = readable_rows(features, lambda: draw_rows(round_, step, rng))
         return system.batch_loss(round_, [scenes[r] for r in rows], features.take(rows), rng)
 
     return loss
+
+
+def readable_rows(features: Features, draw: Callable[[], list[int]]) -> list[int]:
+    """Rows of a draw; those whose pictures cannot be read give way to those of another draw."""
+    rows = draw()
+    for _ in range(DRAWS):
+        if not (bad := features.unreadable(rows)):
+            return rows
+        rows = [other if row in bad else row for row, other in zip(rows, draw())]
+    raise BadInput(f"{features.left_out.summary()}: no readable one was drawn; mend them")
 
 
 def row_sampler(stage: Stage, scenes: list, batch: int):
@@ -63,11 +78,14 @@ def row_sampler(stage: Stage, scenes: list, batch: int):
     if stage.unlike_captions:
         return _unlike_captions(scenes, batch)
     everything = range(len(scenes))
+    # a photograph without objects can be asked what it does not show, and nothing else
+    shown = [i for i in everything if scenes[i].objects or scenes[i].samples]
     alike = [i for i in everything if stage.lookalike_share and has_lookalikes(scenes[i])]
-    few = [i for i in everything if len(scenes[i].objects) <= 2] or everything
+    few = [i for i in shown if len(scenes[i].objects) <= 2] or shown
 
     def draw_rows(round_: Round, step: int, rng: random.Random) -> list[int]:
-        rows = rng.choices(few if step < stage.curriculum_steps else everything,
+        rows = rng.choices(few if step < stage.curriculum_steps else
+                           everything if "existence" in round_.tasks else shown,
                            k=batch * round_.scenes)
         if alike and round_.level == "region":
             share = round(stage.lookalike_share * len(rows))
@@ -119,13 +137,16 @@ def run_stage(system, o: RunOptions) -> dict:
     draw_rows = row_sampler(stage, scenes, batch)  # may refuse: before the minute of encoding
     with precision:
         features = o.features or features_of(system, scenes, encoder_trains)
+    features.left_out.check(o.max_bad)
+    features.left_out.tell()
     folder = parts.out / system.name / stage_name(stage.number)
     config = {"system": system.name, "stage": stage.number, "preset": parts.preset,
               "world": o.world, "seed": o.seed, "batch": batch, "pool": len(scenes),
               "stage0": parts.fingerprint, "settings": asdict(model.settings)}
     config |= {} if parts.source is None else {"source": parts.source}
+    config |= {"data": o.data} if o.data else {}
     training.run(model, step_loss(system, scenes, features, o.seed, draw_rows), plan, folder, config,
-                 o.resume, o.device, o.quiet)
+                 o.resume, o.device, o.quiet, lambda: features.left_out.fault(o.max_bad))
     model.eval()
     after = score(system, o, precision)
     print(f"{scores.table(before, after)}\nwrote {folder}")

@@ -32,13 +32,15 @@ class Example:
     """One question about one image. `task` is one of TASKS.
 
     boxes: those that the prompt, then the answer name, in reading order, as printed (rounded to
-    thousandths), so that nobody parses the texts again.
+    thousandths), so that nobody parses the texts again. turns: the (prompt, answer) pairs said
+    before, oldest first.
     """
 
     task: str
     prompt: str
     answer: str
     boxes: tuple[Box, ...] = ()
+    turns: tuple[tuple[str, str], ...] = ()
 
     @property
     def region_level(self) -> bool:

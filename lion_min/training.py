@@ -31,6 +31,7 @@ from lion_min.trainable import checkpoint_layers, parameter_groups
 
 LOG = "log.jsonl"
 StepLoss = Callable[..., tuple[Tensor, dict[str, float | Tensor]]]  # (step) or (step, shard)
+NO_FAULT = str                             # says "", as `fault` of `run` where nothing can go wrong
 NO_RESULT = ("save_every", "checkpointing", "accumulate")  # settings that change no number:
 # accumulate counts through `shards`, which two processes have as well as one does
 
@@ -62,13 +63,15 @@ def multiplies_bf16(device: torch.device) -> bool:
 
 # ---- the loop ------------------------------------------------------------------------------
 def run(model: nn.Module, step_loss: StepLoss, plan: Plan, out: Path | str, config: dict,
-        resume: bool = False, device: str | torch.device = "cpu", quiet: bool = False) -> dict:
+        resume: bool = False, device: str | torch.device = "cpu", quiet: bool = False,
+        fault: Callable[[], str] = NO_FAULT) -> dict:
     """Trains every parameter with requires_grad; returns {steps, loss, parts, seconds}.
 
     Writes a run's folder (checkpoints/runs.py) every `save_every` steps and at the end. On Ctrl-C or
     SIGTERM the step is finished and saved, then KeyboardInterrupt. `resume` goes on from
-    out/state.safetensors; BadInput if that run had other settings. Under torchrun every process
-    calls this, all stop after the same step, and the first alone writes.
+    out/state.safetensors; BadInput if that run had other settings or other data. Under torchrun
+    every process calls this, all stop after the same step, and the first alone writes. fault says
+    after a step why it must be the last one, or ""; then BadInput, in every process.
     """
     start, out, device = time.perf_counter(), Path(out), torch.device(device)
     parallel.start()
@@ -94,10 +97,13 @@ def run(model: nn.Module, step_loss: StepLoss, plan: Plan, out: Path | str, conf
                 _append(out / LOG, record)
             bar.set_postfix(loss=f"{record['loss']:.3f}", refresh=False)
             bar.update()
-            leaving = any(parallel.gather(bool(stop))) or step + 1 == plan.steps
+            asked, faults = zip(*parallel.gather([bool(stop), fault()]))
+            leaving = any(asked) or any(faults) or step + 1 == plan.steps
             if first and (leaving or (step + 1) % plan.save_every == 0):
                 checkpoints.save_state(out, optimizer, step + 1, {"config": config})
                 checkpoints.save_run(out, checkpoints.trainable_state(model), config)
+            if any(faults):
+                raise BadInput(next(filter(None, faults)))
             if leaving:
                 break
         stopped = any(parallel.gather(bool(stop)))  # and all wait until the files are written
@@ -152,8 +158,14 @@ def _means(shards: list[dict[str, float]]) -> dict[str, float]:
 def _resume(out: Path, optimizer: torch.optim.Optimizer, config: dict) -> int:
     """Restores the saved state after comparing every setting; returns the finished steps."""
     saved = {"shards": 1} | checkpoints.read_state(out)[1].get("config", {})
+    was, now = ({"file": "data without a name", "fingerprint": "none"} | (settings.get("data") or {})
+                for settings in (saved, config))
+    if was["fingerprint"] != now["fingerprint"]:
+        told = [f"{data['file']} (fingerprint {data['fingerprint']})" for data in (was, now)]
+        raise BadInput(f"{out}: was trained on {told[0]}, and this is {told[1]}; resume with the same "
+                       "data, or train without --resume in another folder")
     changed = [line for line in checkpoints.differences(saved, config)
-               if not line.startswith(tuple(f"plan.{name} " for name in NO_RESULT))]
+               if not line.startswith(("data.", *(f"plan.{name} " for name in NO_RESULT)))]
     if changed:
         raise BadInput(f"{out}: cannot resume with other settings: {', '.join(changed[:3])}; "
                        "give the same ones or train without --resume in another folder")

@@ -65,13 +65,14 @@ BAD = [
     (changed("vg", 0, "regions", 0, x=None), "ordinary numbers"),
     (changed("vg", 0, "regions", 0, phrase=""), "phrase has 0"),
     (changed("vg", 0, "regions", 0, image_id=2), "picture '2.jpg'"),
-    (changed("vg", 0, regions=3), "record 1, regions: a int"), (("vg", [3]), "record 1"),
+    (changed("vg", 0, regions=3), "record 1: regions is 3"), (("vg", [3]), "record 1"),
     (changed("vsr", 0, label=2), "line 1: label is 2"), (changed("vsr", 1, label=True), "line 2"),
     (changed("vsr", 0, caption=None), "line 1: caption is None"),
     (changed("pope", 1, label="maybe"), "line 2: label is 'maybe'"),
     (changed("pope", 0, image="../x.jpg"), "line 1: picture '../x.jpg'"),
     (("pope", [[]]), "line 1: a list, not a JSON object"),
-    (changed("llava", 0, image=None), "record 1: image is None"),
+    (changed("llava", 0, image=7), "record 1: image is 7"),
+    (changed("llava", 0, image=None), "no good record .*1 text-only conversation"),
     (changed("llava", 0, conversations=[]), "conversations is empty"),
     (changed("llava", 0, "conversations", 1, value=7), "conversation 2: value is 7"),
     (changed("llava", 0, "conversations", 2, value="<image>\n"), "conversation 3: value has 0"),
@@ -141,12 +142,13 @@ def test_check_lists_every_bad_record(field, capsys):
     path.write_bytes(path.read_bytes() + b"\n{\n")
     assert main(["check", str(path)]) == 2
     told = capsys.readouterr()
-    assert [line.split(": ")[0][-6:] for line in told.out.splitlines()] == [
+    assert [line.split(": ")[0][-6:] for line in told.out.splitlines()[:3]] == [
         "line 2", "line 4", "line 5"]
+    assert "1  left out: task missing" in told.out and "1  left out: not JSON" in told.out
     assert "3 bad, 2 good" in told.err and told.err.count("\n") == 1
     (field / "images" / "COCO_9.jpg").write_bytes(b"no picture")
     picture_frame.cache_clear()
     assert main(["check", str(written(field, "pope")), "--format", "pope"]) == 2
     assert "not a readable picture" in capsys.readouterr().out
-    assert main(["check", str(written(field, "coco"))]) == 2
+    assert main(["check", str(written(field, "vsr").rename(field / "x.json"))]) == 2
     assert "--format" in capsys.readouterr().err

@@ -184,25 +184,27 @@ def test_bad_data_stops_or_is_told(drawn, tmp_path, capsys, knowing):
     file = tmp_path / "own.jsonl"
     file.write_text("\n".join([good[0], "{", *good[1:], *["7"] * 6]))
     words = ["--data", file, "--format", "samples", "--images", drawn]
-    refused(call(evaluate.main, capsys, *words), "own.jsonl line 2", "not JSON")
-    code, out, err = call(evaluate.main, capsys, *words, "--skip-bad")
-    assert code == 0 and "24 questions" in out
-    assert err.count("left out: ") == evaluate.BAD_SHOWN and "own.jsonl line 2" in err
-    assert "note: 7 bad records" in err
+    refused(call(evaluate.main, capsys, *words), "own.jsonl line 2", "not JSON", "--max-bad")
+    for allowed in (["--skip-bad"], ["--max-bad", 0.2]):
+        code, out, err = call(evaluate.main, capsys, *words, *allowed)
+        assert code == 0 and "24 questions" in out and err.count("\n") == 1
+        assert "7 of 37 records left out (6 not an object, 1 not JSON)" in err and "line 2" in err
     file.write_text("{")
     code, out, err = call(evaluate.main, capsys, *words, "--skip-bad")
     assert code == 2 and out == "" and "line 1" in err and "no good record" in err
     shutil.copytree(drawn, tmp_path / "copy")
-    (tmp_path / "copy" / "3.png").write_bytes(b"\x89PNG no more")
-    refused(call(evaluate.main, capsys, "--data", tmp_path / "copy" / "samples.jsonl",
-                 "--format", "samples"), "3.png")
+    (tmp_path / "copy" / "3.png").write_bytes((drawn / "3.png").read_bytes()[:-99])
+    code, out, err = call(evaluate.main, capsys, "--data", tmp_path / "copy" / "samples.jsonl")
+    assert code == 0 and "20 questions on 5 pictures" in out and err.count("\n") == 1
+    assert "5 of 30 records left out (5 picture unreadable)" in err and "3.png" in err
 
 
 @pytest.mark.parametrize("words, told", [
-    ("--format coco", "--data"), ("--format voc", "voc"), ("--data . --format coco", "is a folder"),
-    ("--data instances.json", "--format"), ("--data no.json --format vg", "no.json"),
-    ("--data . --split val", "annotation file"), ("--data . --images x", "annotation file"),
-    ("--data . --skip-bad", "annotation file"), ("--held-out", "--held-out")])
+    ("--format coco", "--data"), ("--format voc", "voc"), ("--data . --format vg", "region_descriptions"),
+    ("--data 0.png", "--format"), ("--data no.json --format vg", "no.json"),
+    ("--data . --split val", "no sample of the split 'val'"), ("--images x", "annotation file"),
+    ("--skip-bad", "annotation file"), ("--held-out", "--held-out"),
+    ("--data . --held-out --split val", "--split"), ("--data . --max-bad 2", "from 0 to 1")])
 def test_options_that_do_not_fit(drawn, capsys, monkeypatch, words, told):
     """Guards: an option that is read and ignored; a list of formats that fell behind."""
     assert evaluate.FORMATS == tuple(FORMATS)

@@ -11,7 +11,7 @@ import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -19,10 +19,12 @@ from torch.nn.functional import normalize
 
 from lion_min import BadInput
 from lion_min.boxes import Box, BoxText
-from lion_min.cli import progress
+from lion_min.cli import MAX_BAD, progress
 from lion_min.datasets import metrics
 from lion_min.datasets.records import Sample
+from lion_min.features import readable
 from lion_min.images import load_image
+from lion_min.left_out import LeftOut
 from lion_min.scores import answer_all
 
 SCORES = ("rec_acc50", "rec_miou", "reg_exact", "reg_nearest", "vqa_acc", "relation_acc",
@@ -34,13 +36,14 @@ MAX_CLASSES = 1500  # LVIS has 1,203; what differs more often is a phrase, not a
 Question = list[Sample]  # asked once, in the first one's words; each brings a right answer
 
 
-def score_samples(system, samples: Iterable[Sample], batch: int = 32,
-                  shuffled: bool = True) -> dict:
+def score_samples(system, samples: Iterable[Sample], batch: int = 32, shuffled: bool = True,
+                  max_bad: float = MAX_BAD) -> dict:
     """Every name of SCORES, None where nothing asks for it; n per task; the same "shuffled".
 
-    batch: pictures encoded, and questions asked, at a time; it bounds the memory. Raises BadInput
-    for a REC answer without a box, and for fewer than two pictures where shuffled asks for one
-    more.
+    batch: pictures encoded, and questions asked, at a time; it bounds the memory. Pictures that
+    cannot be read are left out with their questions, and told. Raises BadInput for more than the
+    share max_bad of them, for a REC answer without a box, and for fewer than two pictures where
+    shuffled asks for one more.
     """
     start, asked = time.time(), questions(samples)
     pictures = len({first.image for first, *_ in asked})
@@ -50,12 +53,15 @@ def score_samples(system, samples: Iterable[Sample], batch: int = 32,
     for first, *_ in asked:
         if _scored_as(first) == "rec":
             true_box(first)  # a fault in the data is told before hours of asking
-    embed = word_vectors(system)
-    result, *floor = (scores(asked, answers, embed) for answers in
-                      ask_all(system, asked, batch, (0, 1) if shuffled else (0,)))
+    left_out = LeftOut("data", "pictures", pictures)
+    answers = ask_all(system, asked, batch, (0, 1) if shuffled else (0,), left_out, max_bad)
+    left_out.tell()
+    rows, embed = [i for i, said in enumerate(answers[0]) if said is not None], word_vectors(system)
+    asked = [asked[i] for i in rows]
+    result, *floor = (scores(asked, [said[i] for i in rows], embed) for said in answers)
     return result | ({"shuffled": floor[0]} if floor else {}) | {
         "n": dict(Counter(first.task for first, *_ in asked)),
-        "pictures": pictures, "seconds": round(time.time() - start, 1)}
+        "pictures": pictures - left_out.count, "seconds": round(time.time() - start, 1)}
 
 
 # ---- what is asked -------------------------------------------------------------------------------
@@ -98,24 +104,33 @@ def _scored_as(sample: Sample) -> str:
 
 # ---- asking --------------------------------------------------------------------------------------
 
-def ask_all(system, asked: list[Question], batch: int, shifts: tuple[int, ...]
-            ) -> list[list[str]]:
+def ask_all(system, asked: list[Question], batch: int, shifts: tuple[int, ...],
+            left_out: LeftOut | None = None, max_bad: float = MAX_BAD) -> list[list[str | None]]:
     """For each shift, one answer a question, given beside the picture `shift` rows on.
 
     A picture is encoded once for all that is asked beside it; no chunk outlives its questions.
+    The answer is None beside a picture that cannot be read; left_out counts those pictures.
     """
     paths = list(dict.fromkeys(first.image for first, *_ in asked))
     rows = {path: row for row, path in enumerate(paths)}
+    left_out = LeftOut("data", "pictures", len(paths)) if left_out is None else left_out
     beside = defaultdict(list)                          # chunk of pictures -> what is asked there
     for i, (first, *_) in enumerate(asked):
         for column, shift in enumerate(shifts):
             row = (rows[first.image] + shift) % len(paths)
             beside[row // batch].append((row % batch, column, i))
-    answers = [[""] * len(asked) for _ in shifts]
+    answers = [[None] * len(asked) for _ in shifts]
     for chunk in progress(range(len(beside)), "pictures asked about, in chunks"):
         shown = paths[chunk * batch:(chunk + 1) * batch]
-        jobs, features = sorted(beside[chunk]), system.encode([load_image(path) for path in shown])
-        texts = answer_all(system, [features], [(row, asked[i][0]) for row, _, i in jobs], batch)
+        images = readable([partial(load_image, path) for path in shown], left_out)
+        left_out.check(max_bad)
+        jobs = sorted(job for job in beside[chunk] if job[0] in images)
+        if not jobs:
+            continue
+        order = {row: i for i, row in enumerate(images)}
+        features = system.encode([*images.values()])
+        texts = answer_all(system, [features],
+                           [(order[row], asked[i][0]) for row, _, i in jobs], batch)
         for (_, column, i), text in zip(jobs, texts):
             answers[column][i] = text
     return answers
@@ -123,13 +138,15 @@ def ask_all(system, asked: list[Question], batch: int, shifts: tuple[int, ...]
 
 # ---- scoring -------------------------------------------------------------------------------------
 
-def scores(asked: list[Question], answers: list[str],
+def scores(asked: list[Question], answers: list[str | None],
            embed: Callable[[str], Tensor] | None = None) -> dict:
-    """SCORES from questions and answers; no system is asked. embed: see metrics.nearest_name."""
+    """SCORES from questions and answers; no system is asked. What has no answer (None) does not
+    count. embed: see metrics.nearest_name."""
     result: dict[str, float | None] = dict.fromkeys(SCORES)
     by_task = defaultdict(list)
     for question, answer in zip(asked, answers, strict=True):
-        by_task[_scored_as(question[0])].append((answer, question))
+        if answer is not None:
+            by_task[_scored_as(question[0])].append((answer, question))
     for task, rows in by_task.items():
         result |= _scores_of(task, *zip(*rows), embed)
     return {name: None if v is None else round(v, 4) for name, v in result.items()}

@@ -59,6 +59,9 @@ def read_plain_pickle(file: Path | str) -> object:
         return PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="utf-8").load()
     except BadInput as error:
         raise BadInput(f"{path}: {error}; write it again as such or as .json") from None
+    except UnicodeDecodeError as error:    # another alphabet's bytes, as Python 2 wrote them
+        raise BadInput(f"{path}: no whole pickle: {error.object[:30]!r} is not UTF-8 text; write it "
+                       "again as such or as .json") from None
     except Exception as error:             # what a damaged program raises is open-ended
         raise BadInput(f"{path}: no whole pickle ({type(error).__name__}: {str(error)[:100]}); "
                        "download it again") from None

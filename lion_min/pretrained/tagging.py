@@ -12,12 +12,12 @@ import random
 import torch
 import torch.nn.functional as F
 
-from lion_min import BadInput, training
+from lion_min import BadInput, datasets, training
 from lion_min.cli import LION
-
 from lion_min.datasets import photos
-from lion_min.features import CHUNK, encode_images
+from lion_min.features import CHUNK, encode_images, readable
 from lion_min.launch import Options, parts_for
+from lion_min.left_out import LeftOut
 from lion_min.parts import STAGE0
 from lion_min.training import Plan
 from lion_min.vision import TagHead
@@ -31,9 +31,11 @@ def train(o: Options) -> dict[str, float]:
 
     BadInput without photographs whose objects have names (COCO's form).
     """
-    if o.data is None or not photos.is_photos(o.data):
-        raise BadInput("stage 0 of a pretrained preset learns tags: give photographs, --data COCO_FOLDER")
-    every = photos.read_photos(o.data, o.form)
+    if o.data is None or not photos.is_photos(o.data, o.form):
+        raise BadInput("stage 0 of a pretrained preset learns tags: give photographs, "
+                       "--data COCO_FOLDER")
+    annotations = datasets.load(o.data, o.form, o.images, o.max_bad)
+    every = photos.photos_of(annotations)
     if not (names := every[0].names):
         raise BadInput(f"data {str(o.data)!r}: its objects have no names to learn as tags; "
                        "give COCO instances, or begin at stage 1")
@@ -42,7 +44,11 @@ def train(o: Options) -> dict[str, float]:
     vision = parts_for(o.out, o.preset, o.vision, o.llm).vision.to(device)
     torch.manual_seed(o.seed)
     tagger = TagHead(vision.settings.width, names).to(device)
-    seen, unseen = last_states(vision, learnt), last_states(vision, held)
+    left_out = LeftOut(annotations.file, "pictures", len(every))
+    learnt, seen = last_states(vision, learnt, left_out)
+    held, unseen = last_states(vision, held, left_out)
+    left_out.check(o.max_bad)
+    left_out.tell()
 
     def step_loss(step: int):
         rows = random.Random(f"tags/{o.seed}/{step}").choices(range(len(learnt)), k=BATCH)
@@ -53,7 +59,8 @@ def train(o: Options) -> dict[str, float]:
 
     folder = o.out / STAGE0 / "tags"
     config = {"system": LION, "stage": 0, "part": "tags", "preset": o.preset,
-              "tags": list(names), "seed": o.seed}
+              "tags": list(names), "seed": o.seed,
+              "data": {"file": str(annotations.file), "fingerprint": datasets.fingerprint(every)}}
     training.run(tagger, step_loss, o.plan(PLAN), folder, config, o.resume, device)
     scores = report(tagger, unseen, held)
     print(f"wrote {folder}: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
@@ -66,10 +73,19 @@ def truth_of(shown: list[photos.Photo], names: tuple[str, ...]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def last_states(vision, shown: list[photos.Photo]) -> torch.Tensor:
-    """The frozen encoder's last state of every photograph: [size, 1+N, Dv], half precision."""
-    return torch.cat([encode_images(vision, [p.draw() for p in shown[i:i + CHUNK]])[-1].half()
-                      for i in range(0, len(shown), CHUNK)])
+def last_states(vision, photographs: list[photos.Photo], left_out: LeftOut
+                ) -> tuple[list[photos.Photo], torch.Tensor]:
+    """The readable photographs and the frozen encoder's last state of each: [size, 1+N, Dv], half
+    precision. left_out counts the others; BadInput where no photograph is readable."""
+    shown, states = [], []
+    for start in range(0, len(photographs), CHUNK):
+        chunk = photographs[start:start + CHUNK]
+        images = readable([photo.draw for photo in chunk], left_out)
+        shown += [chunk[row] for row in images]
+        states += [encode_images(vision, [*images.values()])[-1].half()] if images else []
+    if not states:
+        raise BadInput(f"{left_out.name}: {left_out.summary()}; none is left to learn from")
+    return shown, torch.cat(states)
 
 
 @torch.no_grad()

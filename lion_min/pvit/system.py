@@ -51,7 +51,7 @@ class PvitSystem(System):
         if tasks[0] == "instructions" and isinstance(scene, Scene):
             instructions = scene_instructions(scene, rng, len(tasks), TURNS)
             return rng.sample([sample for i in instructions for sample in i.samples()], len(tasks))
-        return [(e.prompt, e.answer, []) for e in examples(scene, rng, tasks)]
+        return [(e.prompt, e.answer, list(e.turns)) for e in examples(scene, rng, tasks)]
 
     def answer(self, features: dict, prompts: list[str],
                turns: list[list[Turn]] | None = None, **options) -> list[str]:
