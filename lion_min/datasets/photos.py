@@ -30,7 +30,7 @@ SCORED = ("caption", "existence", "existence", "count", "relation", "rec")  # an
 # A task -> the makers to try in turn. Classes of objects have no colours, and no second name.
 TRIES = {"colour": ("existence",), "kind": ("existence",), "side": ("existence",),
          "relation": ("relation", "existence"), "rec": ("rec", "reg"),
-         "rec_relational": ("rec", "reg")}
+         "rec_relational": ("rec", "reg"), "talk": ("existence",), "box_talk": ("reg",)}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from lion_min.pvit.prompt import Turn, make_inputs
 from lion_min.pvit.region_encoder import TinyRegions
 from lion_min.scenes import Scene, World
 from lion_min.system import System
-from lion_min.tasks import examples
+from lion_min.questions import examples
 
 TURNS = (1, 3)                             # of a conversation in an 'instructions' round
 

@@ -8,6 +8,7 @@ Symbols: B scenes, P slots, S samples, L tokens, M phrases, D width.
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import cycle
 from pathlib import Path
 
 import torch
@@ -15,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lion_min.cli import Parser, guarded, whole
-from lion_min.scores import box_overlap, caption_object_f1
+from lion_min.scores import caption_object_f1, is_right
 from lion_min.language import LanguageModel, alike, splice
 from lion_min.parts import say_if_stage0_bundled, tiny_parts
+from lion_min.questions import DRAWS
 from lion_min.tiny.textworld import ROUND, TextScenes, text_scenes
 from lion_min.scenes import WORLDS, World
 from lion_min.tokenizer import GRID, REACH, SIDES, TinyTokenizer
@@ -175,20 +177,18 @@ def reading(llm: LanguageModel, tokenizer: TinyTokenizer, world: World, count: i
             seed: int = 0) -> dict[str, float]:
     """Share of right answers a task on held-out scenes told as perfect text; REC by IoU >= .5.
 
-    'objects': F1 of the objects that captions name. What sees can hardly exceed it. `count`
-    scenes, one question of each task.
+    'objects': F1 of the objects that captions name; 'talk', 'box_talk': of questions.py. What sees
+    can hardly exceed it. `count` scenes, one question of each task.
     """
     right, captions = defaultdict(list), []
+    tasks = ROUND + ("caption",)
     for step in range(max(1, count // 32)):
-        told = text_scenes(world, seed, step, 32, tokenizer, "heldout",
-                           tasks=ROUND + ("caption",), form="list")
+        told = text_scenes(world, seed, step, 32, tokenizer, "heldout", tasks=tasks, form="list")
         embeds, text, shared = read(llm, told, tokenizer, train=False)
         answers = llm.generate(embeds, text, shared)
-        for asked, ids in zip(told.asked, answers.tolist()):
+        for name, asked, ids in zip(cycle(tasks), told.asked, answers.tolist()):
             said = tokenizer.decode(ids)
-            hit = box_overlap(said, asked.boxes[-1]) >= 0.5 if "rec" in asked.task \
-                else said == asked.answer
-            right[asked.task].append(hit)
+            right[name if name in DRAWS else asked.task].append(is_right(said, asked))
             if asked.task == "caption":
                 captions.append((said, asked.answer))
     return {task: round(sum(hits) / len(hits), 4) for task, hits in sorted(right.items())} | {
