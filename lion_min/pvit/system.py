@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lion_min.parts import TINY
 from lion_min.pvit.instructions import scene_instructions
+from lion_min.pvit.instructions.questions import TEMPLATES
 from lion_min.pvit.model import Pvit, around, tiny
 from lion_min.pvit.prompt import Turn, make_inputs
 from lion_min.pvit.region_encoder import TinyRegions
@@ -21,6 +22,10 @@ class PvitSystem(System):
     """PVIT's two stages; `stage` is a PvitStage."""
 
     ANSWERS = (1, 2)
+    wordings = tuple(wording.format("the object in [0,0,1,1]", "the object in [0,0,1,1]", w=word,
+                                    r0="[0,0,1,1]", r1="[0,0,1,1]", r2="[0,0,1,1]")
+                     for template in TEMPLATES.values() for wording in template.wordings
+                     for word in template.words)
 
     def build(self) -> Pvit:
         p, kind = self.parts, self.stage.representation
