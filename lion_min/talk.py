@@ -203,11 +203,14 @@ def more(scene: Scene, rng: random.Random) -> Example:
     """More than, at least, fewer than a number; some leave out of what."""
     phrase = rng.choice(sorted(tasks.countable(scene, rng))) if rng.random() < 0.8 else ""
     there = matching(phrase or "object", scene)
-    word = rng.choice(("more than", "more than", "at least", "fewer than"))
-    number = rng.choice([n for n in range(7) if abs(n - there) < 3 and (n or word == "more than")])
-    true = {"more than": there > number, "at least": there >= number, "fewer than": there < number}
+    near = [n for n in range(7) if abs(n - there) < 3]
+    claims = {("more than", n): there > n for n in near}
+    claims |= {("at least", n): there >= n for n in near if n}
+    claims |= {("fewer than", n): there < n for n in near if n}
+    true = rng.random() < 0.5
+    word, number = rng.choice([claim for claim, fits in claims.items() if fits is true])
     said = rng.choice((str(number), NUMBERS[number]))
-    return ask(rng, "more", yes(true[word]), word, said,
+    return ask(rng, "more", yes(true), word, said,
                 phrase and (phrase if number == 1 else plural(phrase)))
 
 
