@@ -78,8 +78,8 @@ def load(system: str = SYSTEMS[0], weights: Path | str | None = None, device: st
                            f"{config['preset']}; leave --preset out")
         opened = open_run(system, Path(weights or bundled(system)).resolve(), config, device, vision, llm)
     if opened.parts.preset == TINY:
-        from lion_min.tiny.is_drawn import doubts
-        opened.doubts = lambda image, prompt: doubts(opened.tokenizer, image, prompt)
+        from lion_min.tiny.typed import Reader
+        opened.reads = Reader(opened.tokenizer, opened.wordings)
     return opened
 
 

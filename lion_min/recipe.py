@@ -25,6 +25,8 @@ ROUNDS = {
     "reg": Round("region", ("reg",) * 4),
     "pointed": Round("region", ("colour", "kind", "reg", "rec") * 2),   # about one object each
     "instructions": Round("region", ("instructions",) * 4),   # PVIT's own (pvit/instructions)
+    "talk": Round("image", ("talk",) * 8),                    # what people type (questions.py)
+    "box_talk": Round("region", ("box_talk",) * 6),
 }
 
 

@@ -16,14 +16,17 @@ from collections import Counter, defaultdict
 
 import torch
 
-from lion_min.boxes import Box, BoxText, iou
+from lion_min.boxes import Box, BoxText, box_iou, iou
 from lion_min.cli import progress
+from lion_min.questions import in_other_words, of_the_absent
 from lion_min.scenes import Scene, World, make_scene
 from lion_min.tasks import MAKERS, TASKS, Example, reg
 
 VQA = ("existence", "colour", "kind", "count")
 ROWS = ("reg_exact", "reg_exact_heldout_pairs", "rec_acc50", "rec_acc50_relational", "rec_miou",
-        "relation_acc", "caption_object_f1", "vqa_acc")   # of a table; the VQA types follow
+        "relation_acc", "caption_object_f1", "wordings", "absent",
+        "vqa_acc")                         # of a table; the VQA types follow
+SPOKEN = 3     # questions in wordings kept out of training, and one of the absent, a scene
 Samples = list[tuple[int, Example]]  # (row of the picture, question), or a data set's Sample
 
 
@@ -35,6 +38,16 @@ def questions(scenes: list[Scene], seed: int) -> Samples:
         examples = (MAKERS[task](scene, rng) for task in TASKS)
         samples += [(row, example) for example in examples if example is not None]
     return samples
+
+
+def spoken_questions(scenes: list[Scene], seed: int) -> dict[str, Samples]:
+    """'wordings': SPOKEN questions a scene in wordings kept out of training, the families in turn;
+    'absent': one about something that is not there."""
+    rngs = [random.Random(f"spoken/{seed}/{row}") for row in range(len(scenes))]
+    return {"wordings": [(row, e) for row, (scene, rng) in enumerate(zip(scenes, rngs))
+                         for e in in_other_words(scene, rng, SPOKEN, row * SPOKEN)],
+            "absent": [(row, of_the_absent(scene, rng, row))
+                       for row, (scene, rng) in enumerate(zip(scenes, rngs))]}
 
 
 def evaluate(system, world: World, count: int, seed: int, batch: int = 128,
@@ -51,18 +64,24 @@ def evaluate(system, world: World, count: int, seed: int, batch: int = 128,
     else:
         count, held = len(scenes), world.heldout_pairs()
         strange = [s for s in scenes if all((t.colour, t.kind) in held for t in s.objects)]
-    samples = questions(scenes, seed)
-    composed = [(row, reg(scene, random.Random(f"pairs/{seed}/{row}"))) for row, scene in enumerate(strange)]
+    samples, spoken = questions(scenes, seed), spoken_questions(scenes, seed)
+    composed = [(row, reg(scene, random.Random(f"pairs/{seed}/{row}")))
+                for row, scene in enumerate(strange)]
     chunks, strange_chunks = (encode_all(system, s, batch) for s in (scenes, strange))
     result = scores(samples, answer_all(system, chunks, samples, batch))
     answers = answer_all(system, strange_chunks, composed, batch)
     result["reg_exact_heldout_pairs"] = _mean(
         said == example.answer for (_, example), said in zip(composed, answers))
     result["n"]["reg_heldout_pairs"] = len(composed)
+    for name, said in spoken.items():
+        result[name], result["n"][name] = share_right(system, chunks, said, batch), len(said)
     if shuffled:
-        other = [((row + 1) % count, example) for row, example in samples]
-        result["shuffled"] = scores(samples, answer_all(system, chunks, other, batch))
+        others = [[((row + 1) % count, e) for row, e in part]
+                  for part in (samples, *spoken.values())]
+        result["shuffled"] = scores(samples, answer_all(system, chunks, others[0], batch))
         result["shuffled"].pop("n")
+        result["shuffled"] |= {name: share_right(system, chunks, said, batch)
+                               for name, said in zip(spoken, others[1:])}
     return result | {"world": world.name, "count": count, "seed": seed,
                      "seconds": round(time.time() - start, 1)}
 
@@ -118,6 +137,21 @@ def scores(samples: Samples, answers: list[str]) -> dict:
         "exist_yes_rate": _mean(a == "yes" for a, _ in pairs["existence"]),
         "caption_object_f1": caption_object_f1(pairs["caption"]),
         "n": {task: len(right[task]) for task in TASKS}}
+
+
+def share_right(system, chunks: list, asked: Samples, batch: int) -> float:
+    """The share of questions that a system answers rightly."""
+    return _mean(is_right(said, example) for (_, example), said in zip(
+        asked, answer_all(system, chunks, asked, batch)))
+
+
+def is_right(said: str, example: Example) -> bool:
+    """The very answer; or, of boxes, as many, each with an IoU of at least .5, in any order."""
+    true, given = BoxText().parse(example.answer), BoxText().parse(said)
+    if not true or len(given) != len(true):
+        return not true and said == example.answer
+    near = box_iou(torch.tensor(given), torch.tensor(true)) >= 0.5        # [M, M]
+    return bool(near.any(0).all() and near.any(1).all())
 
 
 def box_overlap(text: str, box: Box) -> float:

@@ -25,6 +25,7 @@ from lion_min.parts import Parts, say_if_stage0_bundled
 from lion_min.scenes import World
 from lion_min.trainable import only_trainable
 
+UNKNOWN = "i do not know."
 MAX_TOKENS = 512           # of a question; the tiny LLMs were trained on far shorter ones
 ABOUT_A_BOX = re.compile(r"\b(describe|in|inside|within|does)\s+((the|this|that)\s+)?"
                          r"(box|region)\b", re.IGNORECASE)
@@ -57,7 +58,9 @@ class System:
     """The interface of training, infer.py and the scores; a subclass has the first four methods."""
 
     ANSWERS: tuple[int | str, ...] = ()    # the stages that answer; the last is bundled
-    doubts: Callable[[Image.Image, str], list[str]] | None = None   # more notes for a Reply
+    wordings: tuple[str, ...] = ()         # questions that it is taught beside wordings.py
+    reads: Callable[[Image.Image, str], tuple[str, list[str]]] | None = None   # of the tiny preset:
+                                           # -> the prompt with its slips mended, notes for a Reply
     open_stage: Callable[[int], System] | None = None   # another stage of an opened run
 
     def __init__(self, parts: Parts, stage, model: nn.Module | None = None):
@@ -115,15 +118,20 @@ class System:
         tokens = len(self.tokenizer.encode(text))
         if not 1 <= tokens <= MAX_TOKENS:
             raise BadInput(f"prompt: {tokens} words and signs; from 1 to {MAX_TOKENS} are read")
+        if self.reads:
+            text, more = self.reads(image, text)
+            notes += more
         start = time.perf_counter()
         self.model.llm.notes = []
         features = self.encode([image])
-        answer = self.answer(features, [text])[0]
+        answer = self.answer(features, [text], min_new_tokens=1)[0]
+        if not any(map(str.isalnum, answer)):
+            answer = UNKNOWN
+            notes.append(f"the model gave no answer, which is written as {UNKNOWN!r}")
         seconds = time.perf_counter() - start
-        notes = dict.fromkeys(notes + (self.doubts(image, text) if self.doubts else [])
-                              + self.model.llm.notes)
+        notes += self.model.llm.notes
         return Reply(text, answer, boxes, BoxText().parse(answer), seconds, features, image,
-                     [*notes])
+                     [*dict.fromkeys(notes)])
 
     def score(self, world: World, seed: int, checks: int | None = None) -> dict:
         """The scores that a run prints before and after, on held-out scenes."""

@@ -24,28 +24,34 @@ IMAGE_LEVEL = ("existence", "colour", "kind", "count", "relation")
 REGION_LEVEL = ("reg", "rec", "rec_relational")
 TASKS = IMAGE_LEVEL + ("caption",) + REGION_LEVEL
 AUXILIARY = ("side",)  # taught, not scored: without it true/false is a riddle with no first clue
+BOX_TALK = ("several", "absent", "placed", "boxes_relation", "boxes_same")  # of talk.py
 MARGIN = 0.08          # centres closer than this on an axis are neither left nor right, ...
 
 
 @dataclass(frozen=True)
 class Example:
-    """One question about one image. `task` is one of TASKS.
+    """One question about one image. `task` is one of TASKS, or of talk.py's.
 
     boxes: those that the prompt, then the answer name, in reading order, as printed (rounded to
-    thousandths), so that nobody parses the texts again. turns: the (prompt, answer) pairs said
-    before, oldest first.
+    thousandths), so that nobody parses the texts again.
+    family, slots: the wordings that the prompt is one of, and what fills their places; so the same
+    question can be put in other words (wordings.py). turns: the (prompt, answer) pairs said before,
+    oldest first.
     """
 
     task: str
     prompt: str
     answer: str
     boxes: tuple[Box, ...] = ()
+    family: str = ""
+    slots: tuple[str, ...] = ()
     turns: tuple[tuple[str, str], ...] = ()
 
     @property
     def region_level(self) -> bool:
-        """True for REG and REC: LION's router takes its region row (spec 2.5)."""
-        return self.task in REGION_LEVEL
+        """True for REG, REC and what talk.py asks with boxes: LION's router takes its region row
+        (spec 2.5)."""
+        return self.task in REGION_LEVEL + BOX_TALK
 
 
 TEMPLATES = {
@@ -80,7 +86,7 @@ def _ask(rng: random.Random, task: str, answer: str, *slots: str,
          boxes: tuple[Box, ...] = ()) -> Example:
     family = "rec" if task == "rec_relational" else task
     text = rng.choice(TEMPLATES[family]).format(*slots)
-    return Example(task, text[0].upper() + text[1:], answer, boxes)
+    return Example(task, text[0].upper() + text[1:], answer, boxes, family, slots)
 
 
 def printed(box: Box) -> tuple[str, Box]:
@@ -89,15 +95,15 @@ def printed(box: Box) -> tuple[str, Box]:
     return text, BOX.parse(text)[0]
 
 
-def _phrases(thing: Thing) -> list[str]:
+def phrases(thing: Thing) -> list[str]:
     """Ways to name an object without its place, from vague to full: 'circle', 'red circle', ..."""
     if thing.colour is None:                              # of a photograph
         return [thing.kind]
     texture = "" if thing.texture == "plain" else thing.texture + " "
-    phrases = [thing.kind, f"{thing.colour} {thing.kind}", f"{thing.size} {thing.kind}",
-               f"{thing.size} {thing.colour} {thing.kind}", thing.words()]
-    return phrases + ([f"{texture}{thing.kind}", f"{thing.colour} {texture}{thing.kind}"]
-                      if texture else [])
+    plain = [thing.kind, f"{thing.colour} {thing.kind}", f"{thing.size} {thing.kind}",
+             f"{thing.size} {thing.colour} {thing.kind}", thing.words()]
+    return plain + ([f"{texture}{thing.kind}", f"{thing.colour} {texture}{thing.kind}"]
+                    if texture else [])
 
 
 def fits(phrase: str, thing: Thing) -> bool:
@@ -115,9 +121,9 @@ def a(phrase: str) -> str:
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
 
-def _naming(rng: random.Random, scene: Scene, thing: Thing) -> str | None:
+def naming(rng: random.Random, scene: Scene, thing: Thing) -> str | None:
     """A phrase that is true of this object alone, or None."""
-    unique = [phrase for phrase in _phrases(thing) if matching(phrase, scene) == 1]
+    unique = [phrase for phrase in phrases(thing) if matching(phrase, scene) == 1]
     return rng.choice(unique) if unique else None
 
 
@@ -128,18 +134,18 @@ def caption(scene: Scene, rng: random.Random) -> Example:
 def existence(scene: Scene, rng: random.Random) -> Example:
     """Half yes, half no; a 'no' takes an object that is there and changes one or two words."""
     thing = rng.choice(scene.objects)
-    phrases = _phrases(thing)[:4] + [f"{thing.colour} object"] * bool(thing.colour)
+    names = phrases(thing)[:4] + [f"{thing.colour} object"] * bool(thing.colour)
     yes = rng.random() < 0.5
     for _ in range(50):
-        phrase = rng.choice(phrases)
+        phrase = rng.choice(names)
         if not yes:
-            phrase = _changed(rng, phrase, scene.world)
+            phrase = changed(rng, phrase, scene.world)
         if (matching(phrase, scene) > 0) == yes:
             break
     return _ask(rng, "existence", "yes" if matching(phrase, scene) else "no", a(phrase))
 
 
-def _changed(rng: random.Random, phrase: str, world: World) -> str:
+def changed(rng: random.Random, phrase: str, world: World) -> str:
     """The phrase with one or two words replaced by others of the same sort."""
     sort = {word: words for words in (world.colours, world.kinds, tuple(world.sizes))
             for word in words}
@@ -170,34 +176,38 @@ def count(scene: Scene, rng: random.Random) -> Example:
     """The number is drawn first, evenly among those the scene can pose, then a phrase for it."""
     drawn = bool(scene.world.colours)
     by_number: dict[int, list[str]] = {}
-    for phrase in sorted(_countable(scene, rng) if drawn else {o.kind for o in scene.objects}):
+    for phrase in sorted(countable(scene, rng) if drawn else {o.kind for o in scene.objects}):
         by_number.setdefault(matching(phrase, scene), []).append(phrase)
     number = rng.choice(sorted(by_number))
     phrase = rng.choice(by_number[number])
-    plural = phrase + ("es" if phrase.endswith("cross") else "s")
-    if not drawn:                               # a photograph's may be sheep, knives or people
-        plural = f"objects of the kind {phrase}"
-    return _ask(rng, "count", str(number), plural)
+    # a photograph's may be sheep, knives or people
+    name = plural(phrase) if drawn else f"objects of the kind {phrase}"
+    return _ask(rng, "count", str(number), name)
 
 
-def _countable(scene: Scene, rng: random.Random) -> set[str]:
+def plural(phrase: str) -> str:
+    """'red crosses' of 'red cross'."""
+    return phrase + ("es" if phrase.endswith("cross") else "s")
+
+
+def countable(scene: Scene, rng: random.Random) -> set[str]:
     """Phrases of one or two words, also some that are often not there: 0."""
     colour, kind = rng.choice(scene.world.colours), rng.choice(scene.world.kinds)
-    phrases = {"object", kind, f"{colour} {kind}", f"{colour} object"}
+    found = {"object", kind, f"{colour} {kind}", f"{colour} object"}
     for thing in scene.objects:
-        phrases |= {thing.kind, f"{thing.colour} object", f"{thing.size} object",
-                    f"{thing.colour} {thing.kind}", f"{thing.size} {thing.kind}"}
-    return phrases
+        found |= {thing.kind, f"{thing.colour} object", f"{thing.size} object",
+                  f"{thing.colour} {thing.kind}", f"{thing.size} {thing.kind}"}
+    return found
 
 
-def _pair(scene: Scene, rng: random.Random) -> tuple[str, str, str] | None:
+def clear_pair(scene: Scene, rng: random.Random) -> tuple[str, str, str] | None:
     """(relation, name of the first, name of the second) of two objects that it clearly holds of."""
     things = [t for t in scene.objects if t.colour or matching(t.kind, scene) == 1]  # no crowds
     pairs = [(a, b, name) for a in things for b in things for name in SIDES
              if a is not b and stands(a, name, b)]
     rng.shuffle(pairs)
     for a, b, name in pairs:
-        first, second = _naming(rng, scene, a), _naming(rng, scene, b)
+        first, second = naming(rng, scene, a), naming(rng, scene, b)
         if first and second:
             return name, first, second
     return None
@@ -205,7 +215,7 @@ def _pair(scene: Scene, rng: random.Random) -> tuple[str, str, str] | None:
 
 def relation(scene: Scene, rng: random.Random) -> Example | None:
     """VSR: a statement about two named objects, true every other time."""
-    if (pair := _pair(scene, rng)) is None:
+    if (pair := clear_pair(scene, rng)) is None:
         return None
     name, first, second = pair
     true = rng.random() < 0.5
@@ -216,7 +226,7 @@ def relation(scene: Scene, rng: random.Random) -> Example | None:
 
 def side(scene: Scene, rng: random.Random) -> Example | None:
     """left or right, above or below: the relation itself, before any judgement of a claim."""
-    if (pair := _pair(scene, rng)) is None:
+    if (pair := clear_pair(scene, rng)) is None:
         return None
     name, first, second = pair
     words = ("left", "right") if SIDES[name][0] == 0 else ("above", "below")
@@ -234,7 +244,7 @@ def reg(scene: Scene, rng: random.Random) -> Example:
 def rec(scene: Scene, rng: random.Random) -> Example | None:
     """REC by attributes alone."""
     for thing in rng.sample(scene.objects, len(scene.objects)):
-        if name := _naming(rng, scene, thing):
+        if name := naming(rng, scene, thing):
             return _located(rng, "rec", thing, name)
     return None
 
@@ -248,7 +258,7 @@ def rec_relational(scene: Scene, rng: random.Random) -> Example | None:
     """REC where the words fit several objects and only the relation singles one out."""
     chances = []
     for thing in scene.objects:
-        for phrase in _phrases(thing):
+        for phrase in phrases(thing):
             rivals = [o for o in scene.objects if fits(phrase, o)]
             for other in scene.objects if len(rivals) > 1 else ():
                 for name in SIDES if other not in rivals else ():
@@ -257,7 +267,7 @@ def rec_relational(scene: Scene, rng: random.Random) -> Example | None:
                         chances.append((thing, phrase, name, other))
     rng.shuffle(chances)
     for thing, phrase, name, other in chances:
-        if anchor := _naming(rng, scene, other):
+        if anchor := naming(rng, scene, other):
             return _located(rng, "rec_relational", thing, f"{phrase} {name} the {anchor}")
     return None
 

@@ -87,13 +87,14 @@ class TinyTokenizer:
         return ids
 
     def decode(self, ids: list[int]) -> str:
-        """Ids -> text up to the first <eos>; six box ids become one literal again."""
+        """Ids -> text up to the first <eos>; six box ids become one literal again. Words of a box
+        that is not whole, and special tokens, are left out: they would tell a reader nothing."""
         words = [self.words[i] for i in ids]
         words = words[:words.index("<eos>")] if "<eos>" in words else words
         out, i = [], 0
         while i < len(words):
             box = words_box(words[i:i + WORDS])
-            out.append(BoxText().format(box) if box else words[i])
+            out += [BoxText().format(box)] if box else [words[i]] * (words[i][0] != "<")
             i += WORDS if box else 1
-        text = " ".join(w for w in out if w not in ("<pad>", "<bos>", "<region>"))
+        text = " ".join(out)
         return re.sub(r" ([.,?!:;])", r"\1", text)

@@ -4,11 +4,12 @@ import json
 import random
 
 import pytest
-from oracle import COUNT, SEED, WORLD, Knowing, solve
+from oracle import COUNT, SEED, WORLD, Knowing, answer
 
 from lion_min import scores
 from lion_min.boxes import BoxText
-from lion_min.scores import answer_all, caption_matches, evaluate, questions
+from lion_min.scores import (answer_all, caption_matches, evaluate, is_right, questions,
+                             spoken_questions)
 from lion_min.scores import scores as score_answers
 from lion_min.scenes import make_scene
 from lion_min.tasks import TASKS, Example
@@ -16,6 +17,7 @@ from lion_min.tasks import TASKS, Example
 METRICS = {"rec_acc50", "rec_acc50_relational", "rec_miou", "reg_exact", "reg_kind", "reg_colour",
            "vqa_acc", "vqa_by_type", "relation_acc", "exist_acc", "exist_yes_rate",
            "caption_object_f1"}                                       # design section 5
+SPOKEN = {"wordings", "absent"}
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +30,7 @@ def test_an_oracle_scores_one(oracle):
     perfect = {"rec_acc50", "rec_acc50_relational", "reg_exact", "reg_exact_heldout_pairs",
                "reg_kind", "reg_colour", "vqa_acc", "relation_acc", "exist_acc", "rec_miou",
                "caption_object_f1"}
+    perfect |= SPOKEN
     assert {name: oracle[name] for name in perfect} == dict.fromkeys(perfect, 1.0)
     assert set(oracle["vqa_by_type"].values()) == {1.0}
     assert 0.3 < oracle["exist_yes_rate"] < 0.7
@@ -47,12 +50,15 @@ def test_the_keys_are_those_of_the_contract(oracle):
     again = json.loads(json.dumps(oracle))
     assert again == oracle, "numbers, names and lists only"
     assert again.keys() >= METRICS | {"reg_exact_heldout_pairs", "shuffled", "n", "seed", "seconds"}
-    assert again["shuffled"].keys() >= METRICS
+    assert again.keys() & again["shuffled"].keys() >= METRICS | SPOKEN
     assert again["vqa_by_type"].keys() == again["shuffled"]["vqa_by_type"].keys()
     assert (again["seed"], again["count"], again["world"]) == (SEED, COUNT, "medium")
-    asked = questions([make_scene(WORLD, "heldout", SEED, i) for i in range(COUNT)], SEED)
+    scenes = [make_scene(WORLD, "heldout", SEED, i) for i in range(COUNT)]
+    asked = questions(scenes, SEED)
     told = {task: sum(e.task == task for _, e in asked) for task in TASKS}
-    assert again["n"] == told | {"reg_heldout_pairs": COUNT // 2} and min(told.values()) > 0
+    spoken = {name: len(part) for name, part in spoken_questions(scenes, SEED).items()}
+    assert again["n"] == told | {"reg_heldout_pairs": COUNT // 2} | spoken and min(told.values()) > 0
+    assert spoken["absent"] == COUNT and 2 * COUNT < spoken["wordings"] <= 3 * COUNT
 
 
 def test_given_scenes_and_no_floor():
@@ -61,7 +67,7 @@ def test_given_scenes_and_no_floor():
     scenes = [make_scene(WORLD, "heldout", SEED, i, pairs) for pairs, count in
               (("train", 5), ("heldout", 3)) for i in range(count)]
     prompts = []
-    system = Knowing(lambda scene, prompt: prompts.append(prompt) or solve(scene, prompt))
+    system = Knowing(lambda scene, prompt: prompts.append(prompt) or answer(scene, prompt))
     result = evaluate(system, WORLD, 99, SEED, scenes=scenes, shuffled=False)
     assert result["count"] == 8 and result["n"]["reg"] == 8
     assert result["n"]["reg_heldout_pairs"] == 3 and result["reg_exact_heldout_pairs"] == 1.0
@@ -78,9 +84,15 @@ def test_a_system_that_always_says_yes():
         assert column["exist_yes_rate"] == 1.0
         assert column["exist_acc"] == pytest.approx(truth.count("yes") / len(truth), abs=1e-4)
         assert column["vqa_by_type"]["existence"] == column["exist_acc"]
-        zero = METRICS - {"exist_acc", "exist_yes_rate", "vqa_acc", "vqa_by_type"}
+        zero = METRICS - {"exist_acc", "exist_yes_rate", "vqa_acc", "vqa_by_type"} | {"absent"}
         assert {column[name] for name in zero} == {0.0}
         assert column["vqa_acc"] < 0.25
+
+
+def test_empty_answers_score_nothing():
+    """Guards: silence as a refusal of what is absent, or as a question understood."""
+    result = evaluate(Knowing(lambda scene, prompt: ""), WORLD, 12, SEED, shuffled=False)
+    assert {result[name] for name in METRICS - {"vqa_by_type"} | SPOKEN} == {0.0}
 
 
 def test_questions_do_not_depend_on_each_other():
@@ -98,6 +110,7 @@ def asked(*pairs: tuple[str, str]) -> list[tuple[int, Example]]:
 
 
 BOX = "[0.100,0.100,0.500,0.500]"
+OTHER = "[0.600,0.600,0.900,0.900]"
 CAPTION = ("caption", "a large red star.")
 
 
@@ -137,6 +150,19 @@ def test_scores_by_hand():
         "vqa_by_type": {"existence": 0.6667, "colour": 1.0, "kind": 0.0, "count": 0.5},
         "relation_acc": 0.5, "exist_acc": 0.6667, "exist_yes_rate": 0.6667,
         "caption_object_f1": round(2 * (1 + 1) / ((1 + 3) + (1 + 2)), 4)}
+
+
+@pytest.mark.parametrize("said, true, right", [
+    (f"{BOX} and {OTHER}", f"{BOX} and {OTHER}", True), (f"{OTHER} {BOX}", f"{BOX} and {OTHER}", True),
+    (BOX, f"{BOX} and {OTHER}", False), (f"{BOX} and {OTHER}", BOX, False),
+    (f"{BOX} and {BOX}", f"{BOX} and {OTHER}", False), ("[0.100,0.100,0.500,0.300]", BOX, True),
+    ("[0.100,0.100,0.500,0.290]", BOX, False), ("there is none.", "there is none.", True),
+    (BOX, "there is none.", False), ("", "there is none.", False), ("there is none.", BOX, False),
+    ("", BOX, False), ("red", "red", True), ("red.", "red", False)])
+def test_an_answer_is_right(said, true, right):
+    """Guards: boxes right one by one though some are missing or too many; a box for what is not
+    there; an order of boxes that counts as an error."""
+    assert is_right(said, asked(("several", true))[0][1]) is right
 
 
 @pytest.mark.parametrize("said, there, counts", [

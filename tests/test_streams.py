@@ -70,7 +70,7 @@ def test_a_stderr_that_takes_nothing(ready, capsys, monkeypatch, stream):
                                              ("latin-1", "café \\u732b")])
 def test_an_answer_that_the_terminal_cannot_show(ready, monkeypatch, system, encoding, shown):
     """Guards: UnicodeEncodeError after the whole work, under LC_ALL=C."""
-    monkeypatch.setattr(system, "answer", lambda features, prompts: ["café 猫"])
+    monkeypatch.setattr(system, "answer", lambda *_, **__: ["café 猫"])
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw := io.BytesIO(), encoding=encoding))
     assert infer.main(["scene.png", ASK]) == 0 and raw.getvalue().decode(encoding) == shown + "\n"
 

@@ -6,6 +6,7 @@ import re
 import pytest
 from told import FORMS, SEED, TOKENIZER, WORLD, slots_of, told, whole, words
 
+from lion_min.boxes import BoxText
 from lion_min.tiny.textworld import (HARD, LISTED, PLURALS, ROUND, noisy_tags, tags_of, text_scenes)
 from lion_min.scenes import COLOURS, KINDS, make_scene
 from lion_min.tasks import fits
@@ -64,9 +65,12 @@ def test_questions_are_of_their_scene():
         assert TOKENIZER.decode(answer) == asked.answer
         if asked.task == "reg":
             assert asked.answer[2:] in [t.words() for t in scene.objects]
-        for _ in range(prompt.count(TOKENIZER.region_id)):
+        boxes = [BoxText().format(box) for box in BoxText().parse(asked.prompt)]
+        assert prompt.count(TOKENIZER.region_id) in (0, len(boxes))
+        for box in boxes[:prompt.count(TOKENIZER.region_id)]:
             said = words(next(regions))
-            assert " ".join(w for w in said if w[0] != "<") == asked.answer[2:]
+            thing, = (t for t in scene.objects if BoxText().format(t.box) == box)
+            assert " ".join(w for w in said if w[0] != "<") == thing.words()
             assert sum(w[0] == "<" for w in said) in (0, WORDS), "with its box, or without"
     assert next(regions, None) is None and len(x.regions) > 5
 

@@ -29,8 +29,9 @@ TRAINING = ("", "train", "train2014", "train2017")   # the splits that may be tr
 SCORED = ("caption", "existence", "existence", "count", "relation", "rec")  # and every object: REG
 # A task -> the makers to try in turn. Classes of objects have no colours, and no second name.
 LAST = ("existence", "count", "caption")
-TRIES = {"existence": LAST, "colour": LAST, "kind": LAST, "side": LAST, "count": ("count", "caption"),
-         "relation": ("relation", *LAST), "rec": ("rec", "reg"), "rec_relational": ("rec", "reg")}
+TRIES = {"existence": LAST, "colour": LAST, "kind": LAST, "side": LAST, "talk": LAST,
+         "count": ("count", "caption"), "relation": ("relation", *LAST), "rec": ("rec", "reg"),
+         "rec_relational": ("rec", "reg"), "box_talk": ("reg",)}
 ONLY_ONE = ("count", "relation", "rec")    # need to know every object of the kind that is named
 
 
@@ -87,7 +88,7 @@ class Photo:
     def _of_samples(self, rng: random.Random, task: str) -> Example:
         s = rng.choice([s for s in self.samples if s.task == task] or self.samples)
         boxes = BOX.parse(s.prompt) + BOX.parse(s.answer)   # s.boxes has those of the turns, too
-        return Example(s.task, s.prompt, s.answer, tuple(boxes), s.turns)
+        return Example(s.task, s.prompt, s.answer, tuple(boxes), turns=s.turns)
 
     def tags(self) -> list[str]:
         """The kinds that are here, in the order of `names`: what a tagger should say."""

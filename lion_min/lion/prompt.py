@@ -17,7 +17,8 @@ from lion_min.lion.model import Lion, LionInputs
 from lion_min.lion.softprompt import with_tags
 from lion_min.tokenizer import TinyTokenizer
 
-WANTS_A_BOX = re.compile(r"\b(where|find|locate|coordinates|box of|point to)\b", re.IGNORECASE)
+WANTS_A_BOX = re.compile(r"\b(where|find|locate|coordinates|box(es)? of|point to|show me)\b",
+                         re.IGNORECASE)
 
 
 def route(prompt: str) -> int:

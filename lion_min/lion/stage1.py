@@ -12,7 +12,7 @@ STAGE = LionStage(
     number=1,
     mode="qformer",
     trains=("ln_vision", "qformer", "query_proj", "adapters"),
-    rounds=("vqa", "caption"),
+    rounds=("vqa", "caption", "talk"),
     curriculum_steps=150,
     plan=Plan(steps=1000, lr=1.5e-3, warmup=60, decay="linear_tail", precision="bf16"),
 )

@@ -14,7 +14,7 @@ STAGE = LionStage(
     number=2,
     mode="aggregator",
     trains=("aggregator", "ln_adapter", "mlp", "region_proj", "adapters"),
-    rounds=("region",),
+    rounds=("region", "region", "box_talk"),
     curriculum_steps=150,
     plan=Plan(steps=900, lr=2e-3, warmup=60, decay="linear_tail", precision="bf16",
               lr_scale={"aggregator": 0.1}),

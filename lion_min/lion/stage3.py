@@ -21,7 +21,7 @@ STAGE = LionStage(
     mode="all",
     trains=("ln_vision", "qformer", "query_proj", "aggregator", "ln_adapter", "mlp",
             "region_proj", "adapters"),
-    rounds=("vqa", "region", "caption", "region"),
+    rounds=("vqa", "region", "talk", "region", "caption", "box_talk"),
     plan=Plan(steps=550, lr=1.5e-3, warmup=60, decay="linear_tail", precision="bf16",
               lr_scale={"aggregator": 0.1}),
     start=start,

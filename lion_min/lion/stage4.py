@@ -14,7 +14,7 @@ STAGE = LionStage(
     number=4,
     mode="all",
     trains=STAGE3.trains + ("soft_prompt",),
-    rounds=("vqa", "region", "caption", "vqa", "region"),
+    rounds=("vqa", "region", "talk", "caption", "box_talk", "vqa", "region"),
     plan=Plan(steps=400, lr=1e-3, warmup=20, decay="cosine", precision="bf16",
               lr_scale={"aggregator": 0.1}),
     start=lambda earlier: earlier(3),

@@ -12,7 +12,7 @@ from lion_min.lion.prompt import make_inputs, route
 from lion_min.lion.softprompt import noisy_tags
 from lion_min.parts import TINY, Parts
 from lion_min.system import System
-from lion_min.tasks import examples
+from lion_min.questions import examples
 
 
 class LionSystem(System):

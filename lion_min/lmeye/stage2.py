@@ -17,7 +17,7 @@ STAGE = LmeyeStage(
     number=2,
     requests=True,
     trains=("interaction", "e_imgq", "e_imgd", "qformer.query_tokens", "query_proj"),
-    rounds=("vqa", "region", "caption", "pointed"),
+    rounds=("vqa", "region", "talk", "caption", "pointed", "box_talk"),
     blind=("pointed",),
     curriculum_steps=150,
     plan=Plan(steps=1000, lr=1.5e-3, warmup=60, decay="cosine", precision="bf16",

@@ -10,7 +10,7 @@ from lion_min.lmeye.model import Lmeye, tiny
 from lion_min.lmeye.prompt import OTHER, make_inputs
 from lion_min.stage import ROUNDS
 from lion_min.system import System
-from lion_min.tasks import examples
+from lion_min.questions import examples
 
 
 class LmeyeSystem(System):

@@ -2,7 +2,7 @@
 
 Starts from stage 1 without its heads. Trains the MQ-Former, now led by the instruction, its
 projection and LoRA on the LLM's q, k and v. The tags prompt the detector, the objects' lines
-stand before the question. Half the rounds are captions: what the lines say is read from the first
+stand before the question. A third of the rounds are captions: what the lines say is read from the first
 step on, a whole scene told in order is not (captions .938 with a quarter of them and 4,096 scenes,
 .955 with half and 16,384; the two were changed together).
 """
@@ -13,7 +13,7 @@ from lion_min.schedule import Plan
 STAGE = LyricsStage(
     number=2,
     trains=("ln_vision", "mqformer", "language_projection", "loras"),
-    rounds=("caption", "vqa", "caption", "region"),
+    rounds=("caption", "vqa", "talk", "caption", "region", "box_talk"),
     curriculum_steps=60,
     plan=Plan(steps=1000, lr=1.5e-3, warmup=60, decay="cosine", precision="bf16"),
     start=lambda earlier: {name: tensor for name, tensor in earlier(1).items()

@@ -20,7 +20,7 @@ from lion_min.lyrics.retrieval import retrieval
 from lion_min.parts import run_folder, say_if_bundled, say_if_stage0_bundled
 from lion_min.scenes import World, make_scene
 from lion_min.system import System
-from lion_min.tasks import examples
+from lion_min.questions import examples
 
 CHECKS = 256                               # held-out scenes of stages 0 and 1
 

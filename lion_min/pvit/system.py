@@ -9,12 +9,13 @@ from torch import Tensor
 
 from lion_min.parts import TINY
 from lion_min.pvit.instructions import scene_instructions
+from lion_min.pvit.instructions.questions import TEMPLATES
 from lion_min.pvit.model import Pvit, around, tiny
 from lion_min.pvit.prompt import Turn, make_inputs
 from lion_min.pvit.region_encoder import TinyRegions
 from lion_min.scenes import Scene, World
 from lion_min.system import System
-from lion_min.tasks import examples
+from lion_min.questions import examples
 
 TURNS = (1, 3)                             # of a conversation in an 'instructions' round
 
@@ -23,6 +24,10 @@ class PvitSystem(System):
     """PVIT's two stages; `stage` is a PvitStage."""
 
     ANSWERS = (1, 2)
+    wordings = tuple(wording.format("the object in [0,0,1,1]", "the object in [0,0,1,1]", w=word,
+                                    r0="[0,0,1,1]", r1="[0,0,1,1]", r2="[0,0,1,1]")
+                     for template in TEMPLATES.values() for wording in template.wordings
+                     for word in template.words)
 
     def build(self) -> Pvit:
         p, kind = self.parts, self.stage.representation

@@ -15,15 +15,11 @@ Symbols: P pixels of the reduced picture.
 
 from __future__ import annotations
 
-import re
-
 import torch
 from PIL import Image
 from torch import Tensor
 
-from lion_min.boxes import BOX_LITERAL
 from lion_min.scenes import COLOURS
-from lion_min.tokenizer import TinyTokenizer
 
 SIDE = 48                # pixels: fine enough for 13-pixel shapes, coarse enough to lose the grain
 UNEXPLAINED = 0.22       # the share above which a picture is no drawn scene
@@ -57,22 +53,3 @@ def _off_background(x: Tensor) -> Tensor:
         off = (basis @ fit - x).abs().amax(1)                             # [P]
         weight = 1 / (1 + (off / 12) ** 4) + 1e-4
     return off
-
-
-# ---- notes beside an answer --------------------------------------------------------------------
-
-def doubts(tokenizer: TinyTokenizer, image: Image.Image, prompt: str) -> list[str]:
-    """What the user should know beside the answer: a photograph, words never learnt."""
-    notes = [] if is_drawn(image) else [
-        "this looks like a photograph; the tiny preset only knows the drawn world of "
-        "lion_min.scenes, so do not trust its answer"]
-    if words := unknown_words(tokenizer, prompt):
-        listed = ", ".join(map(ascii, words[:5])) + (", ..." if words[5:] else "")
-        notes.append(f"the tiny preset does not know {listed}")
-    return notes
-
-
-def unknown_words(tokenizer, prompt: str) -> list[str]:
-    """Words and signs outside the vocabulary, each once, in reading order; boxes left out."""
-    pieces = re.findall(r"[^\W\d_]+|[^\w\s]|_", BOX_LITERAL.sub(" ", prompt))
-    return list(dict.fromkeys(p for p in pieces if tokenizer.unk_id in tokenizer.encode(p)))

@@ -8,6 +8,7 @@ Symbols: B scenes, P slots, S samples, L tokens, M phrases, D width.
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import cycle
 from pathlib import Path
 
 import torch
@@ -15,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lion_min.cli import Parser, command, whole
-from lion_min.scores import box_overlap, caption_object_f1
+from lion_min.scores import caption_object_f1, is_right
 from lion_min.language import LanguageModel, alike, splice
 from lion_min.parts import say_if_stage0_bundled, tiny_parts
+from lion_min.questions import DRAWS
 from lion_min.tiny.textworld import ROUND, TextScenes, text_scenes
 from lion_min.scenes import WORLDS, World
 from lion_min.tokenizer import GRID, REACH, SIDES, TinyTokenizer
@@ -161,17 +163,17 @@ def reading_scores(llm: LanguageModel, tokenizer: TinyTokenizer, world: World, c
                    seed: int = 0) -> dict[str, float]:
     """Share of right answers a task on held-out scenes given as perfect text; REC by IoU >= .5.
 
-    'objects': F1 of the objects that captions name. What sees can hardly exceed it. `count`
-    scenes, one question of each task.
+    'objects': F1 of the objects that captions name; 'talk', 'box_talk': of questions.py. What sees
+    can hardly exceed it. `count` scenes, one question of each task.
     """
     right, captions = defaultdict(list), []
+    tasks = ROUND + ("caption",)
     for step in range(max(1, count // 32)):
-        scenes = text_scenes(world, seed, step, 32, tokenizer, "heldout",
-                             tasks=ROUND + ("caption",), form="list")
-        answers = llm.generate(*llm_inputs(llm, scenes, tokenizer, train=False))
-        for example, answer in zip(scenes.examples, map(tokenizer.decode, answers.tolist())):
-            right[example.task].append(box_overlap(answer, example.boxes[-1]) >= 0.5
-                                       if "rec" in example.task else answer == example.answer)
+        scenes = text_scenes(world, seed, step, 32, tokenizer, "heldout", tasks=tasks, form="list")
+        answers = llm.generate(*llm_inputs(llm, scenes, tokenizer, train=False)).tolist()
+        for name, example, ids in zip(cycle(tasks), scenes.examples, answers):
+            answer = tokenizer.decode(ids)
+            right[name if name in DRAWS else example.task].append(is_right(answer, example))
             if example.task == "caption":
                 captions.append((answer, example.answer))
     return {task: round(sum(hits) / len(hits), 4) for task, hits in sorted(right.items())} | {

@@ -17,16 +17,20 @@ from dataclasses import dataclass
 from lion_min.lion.prompt import tag_ids
 from lion_min.lion.softprompt import noisy_tags
 from lion_min.scenes import COLOURS, KINDS, Scene, World, make_scene
-from lion_min.tasks import BOX, IMAGE_LEVEL, Example, examples, fits, rec_relational
+from lion_min.questions import examples
+from lion_min.tasks import BOX, IMAGE_LEVEL, Example, fits, rec_relational
 from lion_min.tokenizer import GRID, WORDS, TinyTokenizer, box_words
 
-PLURALS = {kind + ("es" if kind == "cross" else "s"): kind for kind in KINDS} | {"objects": "object"}
+PLURALS = {kind + ("es" if kind == "cross" else "s"): kind for kind in KINDS} | {
+    "objects": "object", "thing": "object"}
 ATTRIBUTES = {*COLOURS, *KINDS, "object", "striped", "small", "medium", "large"}
 LISTED = 12                                # slots of the list form
 # one scene's questions: several of the hard ones, and of those that few scenes can pose
-ROUND = IMAGE_LEVEL + ("count", "count", "relation", "side", "reg", "rec") + ("rec_relational",) * 5
+ROUND = (IMAGE_LEVEL + ("count", "count", "relation", "side", "reg", "rec")
+         + ("rec_relational",) * 5 + ("talk",) * 5 + ("box_talk",) * 3)
 # what is learnt last, without the questions that every reader soon answers
-HARD = ("count", "relation", "relation", "rec", "rec", "reg") + ("rec_relational",) * 4
+HARD = ("count", "relation", "relation", "rec", "rec", "reg") + ("rec_relational",) * 4 + (
+    "talk", "talk", "box_talk")
 
 
 @dataclass
@@ -104,15 +108,15 @@ def text_scenes(world: World, seed: int, step: int, batch: int, tokenizer: TinyT
             out.listed.append(listed_slots(scene, tokenizer, rng))
         slots = [slot for form in out.forms for slot in form[-1]]
         for example in examples(scene, rng, tasks):
-            region, tags = example.task == "reg" and rng.random() < 0.5, []
-            if rng.random() < 0.12:
-                tags = tag_ids(tokenizer, noisy_tags(tags_of(scene), words, rng, 0.1))
-            out.prompts.append(tags + tokenizer.encode(example.prompt, region))
+            region = example.region_level and "[" in example.prompt and rng.random() < 0.5
+            tags = noisy_tags(tags_of(scene), words, rng, 0.1) if rng.random() < 0.12 else None
+            out.prompts.append((tag_ids(tokenizer, tags) if tags is not None else [])
+                               + tokenizer.encode(example.prompt, region))
             out.named.append(groundings(tokenizer, out.prompts[-1], scene, slots))
             out.answers.append(tokenizer.encode(example.answer))
             out.examples.append(example)
-            if region:
-                thing = next(t for t in scene.objects if BOX.format(t.box) in example.prompt)
+            for box in BOX.parse(example.prompt) if region else ():
+                thing = next(t for t in scene.objects if BOX.format(t.box) == BOX.format(box))
                 out.regions.append(thing_ids(tokenizer, thing, box=rng.random() < 0.5))
     return out
 
