@@ -47,12 +47,14 @@ class Parts:
         tiny = (self.vision, self.tagger, self.llm)
         return fingerprint(*tiny if self.preset == TINY else (self.vision, self.llm))
 
-    def earlier(self, system: str, number: int, quiet: bool = False) -> dict[str, Tensor]:
+    def earlier(self, system: str, number: int | str, quiet: bool = False) -> dict[str, Tensor]:
         """The trained tensors of an earlier stage; one line says when they are the bundled ones.
 
         BadInput when that stage was trained on other frozen parts, or where it is not in --out
         and nothing is bundled for the preset.
         """
+        if self.preset != TINY and str(number).startswith("stage0"):
+            return {}                          # a tiny part: around pretrained ones it is random
         folder = run_folder(system, self.out, number)
         if self.preset != TINY and WEIGHTS in folder.parents:
             raise BadInput(f"no {system} stage {number} in {self.out}, and none is bundled for "
@@ -112,7 +114,7 @@ def _in_out_or_bundled(out: Path, name: Path) -> Path:
 
 def say_if_bundled(system: str, out: Path, stage: int) -> None:
     """One line when what a stage starts from is not in --out (design section 5)."""
-    _say(run_folder(system, out, stage), f"{system} stage {stage}", out)
+    _say(run_folder(system, out, stage), f"{system} stage {stage}".replace("stage0/", "0 "), out)
 
 
 def say_if_stage0_bundled(out: Path, *parts: str) -> None:

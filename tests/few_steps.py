@@ -17,6 +17,7 @@ from lion_min.scenes import WORLDS
 from lion_min.stage import Stage, load_start
 from lion_min.system import System
 from lion_min.tokenizer import TinyTokenizer
+from lion_min.qformer import QFormer
 from lion_min.vision import TagHead, VisionEncoder, VisionSettings
 
 NUMBERS = {"lion": (1, 2, 3, 4, "joint"), "pvit": (1, 2), "lmeye": (1, 2), "lyrics": (0, 1, 2)}
@@ -25,7 +26,7 @@ SCORES = dict.fromkeys(scores.ROWS, 0.5) | {"vqa_by_type": dict.fromkeys(scores.
 
 
 def write_stage0(out: Path) -> None:
-    """OUT/lion/stage0/{vision,llama}, with the names their teachers save."""
+    """OUT/lion/stage0/{vision,llama,qformer}, with the names their teachers save."""
     torch.manual_seed(0)
     world = WORLDS["medium"]
     settings = tiny(VisionSettings.of(world.image), len(TinyTokenizer()))
@@ -33,7 +34,9 @@ def write_stage0(out: Path) -> None:
         "vision": VisionEncoder(settings.vision),
         "tagger": TagHead(settings.vision.width, (*world.colours, *world.kinds))})
     reader = torch.nn.ModuleDict({"llm": LanguageModel(settings.language)})
-    for part, module in (("vision", eyes), ("llama", reader)):
+    queries = torch.nn.ModuleDict({"ln_vision": torch.nn.LayerNorm(settings.vision.width),
+                                   "qformer": QFormer(settings.qformer)})
+    for part, module in (("vision", eyes), ("llama", reader), ("qformer", queries)):
         checkpoints.save_run(out / "lion" / "stage0" / part, checkpoints.trainable_state(module),
                              {"system": "lion", "stage": 0, "part": part, "world": world.name,
                               "settings": {"vision": asdict(settings.vision),

@@ -133,12 +133,13 @@ def test_all_runs_every_stage_in_order(called, capsys, monkeypatch, tmp_path):
     assert [k["plan"].steps for _, k in called] == [5, 5]
     told = [[vars(train.parser().parse_args(c[2:])) for c in chain] for chain in begun]
     assert [[(t["stage"], t["part"]) for t in chain] for chain in told] == [
-        [("0", "vision"), ("0", "t5")], [("0", "llama")], [("1", None)], [("2", None)]]
+        [("0", "vision"), ("0", "t5")], [("0", "llama")], [("0", "qformer")], [("1", None)],
+        [("2", None)]]
     assert all(c[1].endswith("train.py") for chain in begun for c in chain)
     assert all(t["steps"] == 5 for chain in told for t in chain)
-    assert [t["labels"] for chain in told for t in chain] == ["coarse"] + [None] * 4
-    assert [str(t["data"]) for chain in told for t in chain] == ["None"] * 3 + ["data"] * 2
-    assert [t["accumulate"] for chain in told for t in chain] == [None] * 3 + [2] * 2
+    assert [t["labels"] for chain in told for t in chain] == ["coarse"] + [None] * 5
+    assert [str(t["data"]) for chain in told for t in chain] == ["None"] * 4 + ["data"] * 2
+    assert [t["accumulate"] for chain in told for t in chain] == [None] * 4 + [2] * 2
     assert [p.name for p in read] == ["stage1", "stage2"], "the table must show all four stages"
     assert "minutes: stage 0 0.0, stage 1 and 2 0.0, stage 3" in out and "stage 4" in out
 

@@ -136,7 +136,7 @@ def test_init_goes_on_from_the_same_stage(trained, system, number):
     assert names and all(torch.equal(held[n], after[n]) for n in names)
 
 
-@pytest.mark.parametrize("number, told", [(1, []), (3, ["1", "2"]), (4, ["3"])])
+@pytest.mark.parametrize("number, told", [(1, ["0 qformer"]), (3, ["1", "2"]), (4, ["3"])])
 def test_bundled_weights_are_said_aloud(trained, tmp_path, monkeypatch, capsys, number, told):
     """Guards: a stage in an empty folder that goes on from the bundled weights in silence."""
     trained.moves("lion")

@@ -13,8 +13,7 @@ Deviations from the paper, all in the tiny preset alone:
 - the LLM is a Llama with [Z_a | Z_q | text], so that it reads an image once for its questions;
 - `region_tokens`: a box in the prompt is text and one token (PVIT's idea), of the features that
   RoIAlign pools and of the box's position;
-- each of the few queries begins with its share of the patches (QFormer.anchor): stage 1's
-  captions then name objects with F1 .90, without it .71 (one seed, 64 scenes);
+- four queries, too few to hold a scene, so that they must follow the question;
 - each patch of Z_a carries the LLM's words for its column and row, as stage 0's text scenes do;
 - the encoder has 4 blocks and gives states 4, 2, 1 where LION's gives 39, 29, 19; a box literal is
   six words of the tiny tokenizer, not digits;
@@ -176,6 +175,6 @@ def tiny(vision: VisionSettings, vocab: int, mode: str = "all", llm: str = "llam
     layers = 3 if llm == "t5" else 5
     return LionSettings(
         vision, LanguageSettings(llm, vocab, layers=layers, ffn=384),
-        QFormerSettings(width=128, layers=2, heads=4, ffn=256, queries=6, init_std=128 ** -0.5,
+        QFormerSettings(width=128, layers=2, heads=4, ffn=256, queries=4, init_std=128 ** -0.5,
                         vision_width=128, vocab=vocab, max_text=64, cross_every=1),
-        mode, anchors=6.0, first_cell_id=6)
+        mode, first_cell_id=6)

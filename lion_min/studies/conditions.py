@@ -16,7 +16,6 @@ from functools import partial
 import torch
 
 from lion_min.lion import stage1, stage2, stage3
-from lion_min.lion.model import tiny as tiny_lion
 from lion_min.lion.softprompt import noisy_tags
 from lion_min.lion.system import LionSystem
 from lion_min.lmeye import stage2 as lmeye2
@@ -156,15 +155,7 @@ def shorter(stage: Stage, steps: int, **changes) -> Stage:
 
 def led(steps: int = 300, **changes) -> Stage:
     """Stage 1 from stage 0's Q-Former, whose four queries follow the question."""
-    qformer = replace(tiny_lion(VISION, VOCAB).qformer, queries=4)
-    return shorter(stage1.STAGE, steps, batch=8, rounds=("vqa",),
-                   changes={"qformer": qformer, "anchors": 0.0},
-                   **{"start": taught_qformer} | changes)
-
-
-def taught_qformer(earlier) -> dict:
-    """Stage 0's Q-Former without the head that taught it."""
-    return {k: t for k, t in earlier("stage0/qformer").items() if not k.startswith("head.")}
+    return shorter(stage1.STAGE, steps, batch=8, rounds=("vqa",), **changes)
 
 
 def tagged(steps: int = 400, tags: bool = True, hint: bool = True) -> Stage:

@@ -42,6 +42,7 @@ def train_all(o: Options, script: Path) -> None:
     with timed("0", minutes):
         side_by_side([[command(script, 0, o, part) for part in chain]
                       for chain in (("vision", "t5"), ("llama",))])
+        side_by_side([[command(script, 0, o, "qformer")]])
     with timed("1 and 2", minutes):
         side_by_side([[command(script, number, o)] for number in apart])
     in_turn(LION, (3, 4), o, minutes, {f"stage {n}": scores_of(o, n) for n in apart})

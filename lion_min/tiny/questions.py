@@ -11,7 +11,6 @@ Symbols: S questions, Q queries, D width, V words.
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +25,6 @@ from lion_min.scenes import Scene, World, make_scene
 from lion_min.tasks import Example, examples
 
 TASKS = ("existence", "colour", "kind", "count", "relation", "side", "colour", "kind")
-QUERIES = 4                                # few enough that a question has to choose
 EASY = 300                                 # first steps on scenes of one or two objects
 
 
@@ -37,7 +35,6 @@ class QuestionTeacher(nn.Module):
     def __init__(self, parts: Parts):
         super().__init__()
         s = tiny(parts.vision.settings, len(parts.tokenizer)).qformer
-        s = replace(s, queries=QUERIES)
         self.parts = [parts]                           # in a list: no submodule, so not saved
         self.ln_vision = nn.LayerNorm(s.vision_width)
         self.qformer = QFormer(s)

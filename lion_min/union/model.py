@@ -120,5 +120,5 @@ def tiny(vision: VisionSettings, vocab: int, parts: tuple[str, ...] = PARTS) -> 
         queries |= {"object_queries": 0, "object_width": 0}
     interaction = InteractionSettings(128, 2 * vision.width, mlp=128, init_std=128 ** -0.5,
                                       requests=1, returned=1)
-    return UnionSettings(**vars(base) | {"anchors": 0.0}, mqformer=MQFormerSettings(**queries),
+    return UnionSettings(**vars(base), mqformer=MQFormerSettings(**queries),
                          interaction=interaction, parts=parts)
