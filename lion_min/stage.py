@@ -145,13 +145,12 @@ def run_stage(system, o: RunOptions) -> dict:
               "stage0": parts.fingerprint, "settings": asdict(model.settings)}
     config |= {} if parts.source is None else {"source": parts.source}
     config |= {"data": o.data} if o.data else {}
-    (folder / checkpoints.SCORES).unlink(missing_ok=True)      # of an earlier run
     training.run(model, step_loss(system, scenes, features, o.seed, draw_rows), plan, folder, config,
                  o.resume, o.device, o.quiet, lambda: features.left_out.fault(o.max_bad))
     model.eval()
     after = score(system, o, precision)
     if parallel.is_first():
-        checkpoints.save_json({"before": before, "after": after}, folder / checkpoints.SCORES)
+        checkpoints.save_scores(folder, plan.steps, before, after)
     print(f"{scores.table(before, after)}\nwrote {folder}")
     return {"before": before, "after": after, "folder": folder, "system": system}
 

@@ -19,11 +19,12 @@ def write_log(folder: Path, losses: list[float], end: str = "") -> Path:
 
 
 def test_a_panel_for_each_stage(tmp_path, capsys):
-    """Guards: stage 10 before stage 2, scores of another stage, half a last line that stops all."""
+    """Guards: stage 10 before stage 2, scores of another run, half a last line that stops all."""
     for number, losses in ((2, [4.0] * 50 + [1.0] * 50), (10, [1.0])):
         stage = write_log(tmp_path / f"stage{number}", losses, '{"step": 1')
-    (stage / "scores.json").write_text(json.dumps(
-        {"before": {"a": 0.0, "seconds": 9.0, "n": {}}, "after": {"a": 1.0, "seconds": 9.0, "b": 1.0}}))
+        (stage / "scores.json").write_text(json.dumps(
+            {"steps": 1, "before": {"a": 0.0, "seconds": 9.0, "n": {}},
+             "after": {"a": 1.0, "seconds": 9.0, "b": 1.0}}))
     first, second = curves.read_curves(tmp_path)
     assert (first.name, first.steps[-1], first.scores) == ("stage2", 99, {})
     assert (second.name, second.losses, second.scores) == ("stage10", [1.0], {"a": (0.0, 1.0)})

@@ -41,7 +41,9 @@ def read_curves(folder: Path) -> list[Curve]:
                        "that of a system's runs, such as runs/lion")
     number = re.compile(r"\d+")
     logs.sort(key=lambda path: ([*map(int, number.findall(path.parent.name))], path))
-    return [Curve(path.parent.resolve().name, *_losses(path), _scores(path.parent)) for path in logs]
+    read = [(path.parent.resolve(), *_losses(path)) for path in logs]
+    return [Curve(folder.name, steps, losses, _scores(folder, steps[-1] + 1))
+            for folder, steps, losses in read]
 
 
 def _losses(path: Path) -> tuple[list[int], list[float]]:
@@ -60,13 +62,16 @@ def _losses(path: Path) -> tuple[list[int], list[float]]:
     return [step for step, _ in rows], [loss for _, loss in rows]
 
 
-def _scores(folder: Path) -> dict[str, tuple[float, float]]:
-    """The scores that both columns of the run's table have."""
+def _scores(folder: Path, steps: int) -> dict[str, tuple[float, float]]:
+    """The scores that both columns of the run's table have; {} where they are of another run, for
+    they are written after the last of its steps."""
     from lion_min import checkpoints
     from lion_min.scores import ROWS
     if not (file := folder / checkpoints.SCORES).is_file():
         return {}
     saved = checkpoints.load_json(file)
+    if saved.get("steps") != steps:
+        return {}
     before, after = (saved.get(key) if isinstance(saved.get(key), dict) else {}
                      for key in ("before", "after"))
     names = ROWS if "vqa_by_type" in after else [name for name in after if name != "seconds"]
