@@ -22,9 +22,13 @@ class List(argparse.Action):
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **options)
 
     def __call__(self, parser, *_):
-        from lion_min.dialogue import what_can_be_asked
-        print(what_can_be_asked())
-        parser.exit()
+        prepare()
+        parser.exit(guarded(list_questions))
+
+
+def list_questions() -> None:
+    from lion_min.dialogue import what_can_be_asked
+    print(what_can_be_asked(), flush=True)
 
 
 def parser() -> Parser:

@@ -77,6 +77,7 @@ def test_every_exercise_has_its_parts():
     """Guards: an exercise that nobody proves, has no solution, or that the tutorial does not name."""
     names = {path.name for path in FOLDER.glob("test_*.py")}
     assert names == {f"test_{name}.py" for name in WRONG}
+    assert f"{len(WRONG)} exercises to write" in (ROOT / "README.md").read_text(encoding="utf-8")
     chapters = re.split(r"^## ", (ROOT / "TUTORIAL.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     for name in WRONG:
         number = re.match(r'"""Chapter (\d+): ', (FOLDER / f"{name}.py").read_text(encoding="utf-8"))[1]

@@ -2,7 +2,7 @@
 
     s(i, j) = max_q z_q^i . t^j / tau      loss: cross-entropy of the diagonal, mean of both directions
 
-(Lyrics sec. 3.2, as BLIP-2; without label smoothing here.) ITM needs a wrong text for every picture:
+(Lyrics, arXiv 2312.05278, as BLIP-2; without label smoothing here.) ITM needs a wrong text for every picture:
 the likelier the higher ITC scores it, p proportional to softmax(s) off the diagonal, never the true one.
 """
 

@@ -1,7 +1,8 @@
 """Chapter 11: MSP hides units, each with probability `share`, whole or not at all.
 
 Two words of `small pink ring` would nearly reveal the third. So there is one draw for each unit of each
-text, and all tokens of a unit share it; 0 marks what is no unit and is never hidden (Lyrics sec. 3.2).
+text, and all tokens of a unit share it; 0 marks what is no unit and is never hidden (Lyrics' MSP,
+arXiv 2312.05278).
 """
 
 from torch import Tensor

@@ -1,7 +1,7 @@
 """Chapter 9: PVIT's splice of region features into a prompt.
 
 In the embedded prompts every slot of <Region> ... </Region> takes the next feature, in reading order:
-all slots of the first prompt, then those of the second (PVIT sec. 3).
+all slots of the first prompt, then those of the second (PVIT, arXiv 2308.13437).
 """
 
 from torch import Tensor
