@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from lion_min import BadInput
-from lion_min.cli import SYSTEMS, Parser, command, note, whole
+from lion_min.cli import SYSTEMS, Parser, command, note, prepare, whole
 from lion_min.pretrained.presets import PRESETS
 
 
@@ -23,12 +23,9 @@ class List(argparse.Action):
 
     def __call__(self, parser, *_):
         prepare()
-        parser.exit(guarded(list_questions))
-
-
-def list_questions() -> None:
-    from lion_min.dialogue import what_can_be_asked
-    print(what_can_be_asked(), flush=True)
+        from lion_min.dialogue import what_can_be_asked
+        print(what_can_be_asked())
+        parser.exit()
 
 
 def parser() -> Parser:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lion_min import BadInput, drawing, launch
+from lion_min.cli import note
 from lion_min.images import load_image
 from lion_min.scenes import WORLDS, World, make_scene
 from lion_min.system import Reply, System
@@ -48,7 +49,7 @@ class Dialogue:
             try:
                 self.take(line)
             except BadInput as error:
-                print("error: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
+                note(f"error: {error}")
 
     def lines(self) -> Iterator[str]:
         """The lines of stdin without spaces around them; empty ones are left out."""
@@ -108,7 +109,7 @@ class Dialogue:
         if os.path.realpath(path) in self.pictures:
             raise BadInput(f":save {path!r}: is the picture itself; give another name")
         drawing.save_image(drawing.draw_panel(self.answered_by, self.reply), path)
-        print(f"wrote {path}", file=sys.stderr, flush=True)
+        note(f"wrote {path}")
 
 
 # ---- what can be asked ---------------------------------------------------------------------------

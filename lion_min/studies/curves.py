@@ -16,7 +16,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from lion_min import BadInput
-from lion_min.cli import Parser, guarded
+from lion_min.cli import Parser, command
 
 WIDTH, HEIGHT = 1120, 330                  # pixels of a panel
 PLOT = (70, 48, 570, 276)                  # left, top, right, bottom of the loss
@@ -183,8 +183,7 @@ def main(argv: list[str] | None = None) -> int:
     p = Parser(prog="python -m lion_min.studies.curves", description=__doc__.splitlines()[0])
     p.add_argument("folder", type=Path, metavar="FOLDER", help="of a system's runs, or of one stage")
     p.add_argument("--out", type=Path, metavar="OUT.png", help="default: FOLDER/curves.png")
-    args = p.parse_args(argv)
-    return guarded(lambda: run(args.folder, args.out))
+    return command(p, lambda args: run(args.folder, args.out), argv)
 
 
 if __name__ == "__main__":

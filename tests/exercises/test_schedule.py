@@ -20,7 +20,7 @@ def test_learning_rate(student):
 def test_allowed(student):
     counts = [1, 4, 2, 3]
     stage = Stage(number=1, trains=(), plan=Plan(9, 1.0), rounds=("vqa",), curriculum_steps=5)
-    draw = row_sampler(stage, [SimpleNamespace(objects=[0] * count) for count in counts], 200)
+    draw = row_sampler(stage, [SimpleNamespace(objects=[0] * count, samples=()) for count in counts], 200)
     for step in (0, 4, 5, 8):
         got = sorted(student.allowed(counts, step, 5))
         want = sorted({*draw(ROUNDS["vqa"], step, random.Random(0))})
