@@ -11,8 +11,21 @@ import os
 from pathlib import Path
 
 from lion_min import BadInput
-from lion_min.cli import SYSTEMS, Parser, command, note, whole
+from lion_min.cli import SYSTEMS, Parser, command, note, prepare, whole
 from lion_min.pretrained.presets import PRESETS
+
+
+class List(argparse.Action):
+    """--list: as --help, it needs no IMAGE and ends the command."""
+
+    def __init__(self, option_strings, dest, **options):
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **options)
+
+    def __call__(self, parser, *_):
+        prepare()
+        from lion_min.dialogue import what_can_be_asked
+        print(what_can_be_asked())
+        parser.exit()
 
 
 def parser() -> Parser:
@@ -20,9 +33,13 @@ def parser() -> Parser:
                formatter_class=argparse.RawDescriptionHelpFormatter, epilog="""examples:
   python infer.py scene.png "What is in the image?"
   python infer.py scene.png "describe box [12,8,30,26]" --save out.png   (pixels or fractions)
-  python infer.py scene.png "Where is the red circle?" --show""")
+  python infer.py scene.png "Where is the red circle?" --show
+  python infer.py scene.png                     (a dialogue; :help in it)""")
     p.add_argument("image", type=Path, metavar="IMAGE", help="PNG, JPEG, WEBP, BMP or GIF")
-    p.add_argument("prompt", metavar="PROMPT", help="boxes as [x1,y1,x2,y2], of the upright picture as seen")
+    p.add_argument("prompt", nargs="?", metavar="PROMPT",
+                   help="boxes as [x1,y1,x2,y2], of the upright picture as seen; without a PROMPT, "
+                        "questions are read line by line")
+    p.add_argument("--list", action=List, help="print what can be asked, and end")
     p.add_argument("--system", choices=SYSTEMS, default="lion")
     p.add_argument("--preset", choices=PRESETS, help="default: that of the weights")
     p.add_argument("--weights", type=Path, metavar="DIR",
@@ -53,19 +70,31 @@ def infer(args: argparse.Namespace) -> None:
     from lion_min.system import parse_prompt
     outputs = check_outputs(args)
     image = images.load_image(args.image)
-    parse_prompt(args.prompt, image)
+    if args.prompt is not None:
+        parse_prompt(args.prompt, image)
     torch.manual_seed(args.seed)
     system = launch.load(args.system, args.weights, args.device, args.preset, args.vision, args.llm)
+    if args.prompt is None:
+        from lion_min.dialogue import Dialogue
+        Dialogue(system, args.image, args.device, lambda *answered: tell(args, *answered)).run()
+        return
     reply = system.ask(image, args.prompt)
     write_pictures(outputs, system, reply)
+    tell(args, system, reply)
+
+
+def tell(args: argparse.Namespace, system, reply) -> None:
+    """Print the notes, then the answer."""
     for line in reply.notes:
         note(f"note: {line}")
-    print(as_text(args, system, reply))
+    print(as_text(args, system, reply), flush=True)
 
 
 def check_outputs(args: argparse.Namespace) -> dict[str, Path]:
     """Where --save and --show write; BadInput before any work where they cannot."""
     from lion_min.drawing import check_output
+    if args.prompt is None and (args.save or args.show):
+        raise BadInput("--save, --show: need a PROMPT; in a dialogue :save writes the panel")
     panel = args.show if args.show != Path() else Path(args.image.stem + "_show.png")
     outputs = {name: path for name, path in (("save", args.save), ("show", panel)) if path}
     for name, path in outputs.items():
@@ -79,21 +108,17 @@ def check_outputs(args: argparse.Namespace) -> dict[str, Path]:
 
 def write_pictures(outputs: dict[str, Path], system, reply) -> None:
     from lion_min import drawing
-    picture = drawing.draw_reply(reply) if outputs else None
     if "save" in outputs:
-        drawing.save_image(picture, outputs["save"])
+        drawing.save_image(drawing.draw_reply(reply), outputs["save"])
     if "show" in outputs:
-        maps, bars = system.explain(reply)
-        tiles = [(picture, reply.answer)]
-        tiles += [(drawing.heat_map(reply.image, m), title) for title, m in maps]
-        drawing.save_image(drawing.panel(tiles, bars), outputs["show"])
+        drawing.save_image(drawing.draw_panel(system, reply), outputs["show"])
 
 
 def as_text(args: argparse.Namespace, system, reply) -> str:
     """What stdout gets."""
     from lion_min.boxes import in_pixels
     if args.json:
-        return json.dumps({"answer": reply.answer, "boxes": reply.boxes, "system": args.system,
+        return json.dumps({"answer": reply.answer, "boxes": reply.boxes, "system": system.name,
                            "preset": system.parts.preset, "seconds": round(reply.seconds, 3)})
     pixels = [in_pixels(box, *reply.image.size) for box in reply.boxes]
     return "\n".join([reply.answer] + [f"[{','.join(map(str, box))}]" for box in pixels])

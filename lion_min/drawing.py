@@ -246,3 +246,10 @@ def draw_reply(reply) -> Image.Image:
     labels = [reply.answer if one else f"box {i}" for i in range(1, len(reply.prompt_boxes) + 1)]
     question = " ".join(BOX_LITERAL.sub("", reply.prompt).split())
     return draw_boxes(reply.image, reply.prompt_boxes + reply.boxes, labels + [question] * len(reply.boxes))
+
+
+def draw_panel(system, reply) -> Image.Image:
+    """The panel of --show: the picture with its boxes, the system's attention maps, the router."""
+    maps, bars = system.explain(reply)
+    tiles = [(draw_reply(reply), reply.answer)]
+    return panel(tiles + [(heat_map(reply.image, m), title) for title, m in maps], bars)

@@ -149,6 +149,8 @@ def run_stage(system, o: RunOptions) -> dict:
                  o.resume, o.device, o.quiet, lambda: features.left_out.fault(o.max_bad))
     model.eval()
     after = score(system, o, precision)
+    if parallel.is_first():
+        checkpoints.save_scores(folder, plan.steps, before, after)
     print(f"{scores.table(before, after)}\nwrote {folder}")
     return {"before": before, "after": after, "folder": folder, "system": system}
 
@@ -157,8 +159,7 @@ def load_start(system, init: Path | None) -> None:
     """The tensors that the stage starts from: of earlier stages, or of a run of its own."""
     stage, model, parts = system.stage, system.model, system.parts
     parts.fingerprint                      # computed before the LLM can change
-    tensors = {} if init and not stage.needs_earlier else stage.start(
-        partial(parts.earlier, system.name))
+    tensors = {} if init and not stage.needs_earlier else stage.start(partial(parts.earlier, system.name))
     if init:
         tensors |= load_init(init, parts.check, system=system.name, stage=stage.number)
     checkpoints.load_into(model, tensors, f"the weights stage {stage.number} starts from",

@@ -235,6 +235,8 @@ def test_a_stage_tells_scores_parameters_and_folder(trained, tmp_path, capsys):
                               plan=plan, checks=2, quiet=True)
     assert done["folder"] == out / "lion" / "stage1"
     assert done["before"]["n"] == done["after"]["n"] and done["before"]["n"]["reg"] == 2
+    saved = checkpoints.load_json(done["folder"] / checkpoints.SCORES)
+    assert saved == {"steps": 1, "before": done["before"], "after": done["after"]}
     out = capsys.readouterr().out
     for words in ("trainable", "qformer", "before", "after", f"wrote {done['folder']}"):
         assert words in out

@@ -4,6 +4,7 @@
     config.json         settings, preset, stage, seed, versions
     state.safetensors   what resuming needs: step, trained parts, AdamW's moments, RNG
     log.jsonl           one line a training step (written by training.py)
+    scores.json         the held-out scores before and after (written by stage.py)
 
 Every file is written under a temporary name and renamed: a reader sees the old or the new one,
 never half. No rename covers two files, so state.safetensors has its own copy of the trained
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from lion_min import BadInput, __version__, check_file
 
 MODEL, CONFIG, STATE = "model.safetensors", "config.json", "state.safetensors"
+SCORES = "scores.json"
 MEND = "use weights of the same system, preset and stage"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what torch.optim.AdamW keeps for a parameter
 
@@ -158,6 +160,11 @@ def save_run(folder: Path | str, tensors: dict[str, Tensor], config: dict) -> No
     config = as_json(config | {"versions": versions()})
     save_tensors(tensors, Path(folder) / MODEL, {"lion_min": json.dumps(config)})
     save_json(config, Path(folder) / CONFIG)
+
+
+def save_scores(folder: Path | str, steps: int, before: dict, after: dict) -> None:
+    """Writes scores.json: what the held-out scenes said before and after a run of `steps` steps."""
+    save_json({"steps": steps, "before": before, "after": after}, Path(folder) / SCORES)
 
 
 def load_run(folder: Path | str) -> tuple[dict[str, Tensor], dict]:
