@@ -6,7 +6,7 @@ def first_mistake(order, stages):
     for number in order:
         needed = []
         stages[number].start(lambda n: needed.append(n) or {})
-        if not done.issuperset(needed):
+        if not done.issuperset(n for n in needed if isinstance(n, int)):
             return number
         done.add(number)
     return 0
