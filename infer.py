@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from lion_min import BadInput
-from lion_min.cli import SYSTEMS, Parser, command, note, whole
+from lion_min.cli import SYSTEMS, TITLES, Parser, command, note, whole
 from lion_min.pretrained.presets import PRESETS
 
 
@@ -78,15 +78,12 @@ def check_outputs(args: argparse.Namespace) -> dict[str, Path]:
 
 
 def write_pictures(outputs: dict[str, Path], system, reply) -> None:
-    from lion_min import drawing
-    picture = drawing.draw_reply(reply) if outputs else None
+    from lion_min import drawing, panel
     if "save" in outputs:
-        drawing.save_image(picture, outputs["save"])
+        drawing.save_image(drawing.draw_reply(reply), outputs["save"])
     if "show" in outputs:
-        maps, bars = system.explain(reply)
-        tiles = [(picture, reply.answer)]
-        tiles += [(drawing.heat_map(reply.image, m), title) for title, m in maps]
-        drawing.save_image(drawing.panel(tiles, bars), outputs["show"])
+        sheet = panel.draw_explanation(TITLES[system.name], reply, system.explain(reply))
+        drawing.save_image(sheet, outputs["show"])
 
 
 def as_text(args: argparse.Namespace, system, reply) -> str:

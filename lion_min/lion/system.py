@@ -7,11 +7,12 @@ from dataclasses import replace
 from torch import Tensor
 
 from lion_min.adapters import IMAGE, REGION
+from lion_min.explanation import Explanation
 from lion_min.lion.model import Lion, LionInputs, LionSettings, around, tiny
 from lion_min.lion.prompt import make_inputs, route
 from lion_min.lion.softprompt import noisy_tags
 from lion_min.parts import TINY, Parts
-from lion_min.system import System
+from lion_min.system import Reply, System
 from lion_min.tasks import examples
 
 
@@ -58,8 +59,7 @@ class LionSystem(System):
                     answers[i] = self.tokenizer.decode(ids)
         return answers
 
-    def explain(self, reply):
-        """Attention maps and the router's shares: see explain.py."""
+    def explain(self, reply: Reply) -> Explanation:
         from lion_min.lion.explain import explain
         return explain(self, reply)
 

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from lion_min.explanation import Explanation
 from lion_min.lmeye.model import Lmeye, tiny
 from lion_min.lmeye.prompt import OTHER, make_inputs
 from lion_min.stage import ROUNDS
-from lion_min.system import System
+from lion_min.system import Reply, System
 from lion_min.tasks import examples
 
 
@@ -43,8 +44,7 @@ class LmeyeSystem(System):
         x = make_inputs(self.model, self.tokenizer, features["states"], prompts, requests=self.stage.requests)
         return [self.tokenizer.decode(row) for row in self.model.generate(x, **options).tolist()]
 
-    def explain(self, reply):
-        """Attention maps of the requests: see explain.py."""
+    def explain(self, reply: Reply) -> Explanation:
         from lion_min.lmeye.explain import explain
         return explain(self, reply)
 

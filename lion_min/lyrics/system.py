@@ -10,6 +10,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from lion_min import checkpoints
+from lion_min.explanation import Explanation
 from lion_min.features import encode_images
 from lion_min.lyrics.detection_loss import refiner_loss
 from lion_min.lyrics.detection_scores import refiner_scores
@@ -19,7 +20,7 @@ from lion_min.lyrics.refiner import TinyRefiner
 from lion_min.lyrics.retrieval import retrieval
 from lion_min.parts import run_folder, say_if_bundled, say_if_stage0_bundled
 from lion_min.scenes import World, make_scene
-from lion_min.system import System
+from lion_min.system import Reply, System
 from lion_min.tasks import examples
 
 CHECKS = 256                               # held-out scenes of stages 0 and 1
@@ -76,11 +77,10 @@ class AlignmentSystem(RefinerSystem):
     def build(self) -> Alignment:
         return Alignment(self.settings, self.parts.vision, self.trained_refiner())
 
-    def encode(self, images: list) -> dict:
+    def features(self, states: list[Tensor]) -> dict:
         """Frozen features, tags and objects of images."""
         if self.model.refiner is None:
-            return super().encode(images) | {"objects": None}
-        states = encode_images(self.model.vision, images)
+            return super().features(states) | {"objects": None}
         refined = self.model.refiner.refine(states)
         return {"states": states, "tags": refined.tags,
                 "objects": objects_of(refined, self.tokenizer)}
@@ -127,8 +127,7 @@ class LyricsSystem(AlignmentSystem):
             report["retrieval"] = self.open_stage(1).score_scenes(scenes[:CHECKS])
         return report
 
-    def explain(self, reply):
-        """What the refiner detected and the queries attended to: see explain.py."""
+    def explain(self, reply: Reply) -> Explanation:
         from lion_min.lyrics.explain import explain
         return explain(self, reply)
 
