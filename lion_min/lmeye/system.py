@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from lion_min.explanation import Explanation
+from lion_min.lmeye.explain import explain
 from lion_min.lmeye.model import Lmeye, tiny
 from lion_min.lmeye.prompt import OTHER, make_inputs
 from lion_min.stage import ROUNDS
-from lion_min.system import Reply, System
+from lion_min.system import System
 from lion_min.tasks import examples
 
 
@@ -18,6 +18,7 @@ class LmeyeSystem(System):
     """LMEye's two stages; `stage` is an LmeyeStage. Stage 1 has no request yet."""
 
     ANSWERS = (1, 2)
+    explain = explain                      # what stands behind an answer
 
     def build(self) -> Lmeye:
         p = self.parts
@@ -43,10 +44,6 @@ class LmeyeSystem(System):
             return self.answer(self.index([features], [0, 0]), [*prompts, OTHER], **options)[:1]
         x = make_inputs(self.model, self.tokenizer, features["states"], prompts, requests=self.stage.requests)
         return [self.tokenizer.decode(row) for row in self.model.generate(x, **options).tolist()]
-
-    def explain(self, reply: Reply) -> Explanation:
-        from lion_min.lmeye.explain import explain
-        return explain(self, reply)
 
 
 SYSTEM = LmeyeSystem

@@ -10,17 +10,17 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from lion_min import checkpoints
-from lion_min.explanation import Explanation
 from lion_min.features import encode_images
 from lion_min.lyrics.detection_loss import refiner_loss
 from lion_min.lyrics.detection_scores import refiner_scores
+from lion_min.lyrics.explain import explain
 from lion_min.lyrics.model import Alignment, Lyrics, LyricsSettings, tiny
 from lion_min.lyrics.prompt import captions, make_inputs, objects_of
 from lion_min.lyrics.refiner import TinyRefiner
 from lion_min.lyrics.retrieval import retrieval
 from lion_min.parts import run_folder, say_if_bundled, say_if_stage0_bundled
 from lion_min.scenes import World, make_scene
-from lion_min.system import Reply, System
+from lion_min.system import System
 from lion_min.tasks import examples
 
 CHECKS = 256                               # held-out scenes of stages 0 and 1
@@ -99,6 +99,7 @@ class LyricsSystem(AlignmentSystem):
     """Stage 2: what the queries read becomes tokens of a frozen LLM, which LoRA adapts."""
 
     ANSWERS = (2,)
+    explain = explain                      # what stands behind an answer
     frozen_parts = ("vision", "llama")
     score = System.score
 
@@ -126,10 +127,6 @@ class LyricsSystem(AlignmentSystem):
         if self.open_stage is not None:
             report["retrieval"] = self.open_stage(1).score_scenes(scenes[:CHECKS])
         return report
-
-    def explain(self, reply: Reply) -> Explanation:
-        from lion_min.lyrics.explain import explain
-        return explain(self, reply)
 
 
 def SYSTEM(parts, stage, model=None) -> RefinerSystem:

@@ -7,14 +7,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lion_min.explanation import Explanation
 from lion_min.parts import TINY
+from lion_min.pvit.explain import explain
 from lion_min.pvit.instructions import scene_instructions
 from lion_min.pvit.model import Pvit, around, tiny
 from lion_min.pvit.prompt import Turn, make_inputs
 from lion_min.pvit.region_encoder import TinyRegions
 from lion_min.scenes import Scene, World
-from lion_min.system import Reply, System
+from lion_min.system import System
 from lion_min.tasks import examples
 
 TURNS = (1, 3)                             # of a conversation in an 'instructions' round
@@ -24,6 +24,7 @@ class PvitSystem(System):
     """PVIT's two stages; `stage` is a PvitStage."""
 
     ANSWERS = (1, 2)
+    explain = explain                      # what stands behind an answer
 
     def build(self) -> Pvit:
         p, kind = self.parts, self.stage.representation
@@ -64,10 +65,6 @@ class PvitSystem(System):
         """PVIT's FineEval (fineeval.py) beside every system's scores."""
         from lion_min.pvit.fineeval import fine_eval
         return {"fine_eval": fine_eval(self, world, count, seed)}
-
-    def explain(self, reply: Reply) -> Explanation:
-        from lion_min.pvit.explain import explain
-        return explain(self, reply)
 
 
 SYSTEM = PvitSystem
