@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lion_min.parts import TINY
+from lion_min.pvit.explain import explain
 from lion_min.pvit.instructions import scene_instructions
 from lion_min.pvit.model import Pvit, around, tiny
 from lion_min.pvit.prompt import Turn, make_inputs
@@ -23,6 +24,7 @@ class PvitSystem(System):
     """PVIT's two stages; `stage` is a PvitStage."""
 
     ANSWERS = (1, 2)
+    explain = explain                      # what stands behind an answer
 
     def build(self) -> Pvit:
         p, kind = self.parts, self.stage.representation
@@ -63,11 +65,6 @@ class PvitSystem(System):
         """PVIT's FineEval (fineeval.py) beside every system's scores."""
         from lion_min.pvit.fineeval import fine_eval
         return {"fine_eval": fine_eval(self, world, count, seed)}
-
-    def explain(self, reply):
-        """What RoIAlign read and the LLM attended to: see explain.py."""
-        from lion_min.pvit.explain import explain
-        return explain(self, reply)
 
 
 SYSTEM = PvitSystem
