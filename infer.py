@@ -107,11 +107,11 @@ def check_outputs(args: argparse.Namespace) -> dict[str, Path]:
 
 
 def write_pictures(outputs: dict[str, Path], system, reply) -> None:
-    from lion_min import drawing
+    from lion_min import drawing, panel
     if "save" in outputs:
         drawing.save_image(drawing.draw_reply(reply), outputs["save"])
     if "show" in outputs:
-        drawing.save_image(drawing.draw_panel(system, reply), outputs["show"])
+        drawing.save_image(panel.draw_panel(system, reply), outputs["show"])
 
 
 def as_text(args: argparse.Namespace, system, reply) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from lion_min import BadInput
 
 SYSTEMS = LION, PVIT, LYRICS, LMEYE = "lion", "pvit", "lyrics", "lmeye"
+TITLES = {LION: "LION", PVIT: "PVIT", LYRICS: "Lyrics", LMEYE: "LMEye"}
 MAX_SEED = 2**63 - 1
 MAX_BAD = 0.05             # the share of bad records and pictures that is left out without a question
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3        # of glibc's malloc.h

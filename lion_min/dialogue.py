@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lion_min import BadInput, drawing, launch
+from lion_min import BadInput, drawing, launch, panel
 from lion_min.cli import note
 from lion_min.images import load_image
 from lion_min.scenes import WORLDS, World, make_scene
@@ -108,7 +108,7 @@ class Dialogue:
         drawing.check_output(path)
         if os.path.realpath(path) in self.pictures:
             raise BadInput(f":save {path!r}: is the picture itself; give another name")
-        drawing.save_image(drawing.draw_panel(self.answered_by, self.reply), path)
+        drawing.save_image(panel.draw_panel(self.answered_by, self.reply), path)
         note(f"wrote {path}")
 
 

@@ -1,6 +1,7 @@
-"""Pictures out: boxes with labels, attention maps, and the panel of `infer.py --show`.
+"""Pictures out: boxes with a legend, attention on the patches, RoIAlign's points.
 
-Boxes are xyxy fractions of the picture, as everywhere, so a picture may be enlarged first.
+Boxes are xyxy fractions of the picture, as everywhere, so a picture may be enlarged first. Nothing
+covers what a picture shows: words stand below it, and attention is a square in each patch.
 """
 
 import math
@@ -9,19 +10,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from lion_min import BadInput
-from lion_min.boxes import BOX_LITERAL
+from lion_min.boxes import Box
+from lion_min.explanation import bare
 from lion_min.regions import axis_points
 
-SHORT_SIDE = 384  # pixels; below it a label covers what it names
+SHORT_SIDE = 384  # pixels; frames on a smaller picture would be as thick as what they frame
 LONG_SIDE = 4096  # a very thin picture grows no further than this
 # Okabe and Ito's colours, which colour-blind readers can distinguish, too.
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 INK, PAPER, RULE = "#202020", "#ffffff", "#d0d0d0"
 EXTENSIONS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
+Entry = tuple[str | None, str]  # of a legend: a swatch's colour or None, and its words
 
 
 def enlarge(image: Image.Image) -> Image.Image:
@@ -31,27 +34,33 @@ def enlarge(image: Image.Image) -> Image.Image:
     return image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
 
 
+def colour_of(i: int) -> str:
+    return COLOURS[i % len(COLOURS)]
+
+
 # ---- boxes --------------------------------------------------------------------------------------
 
-def draw_boxes(image: Image.Image, boxes: Sequence[Sequence[float]], labels: Sequence[str],
+def draw_boxes(image: Image.Image, boxes: Sequence[Box], labels: Sequence[str],
                colours: Sequence[str] | None = None) -> Image.Image:
-    """Draw boxes (xyxy fractions) and one label each on an enlarged copy of the picture.
+    """Draw boxes (xyxy fractions) on an enlarged copy of the picture, and their labels below it.
 
-    A label stands above its box where there is space, else at the next free position; it never
-    leaves the picture, and is cut with an ellipsis when it is wider than the picture.
-    colours: one per box, any of Pillow's colour names; the default goes round COLOURS.
+    colours: one per box, any of Pillow's colour names; the default goes round COLOURS. An empty
+    label is left out. ValueError unless each box has its label.
     """
+    colours = colours or [colour_of(i) for i in range(len(boxes))]
+    entries = [(colour, label) for _, label, colour in zip(boxes, labels, colours, strict=True)
+               if label.strip()]
+    return with_legend(frames(image, boxes, colours), entries)
+
+
+def frames(image: Image.Image, boxes: Sequence[Box], colours: Sequence[str]) -> Image.Image:
+    """An enlarged copy with the boxes' frames, each with a dark rim that shows on any background."""
     picture = enlarge(image)
-    pen, taken = ImageDraw.Draw(picture), []
-    colours = colours or [COLOURS[i % len(COLOURS)] for i in range(len(boxes))]
-    line = max(2, min(picture.size) // 160)
-    corners = [_corners(box, picture.size) for box in boxes]
-    for box, colour in zip(corners, colours):  # all boxes first: no line crosses a label
-        pen.rectangle(box, outline=INK, width=line + 2)  # a dark rim shows on any background
-        pen.rectangle([v + d for v, d in zip(box, (1, 1, -1, -1))], outline=colour, width=line)
-    for box, label, colour in zip(corners, labels, colours, strict=True):
-        if label.strip():
-            taken.append(_label(pen, picture.size, box, label, colour, taken))
+    pen, line = ImageDraw.Draw(picture), max(2, min(picture.size) // 160)
+    for box, colour in zip(boxes, colours):
+        corners = _corners(box, picture.size)
+        pen.rectangle(corners, outline=INK, width=line + 2)
+        pen.rectangle([v + d for v, d in zip(corners, (1, 1, -1, -1))], outline=colour, width=line)
     return picture
 
 
@@ -66,136 +75,145 @@ def _side(low: float, high: float, length: int) -> tuple[int, int]:
     return first, max(first + 4, min(round(high * length), length) - 1)
 
 
-def _label(pen: ImageDraw.ImageDraw, size: tuple[int, int], box: list[int], label: str,
-           colour: str, taken: list[list[int]]) -> list[int]:
-    """Write one label on a patch of its colour; returns the patch's corners."""
-    font = _font(max(15, min(size) // 24))
-    text = _fit(label, font, size[0] - 8)
-    wide, high = math.ceil(font.getlength(text)) + 8, sum(font.getmetrics()) + 2
-    if wide > size[0] or high > size[1]:  # a very thin picture has no space for words
-        return [0, 0, 0, 0]
-    left = max(0, min(box[0], size[0] - wide))
-    # Above the box, inside its top, inside its bottom, below: the first that hides no label.
-    tops = [box[1] - high, box[1], box[3] - high, box[3]]
-    patches = [[left, top, left + wide, top + high] for top in tops if 0 <= top <= size[1] - high]
-    patches = patches or [[left, 0, left + wide, high]]
-    patch = next((p for p in patches if not any(_overlap(p, t) for t in taken)), patches[0])
-    pen.rectangle([patch[0], patch[1], patch[2] - 1, patch[3] - 1], fill=colour)
-    pen.text((patch[0] + 4, patch[1] + 1), text, font=font, fill=_contrast(colour))
-    return patch
+def draw_reply(reply) -> Image.Image:
+    """The picture with every box of prompt and answer, each with its label."""
+    boxes, entries = reply_boxes(reply)
+    return draw_boxes(reply.image, boxes, [label for _, label in entries])
 
 
-def _overlap(a: list[int], b: list[int]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+def reply_boxes(reply) -> tuple[list[Box], list[Entry]]:
+    """(the boxes of prompt and answer, a legend's entry for each)."""
+    one = len(reply.prompt_boxes) == 1 and not reply.boxes      # the answer describes that box
+    labels = [reply.answer if one else f"box {i} of the question"
+              for i in range(1, len(reply.prompt_boxes) + 1)]
+    labels += [f"answer to: {bare(reply.prompt)}"] * len(reply.boxes)
+    return (reply.prompt_boxes + reply.boxes,
+            [(colour_of(i), label) for i, label in enumerate(labels)])
 
 
-def _contrast(colour: str) -> str:
-    """Dark ink on a light patch, light ink on a dark one."""
-    red, green, blue = ImageColor.getrgb(colour)[:3]
-    return INK if 299 * red + 587 * green + 114 * blue > 128_000 else PAPER
+# ---- words --------------------------------------------------------------------------------------
 
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font_of(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)  # Pillow's own font: the same on every machine
 
 
-def _fit(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+def fit(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     """One line of text no wider than width pixels, an ellipsis where it was cut."""
-    text = whole = " ".join(text.split())[:200]
+    text = whole = " ".join(text.split())[:400]
     while text and font.getlength(text if text == whole else text + "…") > width:
         text = text[:-1]
     return text if text == whole else text + "…"
 
 
-# ---- attention maps -----------------------------------------------------------------------------
-
-def heat_map(image: Image.Image, weights: Tensor) -> Image.Image:
-    """Lay attention weights [h, w] over an enlarged grey copy of the picture.
-
-    Scaled to the map's lowest and highest weight: dark blue is the least attention, yellow the
-    most. A flat map stays blue.
-    """
-    picture = enlarge(image)
-    values = weights.detach().float().cpu().nan_to_num()  # [h, w]
-    values = values - values.min()
-    levels = (values / values.max().clamp(min=1e-12) * 255).round().byte()  # [h, w]
-    small = Image.frombytes("L", levels.shape[::-1], bytes(levels.flatten().tolist()))
-    large = small.resize(picture.size, Image.Resampling.BICUBIC)
-    heat = ImageOps.colorize(large, black="#101060", mid="#d02050", white="#ffe060")
-    return Image.blend(ImageOps.grayscale(picture).convert("RGB"), heat, 0.55)
+def wrap(text: str, font: ImageFont.FreeTypeFont, width: int, most: int = 3) -> list[str]:
+    """Lines no wider than width pixels; the last of `most` is cut with an ellipsis."""
+    lines, words = [], text.split()
+    while words and len(lines) < most - 1:
+        count = next((n for n in range(1, len(words) + 1)
+                      if font.getlength(" ".join(words[:n + 1])) > width), len(words))
+        lines.append(fit(" ".join(words[:count]), font, width))
+        words = words[count:]
+    return lines + [fit(" ".join(words), font, width)] if words else lines
 
 
-# ---- the points of RoIAlign ----------------------------------------------------------------------
-
-def sampling_points(image: Image.Image, box: Sequence[float], cells: int, bins: int) -> Image.Image:
-    """An enlarged copy with the map's cells, a box (xyxy fractions), its bins, and every point
-    of RoIAlign as a dot. The map has cells x cells, the crop bins x bins."""
-    picture = enlarge(image)
-    pen, (W, H) = ImageDraw.Draw(picture), picture.size
-    x1, y1, x2, y2 = _corners(box, picture.size)
-    for i in range(1, cells):
-        pen.line((i / cells * W, 0, i / cells * W, H), fill=RULE)
-        pen.line((0, i / cells * H, W, i / cells * H), fill=RULE)
-    for x, y in ((x1 + s / bins * (x2 - x1), y1 + s / bins * (y2 - y1)) for s in range(1, bins)):
-        pen.line((x, y1, x, y2), fill=COLOURS[0])
-        pen.line((x1, y, x2, y), fill=COLOURS[0])
-    pen.rectangle((x1, y1, x2, y2), outline=COLOURS[0], width=3)
-    points, _ = axis_points(*torch.tensor([*box]).view(2, 2) * cells, bins)     # [x and y, S, G]
-    xs, ys = (axis[axis.isfinite()].add(0.5).div(cells).tolist() for axis in points)
-    for x, y in ((x * W, y * H) for y in ys for x in xs):
-        pen.ellipse((x - 4, y - 4, x + 4, y + 4), fill=PAPER, outline=INK)
-    return picture
+def write_legend(pen: ImageDraw.ImageDraw, left: int, top: int, width: int,
+                 entries: Sequence[Entry], size: int) -> None:
+    """Write entries below one another, `legend_height` in all."""
+    font, swatch = font_of(size), round(size * 0.8)
+    for i, (colour, text) in enumerate(entries):
+        y, indent = top + i * round(size * 1.5), 0
+        if colour:
+            pen.rectangle((left, y + size // 6, left + swatch, y + size // 6 + swatch),
+                          fill=colour, outline=INK)
+            indent = swatch + size // 2
+        pen.text((left + indent, y), fit(text, font, width - indent), font=font, fill=INK)
 
 
-# ---- the panel of --show ------------------------------------------------------------------------
+def legend_height(entries: Sequence[Entry], size: int) -> int:
+    return round(size * 1.5) * len(entries)
 
-def panel(images_with_titles: Sequence[tuple[Image.Image, str]],
-          bars: Sequence[tuple[float, float]] | None = None, columns: int = 3) -> Image.Image:
-    """Tiles side by side, `columns` a row, each under its title; the router's mix as the last tile.
 
-    bars: per layer, first layer first, how much of the region adapter and of the image adapter
-    the router mixes in (LION's mixture of adapters).
-    """
-    tile, title, gap = SHORT_SIDE, 30, 12
-    tiles = [(ImageOps.pad(enlarge(picture), (tile, tile), color=PAPER), text)
-             for picture, text in images_with_titles]
-    if bars:
-        tiles.append((_bar_chart(bars, tile), "the router's mix per layer"))
-    columns = max(1, min(columns, len(tiles)))
-    rows = -(-len(tiles) // columns)
-    step = tile + gap, tile + title + gap
-    sheet = Image.new("RGB", (columns * step[0] + gap, rows * step[1] + gap), PAPER)
-    pen = ImageDraw.Draw(sheet)
-    for i, (picture, text) in enumerate(tiles):
-        left, top = gap + i % columns * step[0], gap + i // columns * step[1]
-        pen.text((left, top + 4), _fit(text, _font(16), tile), font=_font(16), fill=INK)
-        sheet.paste(picture, (left, top + title))
+def with_legend(picture: Image.Image, entries: Sequence[Entry]) -> Image.Image:
+    """The picture on a sheet that has the entries below it."""
+    size = max(15, min(picture.size) // 24)
+    if not entries or picture.width < 6 * size:    # a sliver has no space for words
+        return picture
+    high = legend_height(entries, size) + size // 2
+    sheet = Image.new("RGB", (picture.width, picture.height + high), PAPER)
+    sheet.paste(picture)
+    write_legend(ImageDraw.Draw(sheet), size // 4, picture.height + size // 2,
+                 picture.width - size // 2, entries, size)
     return sheet
 
 
-def _bar_chart(bars: Sequence[tuple[float, float]], side: int) -> Image.Image:
-    """Rows are layers; two bars each, region adapter above image adapter."""
-    chart = Image.new("RGB", (side, side), PAPER)
-    pen, names = ImageDraw.Draw(chart), ("region adapter", "image adapter")
-    for i, name in enumerate(names):
-        pen.rectangle([60 + 150 * i, 6, 72 + 150 * i, 18], fill=COLOURS[i])
-        pen.text((78 + 150 * i, 4), name, font=_font(14), fill=INK)
-    row = (side - 30) / len(bars)
-    longest = max([1.0, *(abs(value) for pair in bars for value in pair)])
-    thick = max(1, min(int(row * 0.36), 24))
-    font, every = _font(max(11, min(14, int(row * 0.45)))), math.ceil(13 / row)
-    for layer, pair in enumerate(bars):
-        middle = 30 + (layer + 0.5) * row
-        if layer % every == 0:  # many layers: name every second or third, so that all are legible
-            pen.text((4, middle), f"layer {layer + 1}", font=font, fill=INK, anchor="lm")
-        for i, value in enumerate(pair):
-            top = middle - thick if i == 0 else middle + 1
-            length = max(0.0, value) / longest * (side - 120)  # a negative share has no length
-            pen.rectangle([60, top, 60 + length, top + thick - 1], fill=COLOURS[i])
-            if row >= 24:  # space for the two numbers
-                pen.text((66 + length, top + thick / 2), f"{value:.2f}", font=font, fill=INK, anchor="lm")
-    pen.line([59, 30, 59, side], fill=RULE, width=1)
-    return chart
+# ---- the grid of patches ------------------------------------------------------------------------
+
+def heat_map(image: Image.Image, weights: Tensor, most: float | None = None) -> Image.Image:
+    """Lay attention weights [h, w] over an enlarged copy: in each patch a square whose area is its
+    weight, so that the objects' colours stay to be seen. most: the weight that fills a patch, the
+    same for maps that are to be compared; None: the map's own highest."""
+    picture, values = enlarge(image), weights.detach().float().cpu().nan_to_num().clamp(min=0)
+    most = most or max(float(values.max()), 1e-12)
+    rows, columns = values.shape
+    draw_grid(picture, rows, columns)
+    pen, (W, H) = ImageDraw.Draw(picture, "RGBA"), picture.size
+    for row, line in enumerate(values.tolist()):
+        for column, value in enumerate(line):
+            size = math.sqrt(min(1.0, value / most)) * 0.42               # half a side, of a patch
+            x, y = (column + 0.5) / columns * W, (row + 0.5) / rows * H
+            if size * W / columns >= 1:
+                pen.rectangle((x - size * W / columns, y - size * H / rows, x + size * W / columns,
+                               y + size * H / rows), fill=(255, 255, 255, 140), outline=INK,
+                              width=max(1, min(W, H) // 256))
+    return picture
+
+
+def draw_grid(picture: Image.Image, rows: int, columns: int) -> None:
+    """Thin lines between the patches, light and half transparent."""
+    pen, (W, H) = ImageDraw.Draw(picture, "RGBA"), picture.size
+    for i in range(1, columns):
+        pen.line((i / columns * W, 0, i / columns * W, H), fill=(255, 255, 255, 70))
+    for i in range(1, rows):
+        pen.line((0, i / rows * H, W, i / rows * H), fill=(255, 255, 255, 70))
+
+
+def sampling_points(image: Image.Image, box: Sequence[float], cells: int, bins: int,
+                    colour: str = COLOURS[0]) -> Image.Image:
+    """An enlarged copy with the map's cells, a box (xyxy fractions), its bins, and every point
+    of RoIAlign as a dot. The map has cells x cells, the crop bins x bins."""
+    picture = enlarge(image)
+    draw_grid(picture, cells, cells)
+    pen, (W, H) = ImageDraw.Draw(picture), picture.size
+    line = max(1, min(W, H) // 256)
+    x1, y1, x2, y2 = _corners(box, picture.size)
+    for x, y in ((x1 + s / bins * (x2 - x1), y1 + s / bins * (y2 - y1)) for s in range(1, bins)):
+        pen.line((x, y1, x, y2), fill=colour, width=line)
+        pen.line((x1, y, x2, y), fill=colour, width=line)
+    pen.rectangle((x1, y1, x2, y2), outline=colour, width=2 + line)
+    for x, y in box_points(box, cells, bins):
+        pen.ellipse((x * W - 3 - line, y * H - 3 - line, x * W + 3 + line, y * H + 3 + line),
+                    fill=PAPER, outline=INK, width=line)
+    return picture
+
+
+def box_points(box: Sequence[float], cells: int, bins: int) -> list[tuple[float, float]]:
+    """Every point that RoIAlign reads for a box, as fractions of the picture."""
+    points, _ = axis_points(*torch.tensor([*box]).view(2, 2) * cells, bins)     # [x and y, S, G]
+    xs, ys = (axis[axis.isfinite()].add(0.5).div(cells).tolist() for axis in points)
+    return [(x, y) for y in ys for x in xs]
+
+
+def draw_outline(picture: Image.Image, mask: Tensor, colour: str) -> None:
+    """Draw the rim of what a mask [h, w] of the whole picture has above one half."""
+    inside = torch.nn.functional.pad(mask > 0.5, (1, 1, 1, 1)).tolist()   # [h+2][w+2]
+    (high, wide), pen = mask.shape, ImageDraw.Draw(picture)
+    W, H, line = picture.width / wide, picture.height / high, max(2, min(picture.size) // 192)
+    for y, x in (mask > 0.5).nonzero().tolist():
+        sides = {(y, x + 1): (x, y, x + 1, y), (y + 2, x + 1): (x, y + 1, x + 1, y + 1),
+                 (y + 1, x): (x, y, x, y + 1), (y + 1, x + 2): (x + 1, y, x + 1, y + 1)}
+        for (row, column), (x1, y1, x2, y2) in sides.items():     # a neighbour: the side between
+            if not inside[row][column]:
+                pen.line((x1 * W, y1 * H, x2 * W, y2 * H), fill=colour, width=line)
 
 
 # ---- to the disk --------------------------------------------------------------------------------
@@ -238,18 +256,3 @@ def save_image(image: Image.Image, path: str | Path) -> None:
                        "free some space or choose another place") from None
     finally:
         draft.unlink(missing_ok=True)
-
-
-def draw_reply(reply) -> Image.Image:
-    """The picture with every box of prompt and answer, each with its label."""
-    one = len(reply.prompt_boxes) == 1 and not reply.boxes      # the answer describes that box
-    labels = [reply.answer if one else f"box {i}" for i in range(1, len(reply.prompt_boxes) + 1)]
-    question = " ".join(BOX_LITERAL.sub("", reply.prompt).split())
-    return draw_boxes(reply.image, reply.prompt_boxes + reply.boxes, labels + [question] * len(reply.boxes))
-
-
-def draw_panel(system, reply) -> Image.Image:
-    """The panel of --show: the picture with its boxes, the system's attention maps, the router."""
-    maps, bars = system.explain(reply)
-    tiles = [(draw_reply(reply), reply.answer)]
-    return panel(tiles + [(heat_map(reply.image, m), title) for title, m in maps], bars)

@@ -41,6 +41,16 @@ def readable(draws: Iterable[Callable[[], Image.Image]], left_out: LeftOut) -> d
     return images
 
 
+def hide(states: list[Tensor], patches: list[int]) -> list[Tensor]:
+    """Replace some patches' states, at every depth, by the mean of the others: [B, 1+N, Dv] each.
+    Deeper states of other patches, and CLS, keep what they took from the hidden ones."""
+    shown = [i for i in range(1, states[0].shape[1]) if i - 1 not in patches] or [0]
+    out = [state.clone() for state in states]
+    for state in out:
+        state[:, [1 + i for i in patches]] = state[:, shown].mean(1, keepdim=True)
+    return out
+
+
 def index(features: dict, rows: list[int]) -> dict:
     """The features of some pictures, one for each row; a picture may come twice."""
     return {key: _rows(value, rows) for key, value in features.items()}

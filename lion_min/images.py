@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,8 +38,13 @@ def load_image(path: str | Path) -> Image.Image:
     annotation files, which are of the stored picture, are turned alike (boxes.turn_box).
     Raises BadInput, one line, for whatever is not such a picture of at most 50 million pixels.
     """
-    name = repr(str(path))
-    with _open(path, name) as image:
+    check_file(path, f"image {str(path)!r}")
+    return decode(path, repr(str(path)))
+
+
+def decode(source: str | Path | BytesIO, name: str) -> Image.Image:
+    """`load_image` for a file that is there, or for bytes in memory; name: what a refusal names."""
+    with _open(source, name) as image:
         # 11 KB of PNG can hold 268 MB of pixels: check the size before decoding any of them.
         if image.width * image.height > MAX_PIXELS:
             raise BadInput(f"image {name}: {image.width}x{image.height} pixels; "
@@ -57,6 +63,7 @@ def stored_frame(path: str | Path) -> tuple[tuple[int, int], int]:
     file that is no picture.
     """
     name = repr(str(path))
+    check_file(path, f"image {name}")
     with _open(path, name) as image:
         try:
             return image.size, image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -69,18 +76,18 @@ def _damaged(name: str, error: Exception) -> BadInput:
                     "save or download it again")
 
 
-def _open(path: str | Path, name: str) -> Image.Image:
+def _open(source: str | Path | BytesIO, name: str) -> Image.Image:
     """Read the header only; BadInput where it is not one of FORMATS."""
-    check_file(path, f"image {name}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is stricter
-            return Image.open(path, formats=FORMATS)
+            return Image.open(source, formats=FORMATS)
     except Image.DecompressionBombError:  # Pillow's own refusal, above 179 million pixels
         raise BadInput(f"image {name}: far too many pixels; "
                        f"shrink it below {MAX_PIXELS // 10**6} million pixels") from None
     except Exception:
-        with open(path, "rb") as file:
+        with source if isinstance(source, BytesIO) else open(source, "rb") as file:
+            file.seek(0)
             start = file.read(32)
         other = next((f", but {kind}" for sign, kind in OTHERS.items() if sign in start), "")
         raise BadInput(f"image {name}: not a readable picture{other}; "

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lion_min import BadInput, checkpoints, scores
 from lion_min.boxes import Box, BoxText, typed_boxes
+from lion_min.explanation import Explanation
 from lion_min.features import encode_images, index, join
 from lion_min.images import load_image
 from lion_min.parts import Parts, say_if_stage0_bundled
@@ -55,7 +56,7 @@ def parse_prompt(prompt: str, image: Image.Image) -> tuple[str, list[Box], list[
 
 
 class System:
-    """The interface of training, infer.py and the scores; a subclass has the first four methods."""
+    """The interface of training, infer.py and the scores; a subclass has the first five methods."""
 
     ANSWERS: tuple[int | str, ...] = ()    # the stages that answer; the last is bundled
     wordings: tuple[str, ...] = ()         # questions that it is taught beside wordings.py
@@ -92,11 +93,18 @@ class System:
         """One answer a picture; options: of the LLM's generate."""
         raise NotImplementedError
 
+    def explain(self, reply: Reply) -> Explanation:
+        """What stands behind an answer."""
+        raise NotImplementedError
+
     # ---- pictures ----------------------------------------------------------------------------
 
     def encode(self, images: list[Image.Image]) -> dict:
         """Frozen features and tags of images, computed once for all of their questions."""
-        states = encode_images(self.parts.vision, images)
+        return self.features(encode_images(self.parts.vision, images))
+
+    def features(self, states: list[Tensor]) -> dict:
+        """What `encode` makes of the encoder's states, each [B, 1+N, Dv]."""
         return {"states": states, "tags": self.tagger.predict(states[-1])}
 
     @staticmethod
@@ -110,9 +118,9 @@ class System:
     # ---- one question, scores ----------------------------------------------------------------
 
     @torch.no_grad()
-    def ask(self, image: Image.Image | Path | str, prompt: str) -> Reply:
-        """Ask about one picture; boxes in the prompt are fractions or pixels of it. BadInput for
-        a picture or a prompt that is not valid."""
+    def ask(self, image: Image.Image | Path | str, prompt: str, features: dict | None = None) -> Reply:
+        """Ask about one picture; boxes in the prompt are fractions or pixels of it. features: of
+        the picture, where they are known. BadInput for a picture or a prompt that is not valid."""
         image = image if isinstance(image, Image.Image) else load_image(image)
         text, boxes, notes = parse_prompt(prompt, image)
         tokens = len(self.tokenizer.encode(text))
@@ -123,7 +131,7 @@ class System:
             notes += more
         start = time.perf_counter()
         self.model.llm.notes = []
-        features = self.encode([image])
+        features = features or self.encode([image])
         answer = self.answer(features, [text], min_new_tokens=1)[0]
         if not any(map(str.isalnum, answer)):
             answer = UNKNOWN

@@ -25,7 +25,7 @@ _connect = socket.socket.connect
 
 def _offline(self, address):
     """Sockets between processes of this machine pass; everything else is the network."""
-    if self.family == getattr(socket, "AF_UNIX", None):
+    if self.family == getattr(socket, "AF_UNIX", None) or address[0] == "127.0.0.1":
         return _connect(self, address)
     raise OSError(f"a test tried to reach the network: {address}")
 

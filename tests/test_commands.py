@@ -163,6 +163,6 @@ def test_ask_takes_a_path_or_a_picture(system, tmp_path):
     SCENE.save(tmp_path / "scene.png")
     one, two = (system.ask(image, ASK) for image in (SCENE, str(tmp_path / "scene.png")))
     assert one.answer == two.answer and one.prompt_boxes == [(0.1, 0.1, 0.6, 0.6)]
-    assert one.prompt == "describe box [0.100,0.100,0.600,0.600]" and system.explain(one)[0]
+    assert one.prompt == "describe box [0.100,0.100,0.600,0.600]" and system.explain(one).maps
     with pytest.raises(BadInput, match="needs a box"):
         system.ask(SCENE, "describe box")

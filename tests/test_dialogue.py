@@ -10,6 +10,7 @@ import pytest
 from commands import ASK, SCENE, call, ready, refused, runs, system  # noqa: F401 (fixtures)
 
 import infer
+from lion_min.explanation import Explanation
 from lion_min import BadInput, dialogue, launch
 from lion_min.scenes import WORLDS
 from lion_min.tasks import MAKERS, TEMPLATES
@@ -57,7 +58,7 @@ def test_commands_of_the_dialogue(said, monkeypatch):
             return lion.ask(image, prompt)
 
         def explain(self, reply):
-            return [], None
+            return Explanation(8, [], [])
 
     pvit = Other()
     monkeypatch.setattr(launch, "load", lambda name, *_: loaded.append(name) or {

@@ -7,8 +7,11 @@ import torch
 from PIL import Image, ImageChops
 
 from lion_min import BadInput
-from lion_min.drawing import (COLOURS, SHORT_SIDE, draw_boxes, enlarge, heat_map, panel,
-                              sampling_points, save_image)
+from lion_min.drawing import (COLOURS, SHORT_SIDE, draw_boxes, draw_outline, enlarge, frames,
+                              heat_map, sampling_points, save_image, wrap, font_of)
+from lion_min.explanation import AttentionMap, Detection, Explanation
+from lion_min.panel import GAP, SIDE, draw_explanation, panel
+from lion_min.system import Reply
 
 
 def ink(before, after):
@@ -25,35 +28,29 @@ def test_box_lands_on_its_fractions():
     assert image.getpixel((16, 64)) == (128, 128, 128)  # the caller's picture is left alone
 
 
-@pytest.mark.parametrize("box", [(0, 0, .1, .1), (.9, 0, 1, .05), (0, .95, .1, 1), (.9, .9, 1, 1),
-                                 (0, 0, 1, 1), (.5, .5, .5001, .5001)])
-def test_labels_stay_inside_and_are_legible(box):
-    """Guards: a label cut off by the picture's edge, the commonest fault of such drawings."""
-    image = Image.new("RGB", (64, 64), "grey")
-    for label in ("red circle", "a label far too long for any picture of this size " * 3):
-        bare = draw_boxes(image, [box], [""], ["#e69f00"])
-        drawn = draw_boxes(image, [box], [label], ["#e69f00"])
-        left, top, right, bottom = ink(bare, drawn)
-        assert 0 <= left < right <= SHORT_SIDE and bottom - top >= 15
-        # The patch is whole: its own colour stands on all four rims, so no letter was cut.
-        patch = drawn.crop((left + 1, top + 1, right - 1, bottom - 1))
-        w, h = patch.size
-        for rim in (patch.crop((0, 0, 1, h)), patch.crop((w - 1, 0, w, h))):
-            assert rim.getcolors() == [(h, (230, 159, 0))]
+@pytest.mark.parametrize("labels", [["red circle"], ["first", "second", "third"],
+                                    ["a label far too long for any picture of this size " * 3]])
+def test_labels_cover_nothing(labels):
+    """Guards: a label over an object, cut off by an edge, over another label, or lost."""
+    image, boxes = Image.new("RGB", (64, 64), "grey"), [(0, 0, 1, 1), (.9, .9, 1, 1), (.3, .3, .7, .7)]
+    boxes = boxes[:len(labels)]
+    drawn = draw_boxes(image, boxes, labels)
+    bare = draw_boxes(image, boxes, [""] * len(labels))
+    assert bare.size == (SHORT_SIDE, SHORT_SIDE) and drawn.width == SHORT_SIDE
+    assert ink(drawn.crop((0, 0, *bare.size)), bare) is None
+    rows = [drawn.crop((0, top, SHORT_SIDE, top + 24)) for top in
+            range(SHORT_SIDE + 8, drawn.height - 20, 24)]
+    assert len(rows) == len(labels)
+    for row, colour in zip(rows, COLOURS):                      # its swatch, then whole letters
+        assert row.getpixel((10, 8)) == tuple(bytes.fromhex(colour[1:]))
+        left, _, right, _ = ink(row, Image.new("RGB", row.size, "white"))
+        assert left < 10 and 40 < right < SHORT_SIDE - 2
 
 
-def test_two_labels_do_not_hide_each_other():
-    """Guards: the prompt's box and the answer's box on one object, one label over the other; zip()
-    dropping the last box's label in silence."""
-    image, box = Image.new("RGB", (64, 64), "grey"), (.3, .3, .7, .7)
-    one = draw_boxes(image, [box, box], ["first", ""], ["red", "blue"])
-    two = draw_boxes(image, [box, box], ["first", "second"], ["red", "blue"])
-    bare = draw_boxes(image, [box, box], ["", ""], ["red", "blue"])
-    x1, y1, x2, y2 = ink(bare, one)
-    assert ink(one.crop((x1, y1, x2, y2)), two.crop((x1, y1, x2, y2))) is None
-    assert ink(one, two) is not None
+def test_every_box_has_its_label():
+    """Guards: zip() dropping the last box's label in silence."""
     with pytest.raises(ValueError):
-        draw_boxes(image, [box], ["a", "b"])
+        draw_boxes(Image.new("RGB", (64, 64)), [(.3, .3, .7, .7)], ["a", "b"])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (2000, 1500), (5, 300)])
@@ -62,19 +59,37 @@ def test_odd_sizes(size):
     image = Image.new("RGB", size, "grey")
     drawn = draw_boxes(image, [(0, 0, 1, 1), (.5, .5, .6, .6)], ["whole", "a 🦁\nnew line {}"])
     assert max(drawn.size) <= 4096 and min(drawn.size) >= 1
-    assert heat_map(image, torch.rand(8, 8)).size == drawn.size
+    assert heat_map(image, torch.rand(8, 8)).size == frames(image, [(0, 0, 1, 1)], ["red"]).size
 
 
 def test_heat_is_where_the_weight_is():
-    """Guards: rows and columns exchanged, hot and cold exchanged, NaN from a flat map."""
+    """Guards: rows and columns exchanged, a map that hides what it lies on, two maps on scales of
+    their own, NaN from a flat map."""
     image, weights = Image.new("RGB", (64, 64), "grey"), torch.zeros(4, 8)
-    weights[1, 6] = 0.3
-    warm = heat_map(image, weights)
-    red = {(x, y): warm.getpixel((24 + 48 * x, 48 + 96 * y))[0] for x in range(8) for y in range(4)}
-    assert max(red, key=red.get) == (6, 1) and red[6, 1] - red[1, 2] > 80
-    flat, cold = heat_map(image, torch.ones(4, 8)), warm.getpixel((24, 336))
-    assert flat.getextrema() == tuple((v, v) for v in cold)
-    assert heat_map(image, torch.full((2, 2), float("nan"))).size == warm.size
+    weights[1, 6], weights[3, 0] = 0.4, 0.1
+
+    def areas(picture):
+        """Brightened pixels around the middle of each patch, which is 48 x 96 pixels."""
+        return {(x, y): sum(picture.getpixel((48 * x + 4 + i, 96 * y + 48))[0] > 160
+                            for i in range(40)) for x in range(8) for y in range(4)}
+    seen = areas(heat_map(image, weights))
+    assert [place for place, wide in seen.items() if wide] == [(0, 3), (6, 1)]
+    assert 30 < seen[6, 1] <= 40 and abs(seen[0, 3] / seen[6, 1] - 0.5) < 0.1    # area: a quarter
+    assert areas(heat_map(image, weights, most=1.6))[6, 1] == pytest.approx(seen[0, 3], abs=2)
+    assert heat_map(image, weights).getpixel((288, 144)) < (255, 255, 255)       # half transparent
+    assert len({*areas(heat_map(image, torch.ones(4, 8))).values()}) == 1
+    assert not any(areas(heat_map(image, torch.full((4, 8), float("nan")))).values())
+
+
+def test_outline_is_the_rim_alone():
+    """Guards: a segment that hides its object, turned or mirrored."""
+    picture, mask = Image.new("RGB", (384, 384), "grey"), torch.zeros(4, 4)
+    mask[0, 2], mask[0, 3] = 1.0, 0.9
+    plain = picture.copy()
+    draw_outline(picture, mask, "red")
+    left, top, right, bottom = ink(plain, picture)
+    assert abs(left - 192) < 4 and top == 0 and right == 384 and abs(bottom - 96) < 4
+    assert picture.getpixel((288, 48)) == (128, 128, 128) == picture.getpixel((240, 48))
 
 
 def test_sampling_points_land_on_their_fractions():
@@ -89,20 +104,47 @@ def test_sampling_points_land_on_their_fractions():
                                  for x, y in white)
 
 
-def test_panel_has_every_tile_and_bar():
-    """Guards: a tile lost at the row's end; bars of the two adapters exchanged."""
-    red, wide = Image.new("RGB", (64, 64), "red"), Image.new("RGB", (900, 300), "red")
-    for count in (1, 3, 4):
+def test_panel_has_every_tile():
+    """Guards: a tile lost at the row's end, an empty one, words wider than the sheet."""
+    red, step = Image.new("RGB", (64, 64), "red"), SIDE + GAP
+    for count, columns in ((1, 1), (5, 5), (6, 3)):
         sheet = panel([(red, "a title much too long for the tile it stands above" * 2)] * count)
         colours = {c: n for n, c in sheet.getcolors(1 << 20)}
-        assert colours[255, 0, 0] >= count * SHORT_SIDE**2
-    region, image = ((230, 159, 0), (86, 180, 233))
-    assert COLOURS[:2] == ("#e69f00", "#56b4e9")
-    seen = {c: n for n, c in panel([(wide, "w")], [(0.9, 0.1), (0.8, -0.2)]).getcolors(1 << 20)}
-    assert seen[region] > 5 * seen[image] > 0
-    assert panel([(red, "r")] * 4, columns=4).size == (4 * 396 + 12, 438)  # one row
-    many = panel([(red, "m")], [(1.0, 0.0)] * 48)  # FlanT5-XL: 24 encoder and 24 decoder layers
-    assert many.size == panel([(red, "m")], [(1.0, 0.0)]).size
+        assert colours[255, 0, 0] == count * SIDE**2 and sheet.width == columns * step + GAP
+    assert panel([(red, "r")] * 4, columns=2).width == 2 * step + GAP
+    text = panel([(red, "r")], header=["many words " * 40])
+    assert ink(text, Image.new("RGB", text.size, "white"))[2] <= SIDE + GAP
+    assert wrap("one two three", font_of(18), 60) == ["one", "two", "three"]
+
+
+MAPS = [AttentionMap("part", torch.rand(2, 1, 3, 16, generator=torch.Generator().manual_seed(0)),
+                     ["a", "b", "c"], start=[1], moved=0.5),
+        AttentionMap("other", torch.ones(1, 1, 1, 16), ["a"])]
+FOUND = Explanation(4, [], MAPS, 3, {"region": [(.9, .1)] * 5, "image": [(0., -1.)] * 5}, "image",
+                    ["red"], [Detection("red ring", .9, (.1, .1, .4, .4), torch.ones(4, 4))], "no")
+
+
+@pytest.mark.parametrize("size", [(64, 64), (300, 90), (1, 1)])
+@pytest.mark.parametrize("found, boxes, tiles, strips", [
+    (FOUND, [(.1, .1, .5, .5), (.5, .5, 1, 1)], 5, 2), (FOUND, [], 4, 2),
+    (Explanation(4, [], MAPS[:1]), [], 2, 1), (Explanation(4, [], [], detections=[]), [], 2, 0),
+    (Explanation(4, [], MAPS, router={"region": [(1., 0.)] * 48, "image": [(0., 1.)] * 48},
+                 route="region"), [], 3, 2)])
+def test_a_sheet_shows_what_was_found(monkeypatch, size, found, boxes, tiles, strips):
+    """Guards: a tile of what there is not, an empty tile, one map on its own scale; a map that is
+    said to be led by the question though nothing is known of it; a sliver that stops all."""
+    import lion_min.panel as module
+    words, scales = [], []
+    monkeypatch.setattr(module, "write_legend", lambda *a: words.extend(t for _, t in a[4]))
+    monkeypatch.setattr(module, "heat_map", lambda image, share, most: scales.append(most) or image)
+    image = Image.new("RGB", size, "grey")
+    reply = Reply("Where?", "[0.1,0.1,0.2,0.2]", boxes, [], 0.0, {}, image, [])
+    sheet = draw_explanation("LION", reply, found)
+    assert (sheet.width - GAP) // (SIDE + GAP) == tiles and len({*scales}) <= 1
+    strip = 48 * bool(found.maps) + 150 * bool(found.router)
+    assert (strip > 48) + (strip > 0) == strips
+    assert ("50% of it moves with the question" in words) == bool(found.maps[:1] == MAPS[:1])
+    assert not any("led by" in text for text in words)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.JPG", "a.jpeg", "a.webp", "a.bmp"])

@@ -1,5 +1,5 @@
 """The rules of the layout, over the import graph: what lies directly in lion_min/ is the lesson, a
-folder is one system or a trip (tiny, datasets, pretrained, published, studies, union)."""
+folder is one system or a trip (tiny, datasets, page, pretrained, published, studies, union)."""
 
 import ast
 import subprocess
@@ -11,11 +11,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "lion_min"
 SYSTEMS = {"lion", "pvit", "lyrics", "lmeye"}
-TRIPS = {"tiny", "datasets", "pretrained", "published", "studies", "union"}
+TRIPS = {"tiny", "datasets", "page", "pretrained", "published", "studies", "union"}
 COMMANDS = [f"lion_min.{name}" for name in (
-    "evaluate", "scenes", "datasets", "checkpoints", "tiny.bundle", "pvit.instructions",
+    "evaluate", "page", "scenes", "datasets", "checkpoints", "tiny.bundle", "pvit.instructions",
     "studies.claims", "studies.curves", "lion.stage1", "lion.stage2", "lion.stage3", "lion.stage4",
-    "pvit.stage1", "pvit.stage2", "lyrics.stage0", "lyrics.stage1", "lyrics.stage2", "lmeye.stage1", "lmeye.stage2")]
+    "pvit.stage1", "pvit.stage2", "lyrics.stage0", "lyrics.stage1", "lyrics.stage2", "lmeye.stage1",
+    "lmeye.stage2")]
 
 
 def modules(root: Path = PACKAGE) -> dict[str, Path]:

@@ -6,7 +6,8 @@ from random_lyrics import PROMPTS, TAGS, TOKENIZER, build, found, inputs
 from random_pvit import pictures
 
 from lion_min.drawing import INK, PAPER
-from lion_min.lyrics.explain import MARGIN, SIDE, explain, frame, inside, matrix
+from lion_min.explanation import coverage
+from lion_min.lyrics.explain import MARGIN, explain, matrix
 from lion_min.lyrics.prompt import objects_of
 from lion_min.lyrics.retrieval import hits
 from lion_min.lyrics.stage2 import STAGE
@@ -50,14 +51,6 @@ def test_hits_count_the_same_words_as_right():
 
 # ---- what is shown ---------------------------------------------------------------------------
 
-def test_frames_stand_upright():
-    """Rows and columns exchanged; a rim that is filled."""
-    area = inside((0.5, 0.0, 1.0, 0.25))
-    assert area[0, -1] == 1 and area[-1, 0] == 0 and area.sum() == SIDE * SIDE / 8
-    rim = frame((0.25, 0.25, 0.75, 0.75))
-    assert rim[SIDE // 4, SIDE // 2] == 1 and rim[SIDE // 2, SIDE // 2] == 0
-
-
 def test_matrix_has_its_rows_down_and_its_columns_across():
     """A mask drawn transposed, so that the image seems to read the text; black where nothing is
     seen; a group's line at another group's place."""
@@ -88,19 +81,18 @@ def test_explain_shows_objects_and_attention(refiner, monkeypatch):
     maps = [(image, objects) if refiner else image] * 3
     monkeypatch.setattr(system.model, "query_tokens", lambda x, maps: (None, own))
     own = maps
-    tiles, bars = explain(system, Reply(PROMPTS[0], "yes", [], [], 0.0, features,
-                                         pictures(1)[0], []))
-    shown = dict(tiles)
-    assert bars is None
-    assert shown["image queries, led by the question"].argmax() == 2 * 8 + 5
+    shown = explain(system, Reply(PROMPTS[0], "yes", [], [], 0.0, features, pictures(1)[0], []))
+    assert shown.maps[0].share().argmax() == 2 * 8 + 5 and not shown.router
+    kinds = [kind for _, kind in shown.tokens]
     if not refiner:
-        assert len(tiles) == 1
+        assert len(shown.maps) == 1 and shown.detections is None and "region" not in kinds
         return
-    assert tiles[0][0] == "tags: red, blue, circle, star"
-    assert [t.split(",")[0] for t, _ in tiles[1:3]] == ["red circle", "blue star"]
-    assert len(tiles) == 5
-    looked = shown["object queries, led by the question"]
-    assert torch.equal(looked, inside(one.boxes[0, 1].tolist()))
+    assert shown.tags == ["red", "blue", "circle", "star"]
+    assert [d.label for d in shown.detections] == ["red circle", "blue star"]
+    assert shown.detections[0].score > 0 and shown.detections[0].mask.shape[0] > 8
+    assert kinds[:2] == ["region"] * 2 and kinds.count("image") == 8        # a line an object
+    box = coverage([one.boxes[0, 1].tolist()], 8)[0].view(8, 8)
+    torch.testing.assert_close(shown.maps[1].share(), box / box.sum())
 
 
 @torch.no_grad()

@@ -254,9 +254,12 @@ def test_the_map_of_lmeye_is_of_the_question(trained):
     assert one.shape == (2, 8, 8)
     torch.testing.assert_close(one.sum((1, 2)), torch.ones(2))
     assert (one - two).abs().max() > 1e-4
-    maps, bars = system.explain(system.ask(picture, QUESTIONS[2]))
-    assert bars is None and len(maps) == 4
-    torch.testing.assert_close(maps[0][1], two.mean(0))
+    found = system.explain(system.ask(picture, QUESTIONS[2]))
+    assert [one.part for one in found.maps] == ["requests", "static queries"]
+    torch.testing.assert_close(found.maps[0].weights[0, 0].view(2, 8, 8), two)
+    assert found.maps[0].moved > 1e-4 and found.maps[1].moved is None
+    assert system.model.settings.control == "interactive" and isinstance(found.before, str)
+    assert [t.text for t in found.tokens if t.kind == "request"] == ["<img-q>", "<img-d>", "<img-d>"]
     system.model.settings.control = "foreign"
     assert len(system.answer(features, QUESTIONS[2:], max_new_tokens=3)) == 1
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from lion_min.adapters import IMAGE, REGION
+from lion_min.lion.explain import explain
 from lion_min.lion.model import Lion, LionInputs, LionSettings, around, tiny
 from lion_min.lion.prompt import make_inputs, route
 from lion_min.lion.softprompt import noisy_tags
@@ -19,6 +20,7 @@ class LionSystem(System):
     """LION's stages 1-4; `stage` is a LionStage."""
 
     ANSWERS = ("joint", 1, 2, 3, 4)
+    explain = explain                      # what stands behind an answer
     question_tokenizer = None              # the Q-Former's, where not the LLM's (published: BERT's)
 
     def build(self) -> Lion:
@@ -57,11 +59,6 @@ class LionSystem(System):
                 for i, ids in zip(rows, self.model.generate(x, **options).tolist()):
                     answers[i] = self.tokenizer.decode(ids)
         return answers
-
-    def explain(self, reply):
-        """Attention maps and the router's shares: see explain.py."""
-        from lion_min.lion.explain import explain
-        return explain(self, reply)
 
 
 def settings_around(parts: Parts, mode: str) -> LionSettings:

@@ -1,4 +1,4 @@
-"""LMEye's attention maps: for each request, the patches that the interaction attends to.
+"""What stands behind LMEye's answer: the patches that its requests attend to, and what they bring.
 
 Symbols: n requests, N patches.
 """
@@ -10,19 +10,43 @@ import math
 import torch
 from torch import Tensor
 
-from lion_min.lmeye.prompt import OTHER, make_inputs
+from lion_min.explanation import (REQUEST, AttentionMap, Explanation, Token, moved, numbered,
+                                  other_question, text_tokens, visual_tokens)
+from lion_min.lmeye.prompt import make_inputs, prompt_ids
 from lion_min.system import Reply, System
 
 
 @torch.no_grad()
-def explain(system: System, reply: Reply) -> tuple[list[tuple[str, Tensor]], None]:
-    """([(title, weights [side, side])], None): a map a request, and all of them for OTHER."""
-    if not system.stage.requests:
-        return [], None
-    weights, other = (attention_maps(system, reply.features, prompt) for prompt in (reply.prompt, OTHER))
-    maps = [("all requests together", weights.mean(0))]
-    maps += [(f"request {i}", one) for i, one in enumerate(weights, 1)]
-    return maps + [(f"asked instead: {OTHER}", other.mean(0))], None
+def explain(system: System, reply: Reply) -> Explanation:
+    """The requests' maps, the static queries' map, and the answer without the request."""
+    model, s = system.model, system.model.settings
+    x = make_inputs(model, system.tokenizer, reply.features["states"], [reply.prompt],
+                    requests=system.stage.requests)
+    static = torch.stack(model.qformer(model.patches(x), return_attention=True)[1])[:, 0].cpu()
+    queries = numbered("query", s.qformer.queries)
+    maps, before = [AttentionMap("static queries", static, queries)], None
+    if system.stage.requests and s.control == "interactive":
+        one, other = (AttentionMap("requests", attention_maps(system, reply.features, prompt)
+                                   .flatten(1)[None, None], numbered("request", s.interaction.requests))
+                      for prompt in (reply.prompt, other_question(reply.prompt)))
+        one.moved = moved(one, other)
+        maps, before = [one, *maps], without_request(system, reply)
+    ids = prompt_ids(model, system.tokenizer, reply.prompt) if system.stage.requests \
+        else x.prompts[0]
+    words = text_tokens(system.tokenizer, ids, {
+        s.request_id: Token("<img-q>", REQUEST), s.slot_id: Token("<img-d>", REQUEST)})
+    return Explanation(s.vision.side, visual_tokens("query", s.qformer.queries) + words, maps,
+                       before=before)
+
+
+def without_request(system: System, reply: Reply) -> str:
+    """The answer where nothing is returned: the slots stay as they are."""
+    settings = system.model.settings
+    settings.control, control = "static", settings.control
+    try:
+        return system.answer(reply.features, [reply.prompt])[0]
+    finally:
+        settings.control = control
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from lion_min.lmeye.explain import explain
 from lion_min.lmeye.model import Lmeye, tiny
 from lion_min.lmeye.prompt import OTHER, make_inputs
 from lion_min.stage import ROUNDS
@@ -17,6 +18,7 @@ class LmeyeSystem(System):
     """LMEye's two stages; `stage` is an LmeyeStage. Stage 1 has no request yet."""
 
     ANSWERS = (1, 2)
+    explain = explain                      # what stands behind an answer
 
     def build(self) -> Lmeye:
         p = self.parts
@@ -42,11 +44,6 @@ class LmeyeSystem(System):
             return self.answer(self.index([features], [0, 0]), [*prompts, OTHER], **options)[:1]
         x = make_inputs(self.model, self.tokenizer, features["states"], prompts, requests=self.stage.requests)
         return [self.tokenizer.decode(row) for row in self.model.generate(x, **options).tolist()]
-
-    def explain(self, reply):
-        """Attention maps of the requests: see explain.py."""
-        from lion_min.lmeye.explain import explain
-        return explain(self, reply)
 
 
 SYSTEM = LmeyeSystem

@@ -1,75 +1,72 @@
-"""Pictures of the refiner's boxes and masks, of the queries' attention, of an attention mask.
+"""What stands behind Lyrics' answer: the refiner's objects, the queries' attention; attention masks.
 
 Symbols: H heads, Qi and Qo image and object queries, N patches, M objects, P pixels a side.
 """
 
 from __future__ import annotations
 
-import math
-
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from lion_min.system import Reply, System
-from lion_min.boxes import Box
 from lion_min.drawing import COLOURS, INK, PAPER, RULE, SHORT_SIDE
+from lion_min.explanation import (REGION, AttentionMap, Detection, Explanation, Token, coverage,
+                                  moved, numbered, other_question, text_tokens, visual_tokens)
 from lion_min.lyrics.prompt import make_inputs
+from lion_min.lyrics.refiner import Refined
+from lion_min.system import Reply, System
 
-SIDE = 96                                  # P of a drawn box; a mask is enlarged to it
 MARGIN = 60                                # pixels for the groups' names beside a matrix
 
 
 @torch.no_grad()
-def explain(system: System, reply: Reply) -> tuple[list[tuple[str, Tensor]], None]:
-    """([(title, weights [h, w])], None): the refiner's boxes, then the queries' attention."""
-    x = make_inputs(system.model, system.tokenizer, reply.features["states"],
-                    reply.features["objects"], [reply.prompt])
-    maps = system.model.query_tokens(x, maps=True)[1]
-    pairs = maps if system.model.refiner is not None else [(m, None) for m in maps]
-    weights = torch.stack([image for image, _ in pairs]).mean((0, 1, 2, 3))   # [N]
-    side = math.isqrt(len(weights))
-    tiles = [("image queries, led by the question", weights.view(side, side).cpu())]
-    if system.model.refiner is None:
-        return tiles, None
-    weights = torch.stack([objects for _, objects in pairs]).mean((0, 1, 2, 3)).cpu()   # [M]
-    refined = system.model.refiner.refine(reply.features["states"])
-    boxes = refined.boxes[0].tolist()
-    weighted = sum((w * inside(box) for w, box in zip(weights.tolist(), boxes)),
-                   torch.zeros(SIDE, SIDE))
-    tiles += [("object queries, led by the question", weighted)]
-    return refiner_tiles(refined) + tiles, None
+def explain(system: System, reply: Reply) -> Explanation:
+    """The refiner's tags, boxes and segments, and what both kinds of queries attend to."""
+    model = system.model
+    refined = model.refiner and model.refiner.refine(reply.features["states"])
+    (x, maps), (_, others) = (query_maps(system, reply, prompt, refined)
+                              for prompt in (reply.prompt, other_question(reply.prompt)))
+    for one, other in zip(maps, others):
+        one.moved = moved(one, other)
+    s, found = model.settings, detections(refined) if refined else None
+    lines = [Token(system.tokenizer.decode([i for i in row if i]), REGION)
+             for row in x.objects.lines[0].tolist() if any(row)] \
+        if refined and s.object_lines else []
+    of_image = s.mqformer.queries - s.mqformer.object_queries
+    tokens = [*lines, *visual_tokens("image query", of_image),
+              *visual_tokens("object query", s.mqformer.object_queries, REGION),
+              *text_tokens(system.tokenizer, x.prompts[0], {})]
+    return Explanation(s.vision.side, tokens, maps, tags=refined and refined.tags[0],
+                       detections=found)
 
 
-def refiner_tiles(refined) -> list[tuple[str, Tensor]]:
-    """The tags with every box, then each object's mask in its box: [P, P] each."""
-    boxes, none = refined.boxes[0].tolist(), torch.zeros(SIDE, SIDE)
-    rows = [m for m, (keep, label) in enumerate(zip(refined.mask[0].tolist(), refined.labels[0]))
-            if keep and label]
-    frames = torch.stack([none, *(frame(boxes[m]) for m in rows)]).amax(0)
-    tiles = [("tags: " + (", ".join(refined.tags[0]) or "none"), frames)]
-    for m in rows:
-        drawn = frame(boxes[m])
-        if refined.segments is not None:
-            mask = refined.segments[0, m].sigmoid().cpu()[None, None]     # [1, 1, H, W]
-            drawn = torch.maximum(drawn, torch.nn.functional.interpolate(
-                mask, (SIDE, SIDE), mode="nearest")[0, 0])
-        tiles.append((f"{refined.labels[0][m]}, {float(refined.scores[0, m]):.2f}", drawn))
-    return tiles
+def query_maps(system: System, reply: Reply, prompt: str, refined: Refined | None):
+    """(inputs, maps) of a prompt. An object query's attention to an object is spread over the
+    object's box, so that both kinds can be drawn on the patches."""
+    model, s = system.model, system.model.settings
+    x = make_inputs(model, system.tokenizer, reply.features["states"], reply.features["objects"],
+                    [prompt])
+    layers = model.query_tokens(x, maps=True)[1]
+    image = [m if refined is None else m[0] for m in layers]              # [1, H, Qi, N] a layer
+    maps = [AttentionMap("image queries", torch.stack(image)[:, 0].cpu(),
+                         numbered("query", image[0].shape[2]))]
+    if refined is not None:
+        seen = torch.stack([m[1] for m in layers])[:, 0].cpu()            # [L, H, Qo, M]
+        boxes = coverage(refined.boxes[0].tolist(), s.vision.side)        # [M, N]
+        boxes = boxes / boxes.sum(1, keepdim=True).clamp(min=1e-6)
+        maps.append(AttentionMap("object queries", seen @ boxes, numbered("query", seen.shape[2])))
+    return x, maps
 
 
-def inside(box: Box) -> Tensor:
-    """1 inside of a box, 0 outside: [P, P]."""
-    centre = (torch.arange(SIDE) + 0.5) / SIDE
-    x1, y1, x2, y2 = box
-    return (((centre >= y1) & (centre < y2))[:, None]
-            & ((centre >= x1) & (centre < x2))[None]).float()
-
-
-def frame(box: Box, line: float = 1.5 / SIDE) -> Tensor:
-    """A box's rim: [P, P]."""
-    x1, y1, x2, y2 = box
-    return inside(box) - inside((x1 + line, y1 + line, x2 - line, y2 - line))
+def detections(refined: Refined) -> list[Detection]:
+    """The kept objects of the first picture that have a label, the surest first."""
+    found = []
+    for m, (keep, label) in enumerate(zip(refined.mask[0].tolist(), refined.labels[0])):
+        if keep and label:
+            mask = None if refined.segments is None else refined.segments[0, m].sigmoid().cpu()
+            found.append(Detection(label, float(refined.scores[0, m]),
+                                   tuple(refined.boxes[0, m].tolist()), mask))
+    return found
 
 
 def matrix(mask: Tensor, groups: dict[str, int]) -> Image.Image:

@@ -13,6 +13,7 @@ from lion_min import checkpoints
 from lion_min.features import encode_images
 from lion_min.lyrics.detection_loss import refiner_loss
 from lion_min.lyrics.detection_scores import refiner_scores
+from lion_min.lyrics.explain import explain
 from lion_min.lyrics.model import Alignment, Lyrics, LyricsSettings, tiny
 from lion_min.lyrics.prompt import captions, make_inputs, objects_of
 from lion_min.lyrics.refiner import TinyRefiner
@@ -76,11 +77,10 @@ class AlignmentSystem(RefinerSystem):
     def build(self) -> Alignment:
         return Alignment(self.settings, self.parts.vision, self.trained_refiner())
 
-    def encode(self, images: list) -> dict:
+    def features(self, states: list[Tensor]) -> dict:
         """Frozen features, tags and objects of images."""
         if self.model.refiner is None:
-            return super().encode(images) | {"objects": None}
-        states = encode_images(self.model.vision, images)
+            return super().features(states) | {"objects": None}
         refined = self.model.refiner.refine(states)
         return {"states": states, "tags": refined.tags,
                 "objects": objects_of(refined, self.tokenizer)}
@@ -99,6 +99,7 @@ class LyricsSystem(AlignmentSystem):
     """Stage 2: what the queries read becomes tokens of a frozen LLM, which LoRA adapts."""
 
     ANSWERS = (2,)
+    explain = explain                      # what stands behind an answer
     frozen_parts = ("vision", "llama")
     score = System.score
 
@@ -126,11 +127,6 @@ class LyricsSystem(AlignmentSystem):
         if self.open_stage is not None:
             report["retrieval"] = self.open_stage(1).score_scenes(scenes[:CHECKS])
         return report
-
-    def explain(self, reply):
-        """What the refiner detected and the queries attended to: see explain.py."""
-        from lion_min.lyrics.explain import explain
-        return explain(self, reply)
 
 
 def SYSTEM(parts, stage, model=None) -> RefinerSystem:

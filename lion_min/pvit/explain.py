@@ -1,45 +1,38 @@
-"""PVIT's attention: the cells that RoIAlign reads for each box, and what the LLM attends to.
+"""What stands behind PVIT's answer: the region's tokens, and what the LLM attended to.
 
-Symbols: L tokens, N patches, H heads.
+Symbols: N patches, L layers, H heads.
 """
 
 from __future__ import annotations
 
-import math
-
 import torch
-from torch import Tensor
 
-from lion_min.system import Reply, System
+from lion_min.explanation import (REGION, AttentionMap, Explanation, Token, last_token_attention,
+                                  moved, other_question, text_tokens, visual_tokens)
+from lion_min.pvit.model import Pvit, PvitInputs
 from lion_min.pvit.prompt import make_inputs
-from lion_min.regions import axis_weights
+from lion_min.system import Reply, System
 
 
 @torch.no_grad()
-def explain(system: System, reply: Reply) -> tuple[list[tuple[str, Tensor]], None]:
-    """([(title, weights [side, side])], None): PVIT has no router to draw."""
-    model = system.model
-    side = model.settings.vision.side
-    maps = [(f"RoIAlign reads box {i}" if len(reply.prompt_boxes) > 1 else "RoIAlign reads the box",
-             read_cells(box, side, model.regions.settings.bins))
-            for i, box in enumerate(reply.prompt_boxes, 1)] if hasattr(model, "regions") else []
-    x = make_inputs(model, system.tokenizer, reply.features["states"], [reply.prompt])
-    return maps + [("the LLM, before its first word", attended(model, x).view(side, side))], None
+def explain(system: System, reply: Reply) -> Explanation:
+    """The LLM's map, and RoIAlign's bins where boxes become features."""
+    model, s = system.model, system.model.settings
+    x, other = (make_inputs(model, system.tokenizer, reply.features["states"], [prompt])
+                for prompt in (reply.prompt, other_question(reply.prompt)))
+    seen = llm_map(model, x)
+    seen.moved = moved(seen, llm_map(model, other))
+    words = text_tokens(system.tokenizer, x.prompts[0], {
+        s.open_id: Token("<Region>", REGION), s.close_id: Token("</Region>", REGION),
+        s.region_id: Token("feature" if s.representation == "feature" else "location", REGION)})
+    bins = model.regions.settings.bins if hasattr(model, "regions") else None
+    return Explanation(s.vision.side, visual_tokens("patch", s.vision.side ** 2) + words, [seen],
+                       bins)
 
 
-def read_cells(box: tuple[float, float, float, float], side: int, bins: int) -> Tensor:
-    """How much of each cell all bins of a box take together: [side, side]."""
-    corners = torch.tensor(box)[:, None] * side                           # [4, 1]: x1, y1, x2, y2
-    columns = axis_weights(corners[0], corners[2], side, bins)[0].sum(0)  # [side]
-    rows = axis_weights(corners[1], corners[3], side, bins)[0].sum(0)
-    return rows[:, None] * columns
-
-
-def attended(model, x) -> Tensor:
-    """The last prompt token's attention to the image tokens, mean of layers and heads: [N]."""
+def llm_map(model: Pvit, x: PvitInputs) -> AttentionMap:
+    """Which patches the LLM attends to before its first word."""
     text = model.llm.pack(x.prompts)
-    seen = torch.cat([model.shared(x), model.words(x, text)], 1)          # [1, N+L, D]
-    model.llm.model.set_attn_implementation("eager")                      # fused ones hide it
-    out = model.llm.model(inputs_embeds=seen, output_attentions=True)
-    weights = torch.stack(out.attentions)[:, 0, :, -1]                    # [layers, H, N+L]
-    return weights.mean((0, 1))[:math.prod((model.settings.vision.side,) * 2)].cpu()
+    row = torch.cat([model.shared(x), model.words(x, text)], 1)           # [1, N+L, D]
+    seen = last_token_attention(model.llm, row)[..., :model.settings.vision.side ** 2].cpu()
+    return AttentionMap("LLM", seen[:, :, None], ["before its first word"])   # [L, H, 1, N]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lion_min.parts import TINY
+from lion_min.pvit.explain import explain
 from lion_min.pvit.instructions import scene_instructions
 from lion_min.pvit.instructions.questions import TEMPLATES
 from lion_min.pvit.model import Pvit, around, tiny
@@ -24,6 +25,7 @@ class PvitSystem(System):
     """PVIT's two stages; `stage` is a PvitStage."""
 
     ANSWERS = (1, 2)
+    explain = explain                      # what stands behind an answer
     wordings = tuple(wording.format("the object in [0,0,1,1]", "the object in [0,0,1,1]", w=word,
                                     r0="[0,0,1,1]", r1="[0,0,1,1]", r2="[0,0,1,1]")
                      for template in TEMPLATES.values() for wording in template.wordings
@@ -68,11 +70,6 @@ class PvitSystem(System):
         """PVIT's FineEval (fineeval.py) beside every system's scores."""
         from lion_min.pvit.fineeval import fine_eval
         return {"fine_eval": fine_eval(self, world, count, seed)}
-
-    def explain(self, reply):
-        """What RoIAlign read and the LLM attended to: see explain.py."""
-        from lion_min.pvit.explain import explain
-        return explain(self, reply)
 
 
 SYSTEM = PvitSystem

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 from lion_min import checkpoints
 from lion_min.cli import LYRICS
-from lion_min.features import encode_images
 from lion_min.lion.stages import LionStage
 from lion_min.lion.system import LionSystem
 from lion_min.lyrics.model import tiny as tiny_lyrics
@@ -43,9 +44,8 @@ class UnionSystem(LionSystem):
     def depths(self) -> set[int]:
         return {*super().depths, *self.model.settings.request_depths}
 
-    def encode(self, images: list) -> dict:
+    def features(self, states: list[Tensor]) -> dict:
         """States, tags and detected objects of images."""
-        states = encode_images(self.parts.vision, images)
         refined = self.model.refiner.refine(states)
         return {"states": states, "tags": refined.tags,
                 "objects": objects_of(refined, self.tokenizer)}

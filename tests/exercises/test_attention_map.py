@@ -1,9 +1,9 @@
-"""Checks attention_map.py against the maps of lion/explain.py and studies/requests.py."""
+"""Checks attention_map.py against the maps of explanation.py and studies/requests.py."""
 
 import torch
 from checking import check
 
-from lion_min.lion.explain import _square
+from lion_min.explanation import AttentionMap
 from lion_min.studies.requests import covered
 
 
@@ -13,7 +13,8 @@ def test_brightest(student):
     weights[:, 0] = 5                                      # CLS gets the most, and is no patch
     weights[:, 1 + 4 + 3] = 2                              # row 1, column 3
     weights[0, 1 + 8 + 2] = 4                              # one head alone, elsewhere
-    want = divmod(int(_square(weights.mean(0)).argmax()), 4)
+    seen = AttentionMap("Q-Former", weights[None, :, None, 1:], ["query 0"]).share()   # without CLS
+    want = divmod(int(seen.argmax()), 4)
     got = tuple(student.brightest(weights))
     check(got == want, f"the brightest patch is at (row, column) {want}, not {got}")
 
