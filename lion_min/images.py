@@ -51,7 +51,7 @@ def decode(source: str | Path | BytesIO, name: str) -> Image.Image:
                            f"shrink it below {MAX_PIXELS // 10**6} million pixels")
         try:
             image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
+            return to_rgb(ImageOps.exif_transpose(image) if orientation(image) != 1 else image)
         except Exception as error:  # decoders raise nearly anything on damaged bytes
             raise _damaged(name, error) from None
 
@@ -65,10 +65,17 @@ def stored_frame(path: str | Path) -> tuple[tuple[int, int], int]:
     name = repr(str(path))
     check_file(path, f"image {name}")
     with _open(path, name) as image:
-        try:
-            return image.size, image.getexif().get(ExifTags.Base.Orientation, 1)
-        except Exception as error:  # header parsers raise nearly anything on damaged bytes
-            raise _damaged(name, error) from None
+        return image.size, orientation(image)
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 (as stored) where there is none or it cannot be read: a sound
+    picture is not lost for its tag."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:               # header parsers raise nearly anything on damaged bytes
+        return 1
+    return value if value in range(1, 9) else 1
 
 
 def _damaged(name: str, error: Exception) -> BadInput:

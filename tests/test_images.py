@@ -2,6 +2,7 @@
 
 import io
 import os
+import random
 import struct
 import zlib
 
@@ -112,6 +113,15 @@ def bomb(side):
     header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
     return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data)
             + chunk(b"IEND", b""))
+
+
+def test_a_damaged_exif_block_turns_nothing(tmp_path):
+    """Guards: a sound picture lost for its tag."""
+    for seed in range(40):
+        noise = random.Random(seed).randbytes(seed)
+        Image.new("RGB", (3, 2), "red").save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0" + noise)
+        assert load_image(tmp_path / "a.jpg").size == (3, 2)
+        assert stored_frame(tmp_path / "a.jpg") == ((3, 2), 1)
 
 
 @pytest.mark.parametrize("side", [7_100, 9_460, 20_000])
