@@ -72,7 +72,9 @@ def orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 (as stored) where there is none or it cannot be read: a sound
     picture is not lost for its tag."""
     try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:               # header parsers raise nearly anything on damaged bytes
         return 1
     return value if value in range(1, 9) else 1

@@ -56,7 +56,7 @@ def test_exif_rotation_is_obeyed(tmp_path, orientation, size):
     stored = Image.new("RGB", size, RED)
     stored.paste(BLUE, tuple(int(v * side) for v, side in zip(box, size * 2)))
     stored.save(tmp_path / "phone.png", exif=exif)
-    assert stored_frame(tmp_path / "phone.png") == (size, orientation)
+    assert stored_frame(tmp_path / "phone.png") == (size, orientation or 1 if orientation < 9 else 1)
     image = load_image(str(tmp_path / "phone.png"))
     assert image.size == (size[::-1] if orientation in SIDEWAYS else size)
     corners = [round(v * side) for v, side in zip(turn_box(box, orientation), image.size * 2)]
