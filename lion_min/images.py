@@ -90,6 +90,7 @@ def _open(source: str | Path | BytesIO, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is stricter
+            warnings.simplefilter("ignore", UserWarning)          # of a damaged EXIF block
             return Image.open(source, formats=FORMATS)
     except Image.DecompressionBombError:  # Pillow's own refusal, above 179 million pixels
         raise BadInput(f"image {name}: far too many pixels; "
