@@ -358,6 +358,8 @@ CLAIMS = [
           ("reg",), "REG, against a zero feature"),
     Claim("two-stages", "two stages beat one at equal steps", "pvit-feature", "pvit-one-stage",
           ("reg", *ATTRIBUTES), "REG and VQA"),
+    Claim("two-stages-reg", "two stages beat one at equal steps", "pvit-feature", "pvit-one-stage",
+          ("reg",), "REG alone, which both rows train"),
     Claim("interactive-static", "requests beat as many static tokens", "lmeye-interactive",
           "lmeye-static", POINTED, "VQA, REG, REC"),
     Claim("interactive-zeroed", "requests beat one request for all", "lmeye-interactive",
