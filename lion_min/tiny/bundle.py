@@ -11,8 +11,6 @@ from lion_min import BadInput, checkpoints
 from lion_min.cli import Parser, command
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-TEACHERS = ("grounding.", "cells.", "words.", "reader.", "image_proj.", "text_proj.", "scale",
-            "head.")
 
 
 def bundle(runs: Path, weights: Path = WEIGHTS) -> int:
@@ -20,6 +18,7 @@ def bundle(runs: Path, weights: Path = WEIGHTS) -> int:
 
     The heads that only taught stage 0 stay behind. BadInput when `runs` holds no run.
     """
+    from lion_min.tiny.stage0 import TEACHERS
     configs = sorted(runs.glob("*/**/config.json"))
     if not configs:
         raise BadInput(f"{runs}: no finished run in it; train first, or name another folder")

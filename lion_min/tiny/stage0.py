@@ -34,6 +34,8 @@ from lion_min.training import Plan
 from lion_min.vision import TagHead, VisionEncoder, VisionSettings
 
 PARTS = ("vision", "llama", "t5", "qformer")
+# Heads that only teach; the bundled weights have lost them.
+TEACHERS = ("grounding.", "cells.", "words.", "reader.", "image_proj.", "text_proj.", "scale", "head.")
 PLANS = {
     "vision": Plan(steps=3000, lr=1e-3, warmup=100, decay="linear_tail", precision="bf16"),
     "llama": Plan(steps=6800, lr=1.2e-3, warmup=100, precision="bf16", betas=(0.9, 0.98)),
@@ -148,8 +150,8 @@ def pictures(world: World, seed: int, step: int, batch: int) -> list[Scene]:
 def train(part: str, out: Path, world: str = "medium", seed: int = 0, resume: bool = False,
           device="cpu", plan: Plan | None = None, labels: str = "dense",
           batch: int | None = None, quiet: bool = False, init: Path | None = None) -> Path:
-    """Train one frozen part and write its folder. init: a run of the same part to go on from,
-    with the heads that teach (the bundled weights have lost them)."""
+    """Train one frozen part and write its folder. init: a run of the same part to go on from;
+    heads that teach start anew where it has lost them, as the bundled weights have."""
     torch.manual_seed(seed)
     drawn, tokenizer, batch = WORLDS[world], TinyTokenizer(), batch or BATCH[part]
     settings = tiny(VisionSettings.of(drawn.image), len(tokenizer), llm=part)
@@ -178,7 +180,10 @@ def train(part: str, out: Path, world: str = "medium", seed: int = 0, resume: bo
         return model(scenes, [tokenizer.encode(s.caption()) for s in scenes])
 
     if init:
-        checkpoints.load_into(model, load_init(init, system=LION, stage=0, part=part), init)
+        tensors = load_init(init, system=LION, stage=0, part=part)
+        lost = tuple(head for head in TEACHERS if not any(n.startswith(head) for n in tensors))
+        checkpoints.load_into(model, tensors, init, [
+            n for n, _ in model.named_parameters() if not n.startswith(lost)])
     folder = Path(out) / STAGE0 / part
     training.run(model, step_loss, plan or PLANS[part], folder, config, resume, device, quiet)
     scores = report(model.eval(), drawn)
