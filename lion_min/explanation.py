@@ -118,7 +118,7 @@ def touched(boxes: Iterable[Box], side: int) -> list[int]:
 def text_tokens(tokenizer: TinyTokenizer, ids: list[int],
                 special: dict[int, Token]) -> list[Token]:
     """A prompt's ids as tokens; special: what stands for the ids that are no words."""
-    return [special.get(i) or Token(tokenizer.decode([i]) or "·", TEXT) for i in ids]
+    return [special.get(i) or Token(tokenizer.piece(i) or "·", TEXT) for i in ids]
 
 
 def visual_tokens(name: str, count: int, kind: str = IMAGE) -> list[Token]:

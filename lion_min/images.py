@@ -65,7 +65,10 @@ def stored_frame(path: str | Path) -> tuple[tuple[int, int], int]:
     name = repr(str(path))
     check_file(path, f"image {name}")
     with _open(path, name) as image:
-        return image.size, orientation(image)
+        try:
+            return image.size, orientation(image)
+        except OSError as error:    # a PNG is read to its end for its tag
+            raise _damaged(name, error) from None
 
 
 def orientation(image: Image.Image) -> int:
@@ -75,6 +78,8 @@ def orientation(image: Image.Image) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except OSError:                 # the picture itself is cut off
+        raise
     except Exception:               # header parsers raise nearly anything on damaged bytes
         return 1
     return value if value in range(1, 9) else 1

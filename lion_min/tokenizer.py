@@ -86,6 +86,10 @@ class TinyTokenizer:
         """A prompt as the LLM reads it; a pretrained one has a template for it (words.py)."""
         return ids
 
+    def piece(self, token: int) -> str:
+        """The word of one id as it stands in the vocabulary; '' beyond it."""
+        return self.words[token] if token < len(self.words) else ""
+
     def decode(self, ids: list[int]) -> str:
         """Ids -> text up to the first <eos>; six box ids become one literal again. Words of a box
         that is not whole, and special tokens, are left out: they would tell a reader nothing."""

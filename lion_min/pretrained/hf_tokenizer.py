@@ -53,6 +53,10 @@ class PretrainedTokenizer:
                 end = match.end()
         return ids + self._plain(text[end:])
 
+    def piece(self, token: int) -> str:
+        """The text of one id; '' for one that is no word."""
+        return self.decode([token])
+
     def decode(self, ids: list[int]) -> str:
         """Ids -> text up to the first end of an answer; padding and the like are left out."""
         ids = ids[:ids.index(self.eos_id)] if self.eos_id in ids else ids
