@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lion_min.lyrics.model import Lyrics, LyricsInputs, LyricsSettings, Objects
 from lion_min.lyrics.pairtext import PairText, pair_text
-from lion_min.lyrics.refiner import Refined
+from lion_min.lyrics.refiner import Refined, TinyRefiner
 from lion_min.tokenizer import WORDS, TinyTokenizer, box_words
 
 LABEL = 6                                  # words of a label at most: four, and two strays
@@ -29,6 +29,12 @@ def objects_of(refined: Refined, tokenizer: TinyTokenizer) -> Objects:
             ids = label + [tokenizer.ids[w] for w in words]
             lines[b, m, :len(ids)] = torch.tensor(ids)
     return Objects(refined.features, refined.mask, lines.to(refined.features.device))
+
+
+def refined_features(refiner: TinyRefiner, states: list[Tensor], tokenizer: TinyTokenizer) -> dict:
+    """Frozen states with the tags and the objects that the refiner finds in them."""
+    refined = refiner.refine(states)
+    return {"states": states, "tags": refined.tags, "objects": objects_of(refined, tokenizer)}
 
 
 def captions(texts: list[str], tokenizer: TinyTokenizer, settings: LyricsSettings,

@@ -6,17 +6,19 @@ Only the last has an LLM and answers prompts; the other two have losses and scor
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from torch import Tensor, nn
 
 from lion_min import checkpoints
+from lion_min.cli import LYRICS
 from lion_min.features import encode_images
 from lion_min.lyrics.detection_loss import refiner_loss
 from lion_min.lyrics.detection_scores import refiner_scores
 from lion_min.lyrics.explain import explain
 from lion_min.lyrics.model import Alignment, Lyrics, LyricsSettings, tiny
-from lion_min.lyrics.prompt import captions, make_inputs, objects_of
-from lion_min.lyrics.refiner import TinyRefiner
+from lion_min.lyrics.prompt import captions, make_inputs, refined_features
+from lion_min.lyrics.refiner import RefinerSettings, TinyRefiner
 from lion_min.lyrics.retrieval import retrieval
 from lion_min.parts import run_folder, say_if_bundled, say_if_stage0_bundled
 from lion_min.scenes import World, make_scene
@@ -24,6 +26,15 @@ from lion_min.system import System
 from lion_min.questions import examples
 
 CHECKS = 256                               # held-out scenes of stages 0 and 1
+
+
+def load_refiner(settings: RefinerSettings, tagger: nn.Module, out: Path) -> TinyRefiner:
+    """The refiner that stage 0 trained, in `out` or bundled."""
+    refiner = TinyRefiner(settings, tagger)
+    folder = run_folder(LYRICS, out, 0)
+    checkpoints.load_into(refiner, checkpoints.load_run(folder)[0], folder / checkpoints.MODEL,
+                          [n for n, p in refiner.named_parameters() if p.requires_grad])
+    return refiner
 
 
 class RefinerSystem(System):
@@ -62,13 +73,8 @@ class RefinerSystem(System):
 
     def trained_refiner(self) -> TinyRefiner | None:
         """The refiner of stage 0, in --out or bundled; None where the stage has none."""
-        if self.settings.refiner is None:
-            return None
-        refiner = TinyRefiner(self.settings.refiner, self.tagger)
-        folder = run_folder(self.name, self.parts.out, 0)
-        checkpoints.load_into(refiner, checkpoints.load_run(folder)[0], folder / checkpoints.MODEL,
-                              [n for n, p in refiner.named_parameters() if p.requires_grad])
-        return refiner
+        settings = self.settings.refiner
+        return settings and load_refiner(settings, self.tagger, self.parts.out)
 
 
 class AlignmentSystem(RefinerSystem):
@@ -81,9 +87,7 @@ class AlignmentSystem(RefinerSystem):
         """Frozen features, tags and objects of images."""
         if self.model.refiner is None:
             return super().features(states) | {"objects": None}
-        refined = self.model.refiner.refine(states)
-        return {"states": states, "tags": refined.tags,
-                "objects": objects_of(refined, self.tokenizer)}
+        return refined_features(self.model.refiner, states, self.tokenizer)
 
     def batch_loss(self, round_, scenes, features, rng) -> tuple[Tensor, dict[str, Tensor]]:
         text = captions([s.caption() for s in scenes], self.tokenizer, self.model.settings,

@@ -6,14 +6,11 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from lion_min import checkpoints
-from lion_min.cli import LYRICS
 from lion_min.lion.stages import LionStage
 from lion_min.lion.system import LionSystem
 from lion_min.lyrics.model import tiny as tiny_lyrics
-from lion_min.lyrics.prompt import objects_of
-from lion_min.lyrics.refiner import TinyRefiner
-from lion_min.parts import run_folder
+from lion_min.lyrics.prompt import refined_features
+from lion_min.lyrics.system import load_refiner
 from lion_min.union.model import PARTS, Union, UnionInputs, tiny
 
 TRAINS = ("ln_patches", "mqformer", "query_proj", "aggregator", "ln_adapter", "mlp",
@@ -34,11 +31,8 @@ class UnionSystem(LionSystem):
         p = self.parts
         settings = replace(tiny(p.vision.settings, len(p.tokenizer), self.stage.parts),
                            **self.stage.changes)
-        folder = run_folder(LYRICS, p.out, 0)
-        refiner = TinyRefiner(tiny_lyrics(p.vision.settings, len(p.tokenizer)).refiner, self.tagger)
-        checkpoints.load_into(refiner, checkpoints.load_run(folder)[0], folder / checkpoints.MODEL,
-                              [n for n, t in refiner.named_parameters() if t.requires_grad])
-        return Union(settings, p.vision, p.llm, refiner)
+        objects = tiny_lyrics(p.vision.settings, len(p.tokenizer)).refiner
+        return Union(settings, p.vision, p.llm, load_refiner(objects, self.tagger, p.out))
 
     @property
     def depths(self) -> set[int]:
@@ -46,9 +40,7 @@ class UnionSystem(LionSystem):
 
     def features(self, states: list[Tensor]) -> dict:
         """States, tags and detected objects of images."""
-        refined = self.model.refiner.refine(states)
-        return {"states": states, "tags": refined.tags,
-                "objects": objects_of(refined, self.tokenizer)}
+        return refined_features(self.model.refiner, states, self.tokenizer)
 
     def inputs(self, features: dict, prompts: list[str], *rest) -> UnionInputs:
         """LION's inputs with the objects and the bare questions, a request token behind each."""
