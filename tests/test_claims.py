@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -104,6 +105,21 @@ def test_probes_change_what_is_read_inside_alone():
     with trials.probing(system, "no-question"):
         assert system.model.query_tokens(x).tolist() == [[1], [1]]
     assert system.model.query_tokens(x) is ids
+
+
+def test_features_without_objects_are_not_those_with(monkeypatch):
+    """Guards: a run with a refiner that gets the features of one without, or the reverse; the same
+    pictures encoded once for each stage."""
+    monkeypatch.setattr(trials, "_features", {})
+    monkeypatch.setattr(trials, "FeatureCache", lambda system, scenes: object())
+
+    def system(refiner, number):
+        return SimpleNamespace(name="lyrics", depths={0, 4}, model=SimpleNamespace(refiner=refiner),
+                               stage=SimpleNamespace(number=number, trains=("mqformer",)))
+
+    bare, detecting = (trials._cached(system(refiner, 2)) for refiner in (None, object()))
+    assert bare is not detecting
+    assert trials._cached(system(None, 1)) is bare
 
 
 # ---- the command --------------------------------------------------------------------------------

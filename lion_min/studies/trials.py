@@ -61,7 +61,8 @@ def _cached(system) -> FeatureCache | None:
     """The frozen features of the training scenes, which all runs of a process share."""
     if any(name.startswith("vision.") for name in system.stage.trains):
         return None
-    key = system.name, system.stage.number, tuple(sorted(system.depths))
+    has_objects = getattr(system.model, "refiner", None) is not None
+    key = system.name, has_objects, tuple(sorted(system.depths))
     if key not in _features:
         _features[key] = FeatureCache(system, _scenes)
     return _features[key]
@@ -102,7 +103,7 @@ def grade(example, answer: str) -> float:
 # ---- what two of them say -------------------------------------------------------------------------
 
 def compare(claim: Claim, log: dict[tuple[str, int], dict]) -> dict | None:
-    """Means of both sides, their difference and its 95 % interval; None before two seeds."""
+    """Means of both sides, their difference and its 95 % interval; None without a seed of both."""
     (a, a_probe), (b, b_probe) = (side.partition("/")[::2] for side in (claim.better, claim.worse))
     seeds = sorted(seed for name, seed in log if name == a and (b, seed) in log)
     if not seeds:
