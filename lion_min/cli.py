@@ -66,7 +66,7 @@ def training_flags(p: argparse.ArgumentParser) -> None:
                    help="stages after 0: scenes of a folder, as python -m lion_min.scenes writes "
                         "them; the folder of a data set, as COCO's unpacks; or an annotation file")
     data_flags(p, FORMATS)
-    p.add_argument("--steps", type=whole(1), metavar="K", help="default: the stage's own, fp32 on a CPU that is slow in bf16")
+    p.add_argument("--steps", type=whole(1), metavar="K", help="default: the stage's own")
     p.add_argument("--batch-size", type=whole(1, 1024), metavar="B", help="scenes a step")
     p.add_argument("--accumulate", type=whole(1), metavar="K",
                    help="batches a step, one after another; default: 1")
@@ -80,7 +80,8 @@ def training_flags(p: argparse.ArgumentParser) -> None:
                         "from the stage before it")
     p.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    p.add_argument("--precision", choices=("fp32", "bf16"), help="default: the stage's own, fp32 on a CPU that is slow in bf16")
+    p.add_argument("--precision", choices=("fp32", "bf16"),
+                   help="default: the stage's own, fp32 on a CPU that is slow in bf16")
 
 
 def data_flags(p: argparse.ArgumentParser, formats: tuple[str, ...]) -> None:

@@ -192,7 +192,8 @@ def train(part: str, out: Path, world: str = "medium", seed: int = 0, resume: bo
 
 
 @torch.no_grad()
-def report(model: VisionTeacher | TextTeacher | questions.QuestionTeacher, world: World, count: int = 256) -> dict[str, float]:
+def report(model: VisionTeacher | TextTeacher | questions.QuestionTeacher, world: World,
+           count: int = 256) -> dict[str, float]:
     """How well the trained part does its own work on held-out scenes."""
     if isinstance(model, questions.QuestionTeacher):
         return questions.report(model, world, count)
