@@ -29,9 +29,18 @@ def _again(scene: Scene, rng: random.Random, task: str) -> Example | None:
 
 
 AGAIN = {name: partial(_again, task=name) for name in tasks.MAKERS}
+# what is learnt last: sets of objects, and two that are compared; drawn three times as often
+SLOW = ("neighbour", "bigger", "bigger_than", "position", "list", "more", "attribute", "several",
+        "boxes_same")
+
+
+def _often(makers: dict) -> list:
+    return [make for name, make in makers.items() for _ in range(3 if name in SLOW else 1)]
+
+
 DRAWS = {                                  # a name in a round -> the makers it stands for
-    "talk": [*talk.TALK.values(), *(m for n, m in AGAIN.items() if n not in REGION_LEVEL)],
-    "box_talk": [*talk_boxes.TALK.values(), *(m for n, m in AGAIN.items() if n in REGION_LEVEL)]}
+    "talk": _often(talk.TALK) + [m for n, m in AGAIN.items() if n not in REGION_LEVEL],
+    "box_talk": _often(talk_boxes.TALK) + [m for n, m in AGAIN.items() if n in REGION_LEVEL]}
 
 
 def examples(scene, rng: random.Random, names: tuple[str, ...]) -> list[Example]:
