@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lion_min import BadInput, checkpoints
+from lion_min.cli import note
 from lion_min.language import LanguageModel, LanguageSettings
 from lion_min.scenes import WORLDS
 from lion_min.tokenizer import TinyTokenizer
@@ -69,8 +70,13 @@ class Parts:
         """BadInput when a run was trained on other frozen parts: its answers would be nonsense."""
         if config.get("stage0", self.fingerprint) != self.fingerprint:
             raise BadInput(f"{folder}: was trained on another stage 0 (fingerprint "
-                           f"{config['stage0']}, here {self.fingerprint}); train it again, or use "
-                           "the stage 0 it was trained on")
+                           f"{config['stage0']}, here {self.fingerprint}); train it again, go on from "
+                           "it with --init, or use the stage 0 it was trained on")
+
+    def compare(self, config: dict, folder: Path) -> None:
+        """A note when a run to go on from was trained on other frozen parts: it learns these."""
+        if config.get("stage0", self.fingerprint) != self.fingerprint:
+            note(f"{folder}: was trained on another stage 0; it goes on around this one")
 
 
 def fingerprint(*parts: nn.Module) -> str:

@@ -161,7 +161,7 @@ def load_start(system, init: Path | None) -> None:
     parts.fingerprint                      # computed before the LLM can change
     tensors = {} if init and not stage.needs_earlier else stage.start(partial(parts.earlier, system.name))
     if init:
-        tensors |= load_init(init, parts.check, system=system.name, stage=stage.number)
+        tensors |= load_init(init, parts.compare, system=system.name, stage=stage.number)
     checkpoints.load_into(model, tensors, f"the weights stage {stage.number} starts from",
                           names=[n for n, _ in model.named_parameters() if n in tensors])
 

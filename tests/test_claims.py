@@ -159,10 +159,3 @@ def test_bad_input(bench, tmp_path, capsys):
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n')
     refused(call(claims.main, capsys, "--log", tmp_path / "log.jsonl"), "line 1")
     refused(call(claims.main, capsys, "--only", "b", "--log", tmp_path / "none"), "--only b")
-
-
-def test_results_are_made_from_the_log():
-    """Guards: a table in RESULTS.md that the logged runs do not give."""
-    text = claims.RESULTS.read_text(encoding="utf-8")
-    shown = text.split(claims.MARKS[0])[1].split(claims.MARKS[1])[0]
-    assert shown == claims.table(CLAIMS, claims.read_log(claims.LOG))

@@ -45,7 +45,6 @@ class LionSettings:
     language: LanguageSettings
     qformer: QFormerSettings
     mode: str = "all"                      # 'qformer' (stage 1), 'aggregator' (2), 'all' (3, 4)
-    anchors: float = 0.0                   # above 0: see QFormer.anchor
     depths: tuple[int, ...] = (4, 2, 1)    # aggregator: query state, then the key states
     aggregator_heads: int = 4
     aggregator_ffn: int = 512
@@ -88,8 +87,6 @@ class Lion(nn.Module):
         if s.mode != "aggregator":
             self.ln_vision = nn.LayerNorm(dv)
             self.qformer = QFormer(s.qformer)
-            if s.anchors:
-                self.qformer.anchor(1 + s.vision.side ** 2, s.anchors)
             self.query_proj = nn.Linear(s.qformer.width, width)
         if s.mode != "qformer":
             self.aggregator = VisionAggregator(dv, s.aggregator_heads, s.aggregator_ffn,

@@ -15,8 +15,6 @@ RESULTS.md is made from the log.
 from __future__ import annotations
 
 import json
-import platform
-import subprocess
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from multiprocessing import get_context
@@ -24,10 +22,9 @@ from pathlib import Path
 
 from lion_min import BadInput
 from lion_min.cli import Parser, command, progress, whole
+from lion_min.studies.tables import RESULTS, between, read_lines, stamp
 
 LOG = Path(__file__).with_name("claims.jsonl")
-RESULTS = Path(__file__).with_name("RESULTS.md")
-MARKS = "<!-- claims -->\n", "\n<!-- end of claims -->"
 SECONDS = 90                               # of a run that nobody has timed yet
 Run = tuple[str, int]                      # (condition, seed)
 
@@ -53,10 +50,11 @@ def run(args) -> None:
         taken[record["condition"], record["seed"]] = record
         if not args.quick:
             with open(args.log, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record | stamp(args.seeds)) + "\n")
+                made = stamp("studies.claims", "--seeds", *args.seeds)
+                file.write(json.dumps(record | made) + "\n")
     print(table(claims, taken))
     if args.log == LOG and not args.quick:
-        write_results(table(CLAIMS, taken))
+        between(RESULTS, "claims", table(CLAIMS, taken))
 
 
 def take_all(todo: list[Run], jobs: int):
@@ -77,26 +75,11 @@ def missing(claims: list, seeds: list[int], log: dict[Run, dict]) -> list[Run]:
 
 def read_log(path: Path) -> dict[Run, dict]:
     """The runs of a log; BadInput where a line is none."""
-    runs = {}
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), 1):
-        try:
-            record = json.loads(line)
-            runs[record["condition"], record["seed"]] = record
-            [len(v) for tasks in record["values"].values() for v in tasks.values()]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise BadInput(f"--log {path}, line {number}: is no run of a condition; remove the "
-                           "line or name another file") from None
-    return runs
+    def check(run: dict) -> None:
+        [len(v) for tasks in run["values"].values() for v in tasks.values()]
+        run["condition"], run["seed"]
 
-
-def stamp(seeds: list[int]) -> dict[str, str]:
-    """What made a run: command, commit, machine."""
-    import torch
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=LOG.parent, text=True,
-                         capture_output=True)
-    return {"command": f"python -m lion_min.studies.claims --seeds {' '.join(map(str, seeds))}",
-            "commit": git.stdout.strip() or "unknown",
-            "machine": f"{platform.machine()}, torch {torch.__version__}"}
+    return {(r["condition"], r["seed"]): r for r in read_lines(path, "run of a condition", check)}
 
 
 def verdict(claim, log: dict[Run, dict]) -> str:
@@ -117,13 +100,6 @@ def table(claims: list, log: dict[Run, dict]) -> str:
                 f"| {found['difference']:+.3f} | {found['low']:+.3f} to {found['high']:+.3f} "
                 f"| {found['seeds']} | {found['verdict']} | {claim.paper} |")
     return "\n".join(lines)
-
-
-def write_results(text: str, path: Path = RESULTS) -> None:
-    """Put the table between its marks in RESULTS.md."""
-    before, rest = path.read_text(encoding="utf-8").split(MARKS[0])
-    path.write_text(before + MARKS[0] + text + MARKS[1] + rest.split(MARKS[1])[1],
-                    encoding="utf-8")
 
 
 def parser() -> Parser:
