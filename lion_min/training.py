@@ -127,8 +127,8 @@ def _train_step(optimizer: torch.optim.Optimizer, compute: nn.Module, step: int,
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = float(clip_grad_norm_(parameters, plan.clip))
     if not math.isfinite(loss + norm):  # in one process; then the mean is so in every one
-        told = ", ".join(f"{name} {value:.4g}" for name, value in parts.items())
-        raise NonFinite(f"step {step}: loss {loss:.4g} ({told}), gradient norm {norm:.4g}; "
+        named = ", ".join(f"{name} {value:.4g}" for name, value in parts.items())
+        raise NonFinite(f"step {step}: loss {loss:.4g} ({named}), gradient norm {norm:.4g}; "
                         "the last checkpoint is untouched: lower --lr or look at this step's data")
     optimizer.step()
     return {"step": step, "loss": loss, "parts": parts, "lr": rate, "grad_norm": norm,
@@ -161,8 +161,8 @@ def _resume(out: Path, optimizer: torch.optim.Optimizer, config: dict) -> int:
     was, now = ({"file": "data without a name", "fingerprint": "none"} | (settings.get("data") or {})
                 for settings in (saved, config))
     if was["fingerprint"] != now["fingerprint"]:
-        told = [f"{data['file']} (fingerprint {data['fingerprint']})" for data in (was, now)]
-        raise BadInput(f"{out}: was trained on {told[0]}, and this is {told[1]}; resume with the same "
+        before, given = (f"{d['file']} (fingerprint {d['fingerprint']})" for d in (was, now))
+        raise BadInput(f"{out}: was trained on {before}, and this is {given}; resume with the same "
                        "data, or train without --resume in another folder")
     changed = [line for line in checkpoints.differences(saved, config)
                if not line.startswith(("data.", *(f"plan.{name} " for name in NO_RESULT)))]
@@ -178,8 +178,8 @@ def _check_free(out: Path, config: dict) -> int:
         step, saved = checkpoints.read_state(out)
         other = checkpoints.differences(saved.get("config", {}), config)
         if other or step < config["plan"]["steps"]:
-            told = f"another run ({other[0]})" if other else f"this run up to step {step}"
-            raise BadInput(f"{out}: holds {told}; go on with --resume, give another --out, or "
+            held = f"another run ({other[0]})" if other else f"this run up to step {step}"
+            raise BadInput(f"{out}: holds {held}; go on with --resume, give another --out, or "
                            "remove the folder")
     return 0
 
