@@ -35,17 +35,18 @@ PHRASES = {"on top of": "above", "thank you": "thanks", "bounding box": "box", "
            "it s": "it is", "there s": "there is"}
 SYNONYMS = {word: taught for taught, words in {
     "large": "big huge giant", "small": "little tiny", "image": "picture photo scene drawing pic",
-    "object": "item figure", "objects": "items figures", "shape": "form", "shapes": "forms kinds",
+    "object": "item figure", "objects": "items figures things", "shape": "form", "shapes": "forms kinds",
     "below": "under beneath underneath", "above": "over", "in": "inside within", "purple": "violet",
     "cyan": "turquoise", "hello": "hi hey", "thanks": "thx", "striped": "stripy stripes stripe",
-    "plain": "solid", "the": "teh", "what": "wat", "texture": "pattern", "diamond": "rhombus", "moon": "crescent", "name": "identify",
+    "plain": "solid", "the": "teh", "what": "wat", "texture": "pattern", "diamond": "rhombus",
+    "moon": "crescent", "name": "identify",
     "find": "spot detect", "coordinates": "position location", "show": "display",
     "have": "contain", "please": "pls plz", "you": "u", "what is": "whats", "where is": "wheres",
     "who is": "whos", "are": "exist", "colour": "hue"}.items() for word in words.split()}
 SIZES = {size for world in WORLDS.values() for size in world.sizes}
 TEXTURES = {texture for world in WORLDS.values() for texture in world.textures}
-PLURALS = {tasks.plural(kind): kind for kind in (*KINDS, "object", "thing", "shape")}
-WORLD = {*COLOURS, *KINDS, *SIZES, *TEXTURES, *PLURALS, *PLURALS.values()}
+PLURALS = {tasks.plural(kind): kind for kind in (*KINDS, "object", "shape")}
+WORLD = {*COLOURS, *KINDS, *SIZES, *TEXTURES, *PLURALS, *PLURALS.values(), "thing"}
 WORD = re.compile(r"[^\W\d_]+")
 
 
