@@ -30,7 +30,7 @@ FOLDERS = ("", "lion_min", *SYSTEMS, "tests", "tests/exercises")   # where a bar
 REFERENCE = re.compile(r"`([\w/]+\.py):(\d+)`\s+`([^`]+)`")        # a file, its line, the code there
 EQUATION = re.compile(r"^\$\$.+?\$\$\n\n(.*?)\n\n", re.MULTILINE | re.DOTALL)   # and the paragraph behind
 STOP = re.compile(r"^\| \[(.+)\]\(#.+\) \| `(.+)` \| (\d+) \|$", re.MULTILINE)    # a row of the road's table
-PARTS = {"Problem": r"[^.?]+[.?]\s[^.?]+[.?]", "Equation": r".*\$\$.*", "Code": f".*{REFERENCE.pattern}.*",
+PARTS = {"Problem": r"[^.?]+[.?]\s[^.?]+[.?]", "Equation": r".*\$\$ .+ \$\$\n.*", "Code": f".*{REFERENCE.pattern}.*",
          "By hand": r".*^```python.*", "Picture": r"!\[.+\]\(lion_min/pictures/\w+\.png\)\s+\*.+\*",
          "Exercise": r".*(\nassert |python -m pytest tests/exercises/test_).*"}    # of every stop, in order
 READING = re.compile(r"^\| ([^|]+) \| (\+?)((?: ?`[^`|]+`)+) \| ([\d,]+) \|$", re.MULTILINE)
