@@ -27,12 +27,17 @@ LINK = re.compile(r"\[[^]]*\]\(([^)#\s]*)#?([^)\s]*)\)")          # the file, th
 COMMAND = re.compile(r"(?:^|`|&& |\$ )(?:[A-Z_]+=\S+ )*(python[ ][^`\n]+)", re.MULTILINE)
 SYSTEMS = tuple(f"lion_min/{system}" for system in ("lion", "pvit", "lmeye", "lyrics"))
 FOLDERS = ("", "lion_min", *SYSTEMS, "tests", "tests/exercises")   # where a bare file name may lie
-REFERENCE = re.compile(r"`([\w/]+\.py):(\d+)`\s+`([^`]+)`")        # a file, its line, the code there
-EQUATION = re.compile(r"^\$\$.+?\$\$\n\n(.*?)\n\n", re.MULTILINE | re.DOTALL)   # and the paragraph behind
-STOP = re.compile(r"^\| \[(.+)\]\(#.+\) \| `(.+)` \| (\d+) \|$", re.MULTILINE)    # a row of the road's table
-PARTS = {"Problem": r"[^.?]+[.?]\s[^.?]+[.?]", "Equation": r".*\$\$ .+ \$\$\n.*", "Code": f".*{REFERENCE.pattern}.*",
-         "By hand": r".*^```python.*", "Picture": r"!\[.+\]\(lion_min/pictures/\w+\.png\)\s+\*.+\*",
-         "Exercise": r".*(\nassert |python -m pytest tests/exercises/test_).*"}    # of every stop, in order
+REFERENCE = re.compile(r"`([\w/]+\.py):(\d+)`\s+`([^`]+)`")       # a file, its line, the code there
+EQUATION = re.compile(r"^\$\$.+?\$\$\n\n(.*?)\n\n", re.MULTILINE | re.DOTALL)  # what follows it
+STOP = re.compile(r"^\| \[(.+)\]\(#.+\) \| `(.+)` \| (\d+) \|$", re.MULTILINE)  # a row of the road
+PARTS = {                                                          # of every stop, in this order
+    "Problem": r"[^.?]+[.?]\s[^.?]+[.?]",                          # two sentences
+    "Equation": r".*\$\$ .+ \$\$\n.*",
+    "Code": f".*{REFERENCE.pattern}.*",
+    "By hand": r".*^```python.*",
+    "Picture": r"!\[.+\]\(lion_min/pictures/\w+\.png\)\s+\*.+\*",
+    "Exercise": r".*(\nassert |python -m pytest tests/exercises/test_).*",
+}
 READING = re.compile(r"^\| ([^|]+) \| (\+?)((?: ?`[^`|]+`)+) \| ([\d,]+) \|$", re.MULTILINE)
 AT_MOST = {"LION, first reading": 1150, "with Q-Former, adapters and RoIAlign": 1650,
            "PVIT's own": 550, "LMEye's own": 650, "Lyrics' own": 950, "the whole package": 12300}
@@ -155,14 +160,17 @@ def faults(text: str) -> list[str]:
         parts = re.split(r"^\*\*(.+?)\.\*\*", stop, flags=re.MULTILINE)[1:]
         if parts[::2] != [*PARTS]:
             found.append(f"{title}: the parts are {', '.join(parts[::2])}")
-        found += [f"{title}: {name} is not of its form" for name, part in zip(parts[::2], parts[1::2])
-                  if not re.fullmatch(PARTS.get(name, ".*"), part.strip(), re.MULTILINE | re.DOTALL)]
+        for name, part in zip(parts[::2], parts[1::2]):
+            form = re.compile(PARTS.get(name, ".*"), re.MULTILINE | re.DOTALL)
+            if not form.fullmatch(part.strip()):
+                found.append(f"{title}: {name} is not of its form")
         if abs(said.get(title, 0) - minutes(stop)) > 1 or f"*{said.get(title)} minutes" not in stop:
             found.append(f"{title}: {minutes(stop):.1f} minutes by its length")
     total = int(re.search(r"^\| sum \| \| (\d+) \|$", text, re.MULTILINE)[1])
     real = sum(map(minutes, stops(text).values()))
-    return found + [f"sum: {total} said, {sum(said.values())} in the table, {real:.1f} by length"] * (
-        total != sum(said.values()) or max(total, real) > 90 or [*said] != [*stops(text)])
+    if total != sum(said.values()) or max(total, real) > 90 or [*said] != [*stops(text)]:
+        found.append(f"sum: {total} said, {sum(said.values())} in the table, {real:.1f} by length")
+    return found
 
 
 def corrected(reference: re.Match) -> str:
@@ -171,7 +179,8 @@ def corrected(reference: re.Match) -> str:
     lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
     found = [n for n, line in enumerate(lines, 1) if code in line]
     assert found, f"{file}: no line holds `{code}`"
-    return reference[0].replace(f":{number}`", f":{min(found, key=lambda n: abs(n - int(number)))}`")
+    nearest = min(found, key=lambda n: abs(n - int(number)))
+    return reference[0].replace(f":{number}`", f":{nearest}`")
 
 
 def test_the_road_has_its_form_and_its_minutes():
@@ -189,9 +198,9 @@ def test_references_point_at_the_code_beside_them():
     """A file is edited, and the tutorial sends the reader to a line that holds something else."""
     text = TEXT["TUTORIAL.md"]
     assert len(REFERENCE.findall(text)) == len(re.findall(r"\.py:\d+", text))
-    moved = [f"{m[1]}:{m[2]} is {corrected(m).split('`')[1]} now; `python tests/test_docs.py` corrects it"
+    moved = [f"{m[1]}:{m[2]} is now {corrected(m).split('`')[1]}"
              for m in REFERENCE.finditer(text) if corrected(m) != m[0]]
-    assert not moved
+    assert not moved, f"{', '.join(moved)}; `python tests/test_docs.py` writes the new numbers"
 
 
 def test_equations_name_their_source():
@@ -204,17 +213,18 @@ def test_equations_name_their_source():
 
 
 def test_the_roads_checks_see_a_fault():
-    """The checks themselves: a part moved, minutes that lie, a line that moved and one that is lost."""
+    """The checks themselves: a part lost, minutes that lie, a line that moved, one that is lost."""
     text = TEXT["TUTORIAL.md"]
-    for old, new, told in (("**Picture.**", "**Image.**", "the parts are"), ("$$ C_", "C_", "Equation is"),
+    for old, new, told in (("**Picture.**", "**Image.**", "the parts are"),
+                           ("$$ C_", "C_", "Equation is"),
                            ("*8 minutes", "*9 minutes", "minutes by its length"),
                            ("| 8 |", "| 18 |", "sum: "), ("**Code.** `", "**Code.** ", "Code is")):
         assert any(told in fault for fault in faults(text.replace(old, new, 1))), new
-    line = "`lion_min/lion/aggregator.py:{}` `x, weights = self.cross({}(x, x)[0], y)`".format
-    right = corrected(REFERENCE.search(line(1, "self.attention")))
-    assert right != line(1, "self.attention") and corrected(REFERENCE.search(right)) == right
-    with pytest.raises(AssertionError, match="aggregator.py: no line holds"):
-        corrected(REFERENCE.search(line(35, "lost")))
+    line = "`tests/test_docs.py:{}` `{} Path(__file__).resolve().parent.parent`".format
+    right = corrected(REFERENCE.search(line(1, "ROOT =")))
+    assert right != line(1, "ROOT =") and corrected(REFERENCE.search(right)) == right
+    with pytest.raises(AssertionError, match="test_docs.py: no line holds"):
+        corrected(REFERENCE.search(line(1, "LOST =")))
 
 
 def test_runner_sees_a_wrong_output():
@@ -358,5 +368,5 @@ $ python -m g \\\n  --h\nLION=1 python i.py | tee j\n```\n```python\npython = 1\
             understand(["python", *argv], monkeypatch)
 
 
-if __name__ == "__main__":                      # the references of the tutorial follow lines that moved
-    (ROOT / "TUTORIAL.md").write_text(REFERENCE.sub(corrected, TEXT["TUTORIAL.md"]), encoding="utf-8")
+if __name__ == "__main__":                      # the tutorial's references follow lines that moved
+    (ROOT / "TUTORIAL.md").write_text(REFERENCE.sub(corrected, TEXT["TUTORIAL.md"]), "utf-8")
