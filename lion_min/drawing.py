@@ -189,11 +189,12 @@ def draw_grid(picture: Image.Image, rows: int, columns: int) -> None:
 
 
 def sampling_points(image: Image.Image, box: Sequence[float], cells: int, bins: int,
-                    colour: str = COLOURS[0]) -> Image.Image:
+                    colour: str = COLOURS[0], grid: bool = True) -> Image.Image:
     """An enlarged copy with the map's cells, a box (xyxy fractions), its bins, and every point
-    of RoIAlign as a dot. The map has cells x cells, the crop bins x bins."""
+    of RoIAlign as a dot. The map has cells x cells, the crop bins x bins. grid: draw the cells."""
     picture = enlarge(image)
-    draw_grid(picture, cells, cells)
+    if grid:
+        draw_grid(picture, cells, cells)
     pen, (W, H) = ImageDraw.Draw(picture), picture.size
     line = max(1, min(W, H) // 256)
     x1, y1, x2, y2 = _corners(box, picture.size)
@@ -259,7 +260,8 @@ def save_image(image: Image.Image, path: str | Path) -> None:
     kind, path = check_output(path), Path(path)
     draft = path.parent / f".lion_min-{os.getpid()}{path.suffix}"  # same disk: rename is atomic
     try:
-        image.convert("RGB").save(draft, format=kind)
+        paletted = kind == "PNG" and image.mode == "P"
+        (image if paletted else image.convert("RGB")).save(draft, format=kind, optimize=paletted)
         os.replace(draft, path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error  # the path stands there already

@@ -14,7 +14,7 @@ from lion_min.boxes import Box
 from lion_min.cli import TITLES
 from lion_min.drawing import (COLOURS, INK, PAPER, RULE, Entry, box_points, colour_of, draw_outline,
                               fit, font_of, frames, heat_map, legend_height, reply_boxes,
-                              sampling_points, wrap, write_legend)
+                              sampling_points, write_legend)
 from lion_min.explanation import Detection, Explanation
 
 SIDE = 384                                 # pixels of a tile
@@ -104,7 +104,7 @@ def region_tile(image: Image.Image, boxes: Sequence[Box], found: Explanation) ->
     """What RoIAlign reads for all boxes of the question."""
     points = sum(len(box_points(box, found.side, found.bins)) for box in boxes)
     for i, box in enumerate(boxes):
-        image = sampling_points(image, box, found.side, found.bins, colour_of(i))
+        image = sampling_points(image, box, found.side, found.bins, colour_of(i), grid=i == 0)
     return Tile(image, "RoIAlign", [
         (COLOURS[0], f"{found.bins} x {found.bins} bins of a box, a vector each"),
         (PAPER, f"the {points} points that are read")])
@@ -164,7 +164,7 @@ def router_chart(width: int, found: Explanation) -> Image.Image:
         for layer in range(len(pairs)):
             if step >= SIZE or layer in (0, len(pairs) - 1):
                 pen.text((left, head + (layer + 0.35) * step), f"layer {layer + 1}",
-                         font=font_of(min(SIZE, 22)), fill=INK, anchor="lm")
+                         font=font_of(SIZE), fill=INK, anchor="lm")
     return chart
 
 
