@@ -55,10 +55,10 @@ def row_of(tiles: Sequence[Tile], width: int, side: int) -> Image.Image:
     tall = max(tile.picture.height for tile in tiles)
     legends = max(legend_height(tile.legend, SIZE, side) for tile in tiles)
     row = Image.new("RGB", (width, 40 + tall + 8 + legends + GAP), PAPER)
-    pen = ImageDraw.Draw(row)
+    pen, font = ImageDraw.Draw(row), font_of(SIZE + 2)
     for i, tile in enumerate(tiles):
         left = GAP + i * (side + GAP)
-        pen.text((left, 4), fit(tile.title, font_of(SIZE + 2), side), font=font_of(SIZE + 2), fill=INK)
+        pen.text((left, 4), fit(tile.title, font, side), font=font, fill=INK)
         row.paste(tile.picture, (left, 40))
         write_legend(pen, left, 40 + tall + 8, side, tile.legend, SIZE)
     return row
@@ -125,7 +125,7 @@ def refiner_tile(image: Image.Image, found: Sequence[Detection]) -> Tile:
 # ---- what is the same for all tiles --------------------------------------------------------------
 
 def scale_bar(width: int, most: float, side: int, tile: int = SIDE) -> Image.Image:
-    """The squares' legend: all maps of a sheet, whose tiles are `tile` pixels wide, have one scale."""
+    """The squares' legend: all maps of a sheet have one scale; tile: a tile's pixels a side."""
     cell = tile / side
     bar = Image.new("RGB", (width, max(40, round(cell))), PAPER)
     pen, x, middle = ImageDraw.Draw(bar), GAP, bar.height // 2
@@ -149,7 +149,7 @@ def router_chart(width: int, found: Explanation) -> Image.Image:
     for i, (route, pairs) in enumerate(found.router.items()):
         left = GAP + i * half
         title = f"router, {route} route: {'taken' if route == found.route else 'not taken'}"
-        pen.text((left, 6), fit(title, font_of(SIZE + 2), half - GAP), font=font_of(SIZE + 2), fill=INK)
+        pen.text((left, 6), fit(title, font_of(SIZE), half - GAP), font=font_of(SIZE), fill=INK)
         for k, name in enumerate(found.router):
             x = left + 100 + k * column
             write_legend(pen, x, 48, column, [(COLOURS[k], f"{name} adapter"[:column // 14])], SIZE)

@@ -15,7 +15,7 @@ WIDTH, SMALL, ROW = 384, 23, 16            # pixels of a column, of details' let
 MARGIN, APART = 34, 26                     # from a column's edge to its boxes; between boxes
 FILLS, RIMS = {True: "#fbdccb", False: "#e6ebf1"}, {True: COLOURS[5], False: "#8a94a0"}   # trained?
 ASKED = "#009e73"                          # the line of what the LLM asks for
-KIND_FILLS = dict(zip(KINDS, ("#a9d6f2", "#f3c96b", "#e3b3cf", "#8fd6bd", "#eeeeee")))   # as the page
+KIND_FILLS = dict(zip(KINDS, ("#a9d6f2", "#f3c96b", "#e3b3cf", "#8fd6bd", "#eeeeee")))   # the page's
 
 
 def draw(image: Image.Image, box: Box, prompt: str, columns: list[Column]) -> Image.Image:
@@ -31,10 +31,11 @@ def draw(image: Image.Image, box: Box, prompt: str, columns: list[Column]) -> Im
     sheet.paste(scaled(frames(scaled(image, 2 * WIDTH), [box], COLOURS), 208), (GAP, 8))
     write_legend(pen, 250, 6, WIDTH * 2, [
         (None, f"the question: {prompt}"), (FILLS[True], "trained in a stage of the system"),
-        (FILLS[False], "frozen"), (None, "[1, 64, 128]: a shape; it begins with the batch"),
+        (FILLS[False], "frozen"), (ASKED, "line: what the LLM asks for"), (None, "[1, 64, 128]: a shape; it begins with the batch"),
         (None, "files lie below lion_min/")], SIZE)
-    write_legend(pen, 250 + 2 * WIDTH, 6, 2 * WIDTH, [(None, "what the LLM reads, a square a token:")] + [
-        (KIND_FILLS[kind], kind) for kind in KINDS], SIZE)
+    write_legend(pen, 250 + 2 * WIDTH, 6, 2 * WIDTH, [
+        (None, "what the LLM reads, a square a token:"),
+        *((KIND_FILLS[kind], kind) for kind in KINDS)], SIZE)
     for i, column in enumerate(columns):
         draw_column(pen, GAP + i * (WIDTH + GAP), (top, middle, below, inside, end), column)
     return sheet
@@ -55,7 +56,8 @@ def draw_column(pen: ImageDraw.ImageDraw, left: int, tops: tuple[int, ...], colu
         y = lower + APART
     seen = [at for part, at in zip(column.parts, places) if part.sees]
     fed = [at for part, at in zip(column.parts, places) if part.feeds]
-    pen.line((centre, under, centre, under + 20, first, under + 20, first, seen[-1]), fill=INK, width=3)
+    bend = under + 20
+    pen.line((centre, under, centre, bend, first, bend, first, seen[-1]), fill=INK, width=3)
     for at in seen:
         arrow(pen, (first, at), (left + MARGIN, at))
     for at in fed:

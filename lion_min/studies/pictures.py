@@ -44,14 +44,17 @@ def panel() -> Image.Image:
 
 def router() -> Image.Image:
     """LION's router: how much of two adapters a question takes, layer by layer"""
-    from lion_min.panel import below, router_chart, words
+    from lion_min.explanation import OTHERS
+    from lion_min.panel import SIZE, below, router_chart, words
     from lion_min.studies.sheets import FULL, shown, where
     found = shown(LION, where()[0])[1]
     return below([words(FULL, [
-        "Beside each feed-forward net of the frozen LLM run two adapters H, one learned from regions, "
-        "one from whole images: X + FFN(Norm(X)) + G_region H_region(X) + G_image H_image(X).",
-        f"The kind of question chooses the two G: \"{where()[0]}\" is about a region, \"How many objects "
-        "are there?\" about the image. A bar is the mean of |G|."], 24), router_chart(FULL, found)])
+        "Beside each feed-forward net of the frozen LLM run two adapters H, one learned from "
+        "regions, one from whole images: "
+        "X + FFN(Norm(X)) + G_region H_region(X) + G_image H_image(X).",
+        f"The kind of question chooses the two G: \"{where()[0]}\" is about a region, "
+        f"\"{OTHERS[1]}\" about the image. A bar is the mean of |G|."], SIZE),
+        router_chart(FULL, found)])
 
 
 def stages() -> Image.Image:
@@ -73,21 +76,23 @@ def stages() -> Image.Image:
     for task, name, own in (("count", "VQA", 0), ("reg", "REG", 1), ("rec", "REC", 1)):
         posed = [(i, e) for i, scene in enumerate(scenes)
                  if i not in taken and (e := MAKERS[task](scene, random.Random(i))) is not None]
-        features = learnt[0].index([seen], [i for i, _ in posed])
-        answers = [*zip(*(s.answer(features, [e.prompt for _, e in posed], max_new_tokens=16) for s in learnt))]
+        features, prompts = learnt[0].index([seen], [i for i, _ in posed]), [
+            e.prompt for _, e in posed]
+        answers = [*zip(*(s.answer(features, prompts, max_new_tokens=16) for s in learnt))]
         marks = [[is_right(said, e) for said in row] for row, (_, e) in zip(answers, posed)]
         # What a stage teaches shows where the one of the other level fails.
         best = max(range(len(posed)), key=lambda k: (
             marks[k][3], marks[k][2], marks[k][own], not marks[k][1 - own], -k))
         (i, asked), boxes = posed[best], BoxText().parse(posed[best][1].prompt)
         taken.add(i)
-        rows.append(panel([Tile(
-            tile(scenes[i].draw(12), boxes + BoxText().parse(said), [INK] * len(boxes) + [colour] * 9,
-                 side=DRAWN // 2), title, [(colour, f"{word}: {said}")])
-            for title, said, colour, word in zip(
-                names, answers[best], ((WRONG, RIGHT)[m] for m in marks[best]),
-                (("wrong", "right")[m] for m in marks[best]))],
-            header=[f"{name}: {asked.prompt}  Truth: {asked.answer}"]))
+        tiles = []
+        for title, said, right in zip(names, answers[best], marks[best]):
+            word, colour = ("right", RIGHT) if right else ("wrong", WRONG)
+            found = BoxText().parse(said)
+            tiles.append(Tile(tile(
+                scenes[i].draw(DRAWN // 64), boxes + found, [INK] * len(boxes) + [colour] * len(found),
+                side=DRAWN // 2), title, [(colour, f"{word}: {said}")]))
+        rows.append(panel(tiles, header=[f"{name}: {asked.prompt}  Truth: {asked.answer}"]))
     return below(rows)
 
 
@@ -113,7 +118,8 @@ def claims() -> Image.Image:
         return left + (value - low) / (high - low) * (right - left)
 
     for x, colour, text in ((GAP, RIGHT, "it helps: the 95 % interval is above 0"),
-                            (580, WRONG, "the opposite"), (820, UNSURE, "the interval holds 0, or one seed")):
+                            (580, WRONG, "the opposite"),
+                            (820, UNSURE, "the interval holds 0, or one seed")):
         write_legend(pen, x, 4, FULL, [(colour, text)], SIZE)
     for value in ticks(low, high, 8):
         pen.line((at(value), top - 8, at(value), end), fill=RULE, width=2)
@@ -129,13 +135,14 @@ def claims() -> Image.Image:
             pen.line((at(value), y - 9, at(value), y + 9), fill=INK, width=4)
         for shift, text, ink in ((-15, claim.says, INK), (
                 15, f"{TITLES.get(name, name)}: {claim.measured}", "#595959")):
-            pen.text((GAP, y + shift), fit(text, font, left - 2 * GAP), font=font, fill=ink, anchor="lm")
+            pen.text((GAP, y + shift), fit(text, font, left - 2 * GAP), font=font, fill=ink,
+                     anchor="lm")
         pen.text((right + GAP, y), f"{found['difference']:+.3f}, {found['seeds']} seeds", font=font,
                  fill=INK, anchor="lm")
     pen.line((at(0), top - 8, at(0), end), fill=INK, width=3)
     if len(rows) < len(CLAIMS):
-        pen.text((GAP, end + 56), f"{len(CLAIMS) - len(rows)} of {len(CLAIMS)} claims have not been run yet",
-                 font=font, fill=INK)
+        left_out = f"{len(CLAIMS) - len(rows)} of {len(CLAIMS)} claims have not been run yet"
+        pen.text((GAP, end + 56), left_out, font=font, fill=INK)
     return sheet
 
 
@@ -167,7 +174,8 @@ def run(args) -> None:
 def main(argv: list[str] | None = None) -> int:
     p = Parser(prog="python -m lion_min.studies.pictures", description=__doc__.splitlines()[0])
     p.add_argument("--only", nargs="+", metavar="NAME", help="some of " + ", ".join(PICTURES))
-    p.add_argument("--out", type=Path, default=FOLDER, metavar="DIR", help="default: lion_min/pictures")
+    p.add_argument("--out", type=Path, default=FOLDER, metavar="DIR",
+                   help="default: lion_min/pictures")
     p.add_argument("--example", action="store_true",
                    help="first choose lion_min/example.png anew, if it no longer fits the weights")
     return command(p, run, argv)

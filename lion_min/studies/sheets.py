@@ -13,8 +13,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from lion_min.cli import LION, LMEYE, LYRICS, PVIT
-from lion_min.drawing import (COLOURS, INK, PAPER, box_points, colour_of, draw_grid, font_of, frames,
-                              heat_map, sampling_points, write_legend)
+from lion_min.drawing import (COLOURS, INK, PAPER, box_points, colour_of, draw_grid, font_of,
+                              frames, heat_map, sampling_points, write_legend)
 from lion_min.explanation import KINDS, Explanation, Token, moved
 from lion_min.images import load_image
 from lion_min.panel import (DRAWN, GAP, SIZE, Tile, below, panel, refiner_tile, region_tile,
@@ -81,7 +81,8 @@ def token_row(tokens: list[Token], width: int) -> Image.Image:
     row = Image.new("RGB", (width, y + 104), PAPER)
     pen = ImageDraw.Draw(row)
     for x, top, right, text, kind in chips:
-        pen.rounded_rectangle((x, top, right, top + 38), 8, fill=KIND_FILLS[kind], outline="#8a94a0")
+        pen.rounded_rectangle((x, top, right, top + 38), 8, fill=KIND_FILLS[kind],
+                              outline="#8a94a0")
         pen.text((x + 10, top + 19), text, font=font, fill=INK, anchor="lm")
     x = GAP
     for kind in (kind for kind in KINDS if any(token.kind == kind for token in tokens)):
@@ -99,7 +100,7 @@ def world() -> Image.Image:
         colours = [colour_of(i) for i in range(len(scene.objects))]
         picture = scene.draw(2 * WIDE // one.image)
         tiles.append(Tile(tile(picture, [t.box for t in scene.objects], colours),
-                          f"'{one.name}': {one.image} x {one.image} pixels, {len(one.kinds)} shapes",
+                          f"'{one.name}': {one.image} x {one.image} pixels, {len(one.kinds)} kinds",
                           [(colour, "{} [{:.2f},{:.2f},{:.2f},{:.2f}]".format(t.words(), *t.box))
                            for colour, t in zip(colours, scene.objects)]))
     return panel(tiles, side=WIDE)
@@ -125,21 +126,22 @@ def roialign() -> Image.Image:
              "2. bins and points on the map", [
                  (None, "the map: here a patch's mean colour, in the model 128 numbers"),
                  (COLOURS[0], f"{bins} x {bins} bins"),
-                 (PAPER, f"{len(box_points(box, side, bins))} points, each a mix of the four patches "
-                         "around it, the nearest most")]),
+                 (PAPER, f"{len(box_points(box, side, bins))} points, each a mix of the four "
+                         "patches around it, the nearest most")]),
         Tile(tile(mixed.resize([2 * WIDE] * 2, NEAREST), squares, [COLOURS[0]] * len(squares)),
-             "3. what is pooled", [(None, f"a bin is the mean of its points: {len(squares)} vectors")]),
+             "3. what is pooled", [
+                 (None, f"a bin is the mean of its points: {len(squares)} vectors")]),
     ], side=WIDE)
 
 
 def compared(name: str, query: str) -> Image.Image:
-    """The map of each query of a system's first part for two questions, a row each, on one scale."""
+    """The maps of each query of a system's first part for two questions, a row each, one scale."""
     asked, picture = [shown(name, prompt) for prompt in where()], scaled(example()[0], DRAWN)
     parts = [found.maps[0] for _, found in asked]
     maps = [[replace(part, start=[q]) for q in range(len(part.queries))] for part in parts]
     most, rows = max(float(one.share().max()) for row in maps for one in row), []
     for row, (reply, _) in enumerate(asked):
-        notes = [[(None, f"{moved(*pair):.0%} of it has moved")] if row else [] for pair in zip(*maps)]
+        notes = [[(None, f"{moved(*pair):.0%} of it has moved")] * bool(row) for pair in zip(*maps)]
         tiles = [Tile(tile(picture, reply.boxes, COLOURS, side=DRAWN // 2), "the answer")] + [
             Tile(heat_map(picture, one.share(), most), f"{query} {q + 1}", note)
             for q, (one, note) in enumerate(zip(maps[row], notes))]
@@ -149,7 +151,7 @@ def compared(name: str, query: str) -> Image.Image:
 
 
 def qformer() -> Image.Image:
-    """LION's Q-Former: its queries look at the picture under the question (mean of layers, heads)"""
+    """LION's Q-Former: queries look at the picture under the question (mean of layers and heads)"""
     return compared(LION, "query")
 
 
@@ -212,4 +214,5 @@ def lyrics() -> Image.Image:
         f"Answer: {seen.answer}"]), token_row(found.tokens, sheet.width)])
 
 
-SHEETS = {draw.__name__: draw for draw in (world, roialign, qformer, aggregator, pvit, lmeye, lyrics)}
+SHEETS = {draw.__name__: draw
+          for draw in (world, roialign, qformer, aggregator, pvit, lmeye, lyrics)}

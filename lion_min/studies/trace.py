@@ -65,33 +65,38 @@ class Column:
 def parts_of(name: str, s) -> list[Part]:
     """What a system of these settings makes of the ViT's states, from top to bottom."""
     def listed(depths: tuple[int, ...]) -> str:
-        return "states " + ", ".join(map(str, depths))
+        return ", ".join(map(str, depths))
+
+    def aligned(bins: int, depths: tuple[int, ...]) -> str:
+        return f"RoIAlign: {bins} x {bins} bins of states {listed(depths)}"
 
     if name == LION:
-        return [Part("vision aggregator, MLP", ("aggregator", "ln_adapter", "mlp"), listed(s.depths)),
+        return [Part("vision aggregator, MLP", ("aggregator", "ln_adapter", "mlp"),
+                     f"states {listed(s.depths)}"),
                 Part("Q-Former, projection", ("qformer", "query_proj"),
                      f"state {s.depths[0]} and the question"),
-                Part("region token", ("region_proj",),
-                     f"RoIAlign: {s.region_bins} x {s.region_bins} bins of {listed(s.region_depths)}"),
+                Part("region token", ("region_proj",), aligned(s.region_bins, s.region_depths)),
                 Part("tagger", ("tagger",), "last state; names tags", leads=True),
-                Part("soft prompt", ("soft_prompt",), "one learned vector in the text, before the tags",
-                     sees=False)]
+                Part("soft prompt", ("soft_prompt",),
+                     "one learned vector in the text, before the tags", sees=False)]
     if name == PVIT:
-        return [Part("image projection", ("mm_projector",), listed(s.depths)),
+        return [Part("image projection", ("mm_projector",), f"states {listed(s.depths)}"),
                 Part("regions, projection", ("regions", "prompt_projector"),
-                     f"RoIAlign: {s.regions.bins} x {s.regions.bins} bins of {listed(s.regions.depths)}"),
-                Part("box projection", ("bbox_fc",), "the box itself, added to the region", sees=False)]
+                     aligned(s.regions.bins, s.regions.depths)),
+                Part("box projection", ("bbox_fc",), "the box itself, added to the region",
+                     sees=False)]
     if name == LMEYE:
-        return [Part("Q-Former, no question", ("qformer", "query_proj"), listed(s.depths)),
+        return [Part("Q-Former, no question", ("qformer", "query_proj"),
+                     f"states {listed(s.depths)}"),
                 Part("request", ("interaction.request",), "the LLM's state after the question",
                      sees=False, feeds=False, leads=True),
                 Part("interaction", ("interaction.decompose", "interaction.encoder",
-                                     "interaction.transmit"), f"{listed(s.depths)}, the requests")]
+                                     "interaction.transmit"), f"states {listed(s.depths)}, the requests")]
     return [Part("tagger", ("refiner.tagger",), "last state; names tags", feeds=False, leads=True),
-            Part("detector", ("refiner.detector", "refiner"), "tags; gives boxes, words and features",
-                 leads=True),
+            Part("detector", ("refiner.detector", "refiner"),
+                 "tags; gives boxes, words and features", leads=True),
             Part("MQ-Former, projection", ("mqformer", "language_projection"),
-                 f"{listed(s.depths)}, objects, the question"),
+                 f"states {listed(s.depths)}, objects, the question"),
             Part("segmenter", ("refiner.segmenter",), "masks, only to be shown", feeds=False)]
 
 
@@ -130,15 +135,15 @@ def trace(system: System, image: Image.Image, prompt: str) -> Column:
 def llm_parts(model: nn.Module, tokens: int) -> list[Part]:
     """The LLM, and the adapters or LoRA in it."""
     layers, width = model.llm.settings.layers, model.llm.width
-    parts = [Part(f"Llama, {layers} layers", ("llm",), "the row, twice" if hasattr(model, "interaction")
-                  else "the row", shapes=str([1, tokens, width]))]
+    reads = "the row, twice" if hasattr(model, "interaction") else "the row"
+    parts = [Part(f"Llama, {layers} layers", ("llm",), reads, shapes=str([1, tokens, width]))]
     for title, path, reads in (
             ("two adapters, router", "adapters", "beside each feed-forward net"),
             ("LoRA", "loras", "on " + ", ".join(getattr(model.settings, "lora_targets", ())))):
         if added := getattr(model, path, None):
             one = next(module for module in added.modules() if hasattr(module, "down")).down
-            parts.append(Part(title, (path, f"{path}.0"), reads, shapes=f"{len(added)} x ({one.in_features}"
-                              f" -> {one.out_features} -> {one.in_features})"))
+            parts.append(Part(title, (path, f"{path}.0"), reads, shapes=(
+                f"{len(added)} x ({one.in_features} -> {one.out_features} -> {one.in_features})")))
     return parts
 
 
