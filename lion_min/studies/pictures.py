@@ -19,7 +19,7 @@ from lion_min.cli import LION, LMEYE, LYRICS, PVIT, TITLES, Parser, command
 
 FOLDER = Path(__file__).resolve().parents[1] / "pictures"
 PICTURES = ("systems", "panel", "world", "roialign", "qformer", "aggregator", "router", "stages",
-            "pvit", "lmeye", "lyrics", "claims")
+            PVIT, LMEYE, LYRICS, "claims")
 TRIES = 24                                 # held-out scenes that stages.png chooses from
 RIGHT, WRONG, UNSURE = "#009e73", "#d0202e", "#9a9a9a"
 
@@ -44,17 +44,14 @@ def panel() -> Image.Image:
 
 def router() -> Image.Image:
     """LION's router: how much of two adapters a question takes, layer by layer"""
-    from lion_min.explanation import OTHERS
     from lion_min.panel import SIZE, below, router_chart, words
     from lion_min.studies.sheets import FULL, shown, where
     found = shown(LION, where()[0])[1]
     return below([words(FULL, [
-        "Beside each feed-forward net of the frozen LLM run two adapters H, one learned from "
-        "regions, one from whole images: "
-        "X + FFN(Norm(X)) + G_region H_region(X) + G_image H_image(X).",
-        f"The kind of question chooses the two G: \"{where()[0]}\" is about a region, "
-        f"\"{OTHERS[1]}\" about the image. A bar is the mean of |G|."], SIZE),
-        router_chart(FULL, found)])
+        "Beside each feed-forward net of the frozen LLM run two adapters H, of regions and of images:",
+        "X + FFN(Norm(X)) + G_region H_region(X) + G_image H_image(X)",
+        "The kind of question chooses both G; a bar is the mean of |G|. "
+        f"Taken here: \"{where()[0]}\" is about a region."], SIZE), router_chart(FULL, found)])
 
 
 def stages() -> Image.Image:
@@ -148,6 +145,7 @@ def claims() -> Image.Image:
 
 def picture(name: str) -> Image.Image:
     """The picture of that name under its heading, in at most 256 colours."""
+    from lion_min.drawing import COLOURS, INK, PAPER, RULE
     from lion_min.panel import below, words
     from lion_min.studies.sheets import SHEETS
     draw = {"systems": systems, "panel": panel, "router": router, "stages": stages,
@@ -155,7 +153,13 @@ def picture(name: str) -> Image.Image:
     sheet = draw()
     if draw.__doc__:
         sheet = below([words(sheet.width, [draw.__doc__]), sheet])
-    return sheet.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    # The colours of thin frames are rare, and would be lost; what is nearly white would not be white.
+    own = b"".join(bytes.fromhex(colour[1:]) for colour in (
+        *COLOURS, INK, PAPER, RULE, RIGHT, WRONG, UNSURE))
+    found = bytes(255 if v > 247 else v for v in sheet.quantize(256 - len(own) // 3).getpalette())
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(own + found)
+    return sheet.quantize(palette=palette, dither=Image.Dither.NONE)
 
 
 def run(args) -> None:

@@ -208,7 +208,7 @@ def lyrics() -> Image.Image:
         Tile(tile(image), "1. the tagger says what is there", [(None, ", ".join(found.tags))]),
         Tile(tile(image, boxes, colours), "2. the detector finds it", segments.legend),
         segments._replace(title="3. the segmenter outlines it", legend=[
-            (None, "in boxes: a mask each, drawn as an outline")])], side=WIDE)
+            (None, "a mask for each box, drawn as its outline")])], side=WIDE)
     return below([sheet, words(sheet.width, [
         "The row that the LLM reads: a line of each object, queries, the question. "
         f"Answer: {seen.answer}"]), token_row(found.tokens, sheet.width)])
