@@ -48,14 +48,14 @@ def router() -> Image.Image:
     from lion_min.studies.sheets import FULL, shown, where
     found = shown(LION, where()[0])[1]
     return below([words(FULL, [
-        "Beside each feed-forward net of the frozen LLM run two adapters H, of regions and of images:",
+        "Beside each feed-forward net of the frozen LLM run two adapters H, of regions and images:",
         "X + FFN(Norm(X)) + G_region H_region(X) + G_image H_image(X)",
         "The kind of question chooses both G; a bar is the mean of |G|. "
         f"Taken here: \"{where()[0]}\" is about a region."], SIZE), router_chart(FULL, found)])
 
 
 def stages() -> Image.Image:
-    """LION's four stages answer the same questions about held-out scenes"""
+    """LION's four stages about held-out scenes, chosen to show what the first two do not learn"""
     from lion_min.boxes import BoxText
     from lion_min.drawing import INK
     from lion_min.panel import DRAWN, Tile, below, panel
@@ -86,9 +86,10 @@ def stages() -> Image.Image:
         for title, said, right in zip(names, answers[best], marks[best]):
             word, colour = ("right", RIGHT) if right else ("wrong", WRONG)
             found = BoxText().parse(said)
-            tiles.append(Tile(tile(
-                scenes[i].draw(DRAWN // 64), boxes + found, [INK] * len(boxes) + [colour] * len(found),
-                side=DRAWN // 2), title, [(colour, f"{word}: {said}")]))
+            colours = [INK] * len(boxes) + [colour] * len(found)
+            tiles.append(Tile(
+                tile(scenes[i].draw(DRAWN // 64), boxes + found, colours, side=DRAWN // 2), title,
+                [(colour, f"{word}: {said}")]))
         rows.append(panel(tiles, header=[f"{name}: {asked.prompt}  Truth: {asked.answer}"]))
     return below(rows)
 
@@ -153,7 +154,7 @@ def picture(name: str) -> Image.Image:
     sheet = draw()
     if draw.__doc__:
         sheet = below([words(sheet.width, [draw.__doc__]), sheet])
-    # The colours of thin frames are rare, and would be lost; what is nearly white would not be white.
+    # The colours of thin frames are rare and would be lost; white would be only nearly white.
     own = b"".join(bytes.fromhex(colour[1:]) for colour in (
         *COLOURS, INK, PAPER, RULE, RIGHT, WRONG, UNSURE))
     found = bytes(255 if v > 247 else v for v in sheet.quantize(256 - len(own) // 3).getpalette())

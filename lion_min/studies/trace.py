@@ -127,8 +127,9 @@ def trace(system: System, image: Image.Image, prompt: str) -> Column:
     prefixes = trained_prefixes(name)
     for part in (vision, *parts, *inside):
         part.file = file_of(part, modules, system.model)
-        part.trained = any(matches(path[i:], prefix) for path in part.modules for prefix in prefixes
-                           for i in (0, path.find(".") + 1))
+        part.trained = any(matches(path[start:], prefix) for path in part.modules
+                           for start in (0, path.find(".") + 1)      # the refiner alone is a stage's
+                           for prefix in prefixes)
     return Column(name, vision, parts, tokens, inside, reply.answer)
 
 
