@@ -98,7 +98,7 @@ def train(args: argparse.Namespace) -> None:
         batch=args.batch_size, data=args.data, form=args.format, images=args.images,
         max_bad=args.max_bad, preset=args.preset,
         vision=args.vision, llm=args.llm, accumulate=args.accumulate,
-        checkpointing=args.checkpointing, init=args.init)
+        checkpointing=args.checkpointing, shard=args.shard, init=args.init)
     numbers, lion = numbers_of(args), args.system == "lion"
     if args.plan:
         print(costs(args))

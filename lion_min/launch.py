@@ -202,6 +202,7 @@ class Options:
     llm: str | None = None
     accumulate: int | None = None
     checkpointing: bool = False
+    shard: bool = False                    # one model among the processes of torchrun
     init: Path | None = None               # a run of the same stage to go on from
 
     def plan(self, plan: Plan) -> Plan:
@@ -209,7 +210,8 @@ class Options:
         slow = not training.multiplies_bf16(training.device_of(self.device))
         wanted = {"steps": self.steps, "lr": self.lr,
                   "precision": self.precision or ("fp32" if slow else None),
-                  "accumulate": self.accumulate, "checkpointing": self.checkpointing or None}
+                  "accumulate": self.accumulate, "checkpointing": self.checkpointing or None,
+                  "shard": self.shard or None}
         return replace(plan, seed=self.seed, **{k: v for k, v in wanted.items() if v is not None})
 
     def check_paths(self) -> None:
