@@ -15,8 +15,8 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 import torch
 import torch.distributed as dist
@@ -24,11 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.distributed_c10d import _get_default_store
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from lion_min import BadInput
 from lion_min.trainable import layer_number
 
 ENDED, GRACE = "lion_min/ended", 2.0               # how many ended early; seconds to wait for them
@@ -118,10 +117,9 @@ class Step(nn.Module):
 
     def forward(self, step: int, shard: int) -> tuple[Tensor, dict[str, Tensor]]:
         """(loss, parts) of one shard; shard 0 is the whole step where there is one shard only."""
-        with gathered(self.model, until_backward=True):
-            loss, parts = self.step_loss(step, shard) if shard else self.step_loss(step)
-            loss = _touch_alike(self.model, loss)
-        return loss, {name: torch.as_tensor(value).detach() for name, value in parts.items()}
+        loss, parts = within(self.model, lambda: self.step_loss(step, shard) if shard
+                             else self.step_loss(step))
+        return _touch_alike(self.model, loss), {name: torch.as_tensor(value).detach() for name, value in parts.items()}
 
 
 def spread(step: Step) -> nn.Module:
@@ -155,9 +153,6 @@ def shard(model: nn.Module, layers: list[nn.Module], device: torch.device) -> No
     the end of its backward pass. So all processes must call every layer equally often. The model
     is on the CPU, or whole on the device; which parameters train is known.
     """
-    if not joined():
-        raise BadInput("--shard: shares a model among processes; start them with torchrun "
-                       "--nproc-per-node N train.py ..., or leave --shard out")
     mesh = init_device_mesh(device.type, (world(),))
     inside = {p for layer in layers for p in layer.parameters()}
     frozen = {p for p in model.parameters() if not p.requires_grad} - inside
@@ -167,10 +162,32 @@ def shard(model: nn.Module, layers: list[nn.Module], device: torch.device) -> No
         layer.register_forward_hook(_with_cache, with_kwargs=True)
         fully_shard(layer, mesh=mesh)
         layer.register_forward_hook(lambda layer, inputs, output: output[0])
-    fully_shard(model, mesh=mesh, ignored_params=frozen)
-    model.gather = lambda: None            # FSDP gathers before it, as before a forward
-    register_fsdp_forward_method(model, "gather")
+    root = fully_shard(Root(model), mesh=mesh, ignored_params=frozen)
+    model.root = (root,)                   # a tuple: no part of the model, which is part of it
     model.to(device)
+
+
+class Root(nn.Module):
+    """A call as a module's forward: the form in which FSDP gathers what lies outside the layers."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, call: Callable) -> object:
+        return call()
+
+
+def within(model: nn.Module, call: Callable) -> object:
+    """call() while what lies outside a sharded model's layers is whole; it is parted again
+    afterwards, or by the backward pass."""
+    if not sharded(model):
+        return call()
+    root, = model.root
+    result = root(call)
+    if not torch.is_grad_enabled():
+        root.reshard()
+    return result
 
 
 def _with_cache(layer: nn.Module, inputs: tuple, options: dict, output: object) -> tuple:
@@ -184,17 +201,7 @@ def _with_cache(layer: nn.Module, inputs: tuple, options: dict, output: object) 
 
 def sharded(model: nn.Module) -> bool:
     """Whether the processes share this model."""
-    return isinstance(model, FSDPModule)
-
-
-@contextmanager
-def gathered(model: nn.Module, until_backward: bool = False) -> Iterator[None]:
-    """What trains outside the layers is whole inside; the backward pass parts it by itself."""
-    if sharded(model):
-        model.gather()
-    yield
-    if sharded(model) and not until_backward:
-        model.reshard()
+    return hasattr(model, "root")
 
 
 def _touch_alike(model: nn.Module, loss: Tensor) -> Tensor:

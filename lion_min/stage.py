@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from lion_min import BadInput, checkpoints, parallel, scores, training
 from lion_min.cli import MAX_BAD
@@ -130,10 +129,9 @@ def run_stage(system, o: RunOptions) -> dict:
     halved = parts.preset != TINY and plan.precision == "bf16"
     if halved:
         halve_frozen(model.vision, model.llm)
-    if plan.shard:
-        llm = getattr(model, "llm", nn.Module())
-        parallel.shard(model, layers_of(llm, "--shard"), torch.device(o.device))
-        llm.equal_calls = True
+    if plan.shard and hasattr(model, "llm"):
+        parallel.shard(model, layers_of(model.llm, "--shard"), torch.device(o.device))
+        model.llm.equal_calls = True
     for part in (model, parts.vision, system.tagger):
         part.to(o.device)
     precision = torch.autocast(torch.device(o.device).type, torch.bfloat16, halved)
@@ -174,5 +172,6 @@ def load_start(system, init: Path | None) -> None:
 
 def score(system, o: RunOptions, precision) -> dict:
     """The scores of the system as it is now, without gradients, in the run's precision."""
-    with torch.no_grad(), precision, parallel.gathered(system.model):
-        return o.score(system) if o.score else system.score(WORLDS[o.world], o.seed, o.checks)
+    with torch.no_grad(), precision:
+        return parallel.within(system.model, lambda: o.score(system) if o.score else
+                               system.score(WORLDS[o.world], o.seed, o.checks))

@@ -78,6 +78,8 @@ def run(model: nn.Module, step_loss: StepLoss, plan: Plan, out: Path | str, conf
     parallel.start()
     first, shards = parallel.is_first(), plan.accumulate * parallel.world()
     config = checkpoints.as_json(config | {"plan": asdict(plan), "shards": shards})
+    if plan.shard and not parallel.sharded(model):
+        raise BadInput("--shard: shares the layers of an LLM, and this stage has none; leave it out")
     model.to(device).train()
     if plan.checkpointing:
         checkpoint_layers(model)
