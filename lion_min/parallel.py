@@ -119,7 +119,8 @@ class Step(nn.Module):
         """(loss, parts) of one shard; shard 0 is the whole step where there is one shard only."""
         loss, parts = within(self.model, lambda: self.step_loss(step, shard) if shard
                              else self.step_loss(step))
-        return _touch_alike(self.model, loss), {name: torch.as_tensor(value).detach() for name, value in parts.items()}
+        parts = {name: torch.as_tensor(value).detach() for name, value in parts.items()}
+        return _touch_alike(self.model, loss), parts
 
 
 def spread(step: Step) -> nn.Module:
@@ -163,7 +164,7 @@ def shard(model: nn.Module, layers: list[nn.Module], device: torch.device) -> No
         fully_shard(layer, mesh=mesh)
         layer.register_forward_hook(lambda layer, inputs, output: output[0])
     root = fully_shard(Root(model), mesh=mesh, ignored_params=frozen)
-    model.root = (root,)                   # a tuple: no part of the model, which is part of it
+    model.fsdp_root = (root,)              # a tuple: no part of the model, which is part of it
     model.to(device)
 
 
@@ -183,7 +184,7 @@ def within(model: nn.Module, call: Callable) -> object:
     afterwards, or by the backward pass."""
     if not sharded(model):
         return call()
-    root, = model.root
+    root, = model.fsdp_root
     result = root(call)
     if not torch.is_grad_enabled():
         root.reshard()
@@ -201,7 +202,7 @@ def _with_cache(layer: nn.Module, inputs: tuple, options: dict, output: object) 
 
 def sharded(model: nn.Module) -> bool:
     """Whether the processes share this model."""
-    return hasattr(model, "root")
+    return hasattr(model, "fsdp_root")
 
 
 def _touch_alike(model: nn.Module, loss: Tensor) -> Tensor:

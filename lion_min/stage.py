@@ -134,7 +134,8 @@ def run_stage(system, o: RunOptions) -> dict:
         model.llm.equal_calls = True
     for part in (model, parts.vision, system.tagger):
         part.to(o.device)
-    precision = torch.autocast(torch.device(o.device).type, torch.bfloat16, halved)
+    precision = torch.autocast(torch.device(o.device).type, torch.bfloat16, enabled=halved,
+                               cache_enabled=not plan.shard)
     before = score(system, o, precision)
     scenes = o.scenes or [make_scene(WORLDS[o.world], "train", o.seed, i)
                           for i in range(16 * o.pool if encoder_trains else o.pool)]

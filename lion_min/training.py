@@ -145,7 +145,9 @@ def _backward(compute: nn.Module, step: int, turn: int, plan: Plan,
     if plan.accumulate * parallel.world() > 1:  # dropout, too, goes by the shard, not the process
         torch.manual_seed(random.Random(f"{plan.seed}/{step}/{shard}").getrandbits(63))
     with parallel.averaging(compute, last=turn + 1 == plan.accumulate):
-        with torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
+        # no cache: it would keep a copy of every weight of a sharded model
+        with torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16",
+                            cache_enabled=not plan.shard):
             loss, parts = compute(step, shard)
         (loss / plan.accumulate).backward()
     return {name: value.item() for name, value in ({"": loss.detach()} | parts).items()}
