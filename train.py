@@ -22,7 +22,7 @@ def parser() -> Parser:
   python train.py --system pvit --stage all  PVIT's stages, from lion's stage 0
   python train.py --stage 3 --preset lion-flant5-xl --plan    what it would cost
   torchrun --nproc-per-node 2 train.py --system pvit --stage 1 --preset clip-smollm2 --data COCO
-  torchrun --nproc-per-node 4 train.py --system pvit --stage 2 --preset pvit-7b --shard --checkpointing
+  torchrun --nproc-per-node 4 train.py --system pvit --stage 2 --preset pvit-7b --data COCO --shard
 A stage whose earlier stages are not in --out starts from the bundled ones and says so.""")
     p.add_argument("--stage", choices=STAGES["lion"], required=True,
                    help="all: one after another; joint: everything trained together, nothing "
@@ -70,8 +70,9 @@ def check_stage(args: argparse.Namespace) -> None:
             args.stage == "0" and args.system == "lion" and not args.part)):
         raise BadInput(f"--init: goes on from one stage, not from {args.system}'s {args.stage}; "
                        "leave it out, or name one --part of lion's stage 0")
-    if bool(args.processes) != (args.plan and args.shard):
-        raise BadInput("--processes: says with --plan --shard, and only then, how many share the model")
+    if (args.processes is not None) != (args.plan and args.shard):
+        raise BadInput("--plan --shard: add --processes N, how many share the model" if args.shard
+                       else "--processes: goes with --plan --shard; leave it out")
     if (args.format or args.images) and not args.data:
         raise BadInput(f"--format {args.format}: of which data? add --data PATH" if args.format else
                        f"--images {args.images}: of which data? add --data PATH")

@@ -193,7 +193,7 @@ def within(model: nn.Module, call: Callable) -> object:
 
 def _with_cache(layer: nn.Module, inputs: tuple, options: dict, output: object) -> tuple:
     """(output, the keys and values that the layer has written)."""
-    cache = getattr(options.get("past_key_values"), "layers", None)  # None: T5, which reads no cache
+    cache = getattr(options.get("past_key_values"), "layers", None)    # T5 has none that it reads
     if cache is None or not torch.is_grad_enabled():
         return output, None
     mine = cache[layer_number(layer)]

@@ -31,6 +31,7 @@ from lion_min.trainable import checkpoint_layers, parameter_groups
 
 LOG = "log.jsonl"
 StepLoss = Callable[..., tuple[Tensor, dict[str, float | Tensor]]]  # (step) or (step, shard)
+NO_LLM = "--shard: shares the layers of an LLM, and this stage has none; leave it out"
 NO_FAULT = str                             # says "", as `fault` of `run` where nothing can go wrong
 NO_RESULT = ("save_every", "checkpointing", "accumulate", "shard")  # settings that change no number:
 # accumulate counts through `shards`, which two processes have as well as one does
@@ -79,7 +80,7 @@ def run(model: nn.Module, step_loss: StepLoss, plan: Plan, out: Path | str, conf
     first, shards = parallel.is_first(), plan.accumulate * parallel.world()
     config = checkpoints.as_json(config | {"plan": asdict(plan), "shards": shards})
     if plan.shard and not parallel.sharded(model):
-        raise BadInput("--shard: shares the layers of an LLM, and this stage has none; leave it out")
+        raise BadInput(NO_LLM)
     model.to(device).train()
     if plan.checkpointing:
         checkpoint_layers(model)

@@ -41,6 +41,7 @@ from lion_min.pvit.region_encoder import TinyRegions, TinyRegionSettings
 from lion_min.scenes import WORLDS
 from lion_min.tokenizer import TinyTokenizer
 from lion_min.trainable import layers_of, matches, only_trainable
+from lion_min.training import NO_LLM
 from lion_min.vision import TagHead, VisionEncoder, VisionSettings
 
 GIB = 2 ** 30
@@ -83,7 +84,8 @@ def plan(system: str, preset: str, stages: Iterable[int], batch: int, precision:
          ) -> list[StageCost]:
     """The cost of each stage. batch: samples of one pass; precision: 'fp32' or 'bf16'; processes:
     how many share the model. BadInput for an unknown preset or stage, or a number below 1."""
-    for name, value in (("batch", batch), ("accumulate", accumulate), ("processes", processes or 1)):
+    counts = {"batch": batch, "accumulate": accumulate, "processes": processes or 1}
+    for name, value in counts.items():
         if value < 1:
             raise BadInput(f"{name} {value!r}: must be at least 1")
     if precision not in ("fp32", "bf16"):
@@ -106,20 +108,22 @@ def held(model: nn.Module, size: int, processes: int | None, checkpointing: bool
     """Bytes of one process: weights, gradients, AdamW's moments, autocast's copies of weights.
     size: bytes of a frozen number; processes: how many share the model, None: it has its own."""
     if processes and not hasattr(model, "llm"):
-        raise BadInput("--shard: shares the layers of an LLM, and this stage has none; leave it out")
-    layers = [_counts(layer) for layer in layers_of(model.llm, "--shard")] if processes else [(0, 0)]
+        raise BadInput(NO_LLM)
+    layers = layers_of(model.llm, "--shard") if processes else []
+    layers = [_counts(layer) for layer in layers] or [(0, 0)]
     (frozen, trained), (frozen_in, trained_in) = _counts(model), map(sum, zip(*layers))
     frozen_layer, trained_layer = max(layers, key=sum)
     N, outside = processes or 1, (trained - trained_in) * bool(processes)
     whole = 2 * trained_layer + outside            # for a while, beside this process's part
     copies = outside + trained_layer if processes and checkpointing else trained
-    return (size * (frozen - frozen_in * (1 - 1 / N) + 2 * frozen_layer) + 4 * (trained / N + whole),
-            4 * (trained / N + whole), 8 * trained / N, 2 * copies * (size == 2))
+    frozen += 2 * frozen_layer - frozen_in * (1 - 1 / N)
+    return (size * frozen + 4 * (trained / N + whole), 4 * (trained / N + whole), 8 * trained / N,
+            2 * copies * (size == 2))
 
 
 def _counts(module: nn.Module) -> tuple[int, int]:
     """Frozen and trained numbers; a shared parameter counts once."""
-    counts = Counter({True: 0, False: 0})
+    counts = Counter()
     for p in module.parameters():
         counts[p.requires_grad] += p.numel()
     return counts[False], counts[True]
