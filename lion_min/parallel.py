@@ -22,10 +22,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.distributed_c10d import _get_default_store
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from lion_min.trainable import layer_number
@@ -154,6 +151,8 @@ def shard(model: nn.Module, layers: list[nn.Module], device: torch.device) -> No
     the end of its backward pass. So all processes must call every layer equally often. The model
     is on the CPU, or whole on the device; which parameters train is known.
     """
+    from torch.distributed.device_mesh import init_device_mesh       # these take a second to load
+    from torch.distributed.fsdp import fully_shard
     mesh = init_device_mesh(device.type, (world(),))
     inside = {p for layer in layers for p in layer.parameters()}
     frozen = {p for p in model.parameters() if not p.requires_grad} - inside
@@ -213,7 +212,7 @@ def _touch_alike(model: nn.Module, loss: Tensor) -> Tensor:
     if not sharded(model):
         return loss
     outside = {name: p for name, p in model.named_parameters()
-               if p.requires_grad and not isinstance(p, DTensor)}
+               if p.requires_grad and not is_part(p)}
     nodes, seen = [loss.grad_fn], set()
     while nodes:
         node = nodes.pop()
@@ -226,14 +225,20 @@ def _touch_alike(model: nn.Module, loss: Tensor) -> Tensor:
     return loss + sum(outside[name].flatten()[:0].sum() for name in others)
 
 
+def is_part(tensor: Tensor) -> bool:
+    """Whether this process holds a part of the tensor (a DTensor)."""
+    return hasattr(tensor, "full_tensor")
+
+
 def whole(tensor: Tensor) -> Tensor:
     """A shared tensor in one piece; every process must ask for it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_part(tensor) else tensor
 
 
 def part_of(tensor: Tensor, like: Tensor) -> Tensor:
     """A whole tensor, shared among the processes as `like` is."""
-    if not isinstance(like, DTensor):
+    if not is_part(like):
         return tensor
+    from torch.distributed.tensor import distribute_tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements,
                              src_data_rank=None)
