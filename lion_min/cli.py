@@ -21,6 +21,13 @@ TITLES = {LION: "LION", PVIT: "PVIT", LYRICS: "Lyrics", LMEYE: "LMEye"}
 MAX_SEED = 2**63 - 1
 MAX_BAD = 0.05             # the share of bad records and pictures that is left out without a question
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3        # of glibc's malloc.h
+PART_FLAGS = {                             # where a pretrained preset's parts lie
+    "vision": "the preset's ViT: a folder instead of its name",
+    "llm": "the preset's LLM, likewise",
+    "regions": "PVIT's RegionCLIP, its official file; default: the ViT's own states are pooled",
+    "detector": "Lyrics' Grounding-DINO, likewise a folder",
+    "segmenter": "Lyrics' SAM, for masks of the detected boxes; default: no masks",
+    "tower": "LMEye around FlanT5: the CLIP whose text tower interacts, likewise a folder"}
 # Those of lion_min.datasets, whose import would make --help slow.
 FORMATS = ("samples", "coco", "captions", "refcoco", "vg", "vsr", "pope", "llava", "pvit")
 
@@ -82,6 +89,17 @@ def training_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     p.add_argument("--precision", choices=("fp32", "bf16"),
                    help="default: the stage's own, fp32 on a CPU that is slow in bf16")
+
+
+def part_flags(p: argparse.ArgumentParser) -> None:
+    """The flags of every command that takes a pretrained preset's parts from the disk."""
+    for name, told in PART_FLAGS.items():
+        p.add_argument(f"--{name}", metavar="FILE" if name == "regions" else "DIR", help=told)
+
+
+def sources(args: argparse.Namespace) -> dict[str, str]:
+    """What part_flags were given."""
+    return {name: path for name in PART_FLAGS if (path := getattr(args, name))}
 
 
 def data_flags(p: argparse.ArgumentParser, formats: tuple[str, ...]) -> None:

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 from lion_min import BadInput
-from lion_min.cli import FORMATS, SYSTEMS, Parser, command, data_flags, whole
+from lion_min.cli import (FORMATS, SYSTEMS, Parser, command, data_flags, part_flags, sources,
+                          whole)
 from lion_min.scenes import WORLDS
 
 
@@ -18,9 +19,8 @@ def parser() -> Parser:
     p.add_argument("--weights", type=Path, metavar="DIR",
                    help="a run's folder, such as runs/lion/stage3; default: the bundled weights "
                         "of the system's last stage")
-    p.add_argument("--vision", metavar="DIR",
-                   help="the ViT of a pretrained preset, where it is not what training took")
-    p.add_argument("--llm", metavar="DIR", help="its LLM, likewise")
+    part_flags(p.add_argument_group(
+        "parts", "of a pretrained preset, where they are not what training took, or of an import"))
     p.add_argument("--count", type=whole(2), default=500, metavar="N",
                    help="scenes, or questions of an annotation file, at most; default: 500")
     p.add_argument("--seed", type=whole(0), default=0, metavar="S")
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
 def opened(args: argparse.Namespace):
     """The system that the command line names."""
     from lion_min import launch
-    return launch.load(args.system, args.weights, args.device, None, args.vision, args.llm)
+    return launch.load(args.system, args.weights, args.device, **sources(args))
 
 
 # ---- drawn scenes --------------------------------------------------------------------------------
@@ -78,7 +78,8 @@ def opened(args: argparse.Namespace):
 def score_scenes(args: argparse.Namespace) -> tuple[dict, list[str]]:
     """(scores, lines below their table) on made scenes, or on those of a folder."""
     from lion_min import datasets, launch, scores
-    world = WORLDS[args.world or launch.read_config(args.system, args.weights)["world"]]
+    imported = "medium" if launch.is_imported(args.weights) else None
+    world = WORLDS[args.world or imported or launch.read_config(args.system, args.weights)["world"]]
     scenes = args.data and datasets.read_scenes(args.data, world)[:args.count]
     system = opened(args)
     result = scores.evaluate(system, world, args.count, args.seed, shuffled=args.shuffled, scenes=scenes)

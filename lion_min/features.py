@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -78,8 +79,15 @@ def _joined(values: list):
                                                                  for v in values))))
     if isinstance(first[0], Tensor):
         with torch.autocast(first[0].device.type, enabled=False):         # knows no float16
-            return [torch.cat(depth) for depth in zip(*values)]           # each [size, 1+N, Dv]
+            return [torch.cat(same_size(depth)) for depth in zip(*values)]    # each [size, 1+N, Dv]
     return [item for value in values for item in value]
+
+
+def same_size(tensors: tuple[Tensor, ...]) -> list[Tensor]:
+    """Maps [size, C, h, w] of different sizes filled up with zeros, right and below."""
+    sizes = [max(t.shape[i] for t in tensors) for i in range(1, tensors[0].ndim)]
+    return [F.pad(t, [n for size, own in zip(sizes[::-1], t.shape[:0:-1]) for n in (0, size - own)])
+            if [*t.shape[1:]] != sizes else t for t in tensors]
 
 
 class FeatureCache:
@@ -157,4 +165,5 @@ def features_of(system, scenes: list, encoder_trains: bool) -> Features:
     """The cache where it fits in MEMORY and stays valid while training."""
     v = system.parts.vision.settings
     size = 2 * len(scenes) * (1 + v.side ** 2) * v.width * max(1, len(system.depths))   # bytes
-    return (FeaturesOnTheFly if encoder_trains or size > MEMORY else FeatureCache)(system, scenes)
+    anew = encoder_trains or size > MEMORY or not system.keeps_features
+    return (FeaturesOnTheFly if anew else FeatureCache)(system, scenes)

@@ -129,7 +129,7 @@ def run_stage(system, o: RunOptions) -> dict:
     print(count_parameters(dict(model.named_children())))
     halved = parts.preset != TINY and plan.precision == "bf16"
     if halved:
-        halve_frozen(model.vision, model.llm)
+        halve_frozen(*(m for n, m in model.named_children() if n in ("vision", "llm")))
     precision = torch.autocast(torch.device(o.device).type, torch.bfloat16, halved)
     before = score(system, o, precision)
     scenes = o.scenes or [make_scene(WORLDS[o.world], "train", o.seed, i)

@@ -59,6 +59,7 @@ class System:
     """The interface of training, infer.py and the scores; a subclass has the first five methods."""
 
     ANSWERS: tuple[int | str, ...] = ()    # the stages that answer; the last is bundled
+    keeps_features = True                  # False: they are too large, each batch is encoded anew
     wordings: tuple[str, ...] = ()         # questions that it is taught beside wordings.py
     reads: Callable[[Image.Image, str], tuple[str, list[str]]] | None = None   # of the tiny preset:
                                            # -> the prompt with its slips mended, notes for a Reply
@@ -101,10 +102,10 @@ class System:
 
     def encode(self, images: list[Image.Image]) -> dict:
         """Frozen features and tags of images, computed once for all of their questions."""
-        return self.features(encode_images(self.parts.vision, images))
+        return self.features(encode_images(self.parts.vision, images), images)
 
-    def features(self, states: list[Tensor]) -> dict:
-        """What `encode` makes of the encoder's states, each [B, 1+N, Dv]."""
+    def features(self, states: list[Tensor], images: list[Image.Image]) -> dict:
+        """What `encode` makes of the encoder's states, each [B, 1+N, Dv], and the pictures."""
         return {"states": states, "tags": self.tagger.predict(states[-1])}
 
     @staticmethod

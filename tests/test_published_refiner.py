@@ -89,7 +89,7 @@ def test_phrase_to_tag(phrase, tag):
 
 def test_features_are_last_state_and_last_reference(parts):
     """Bug: pred_boxes or an earlier reference in the features; states and boxes of other rows."""
-    out, refined = raw(parts, ["dog, grass.", "frisbee."]), make(parts).refine(PICTURES)
+    out, refined = raw(parts, ["dog, grass.", "frisbee."]), make(parts).detect(PICTURES)
     reference = out.intermediate_reference_points[:, -1]
     assert refined.features.shape == (2, QUERIES, WIDTH + 4)
     assert (reference - out.pred_boxes).abs().max() > 1e-3           # the two can be told apart
@@ -107,7 +107,7 @@ def test_features_are_last_state_and_last_reference(parts):
 
 def test_kept_are_above_the_threshold_and_apart(parts):
     """Bug: no suppression, kept rows out of order, boxes outside of the picture, empty labels."""
-    refined = make(parts, threshold=0.4, overlap=0.5).refine(PICTURES)
+    refined = make(parts, threshold=0.4, overlap=0.5).detect(PICTURES)
     assert refined.boxes.min() >= 0 and refined.boxes.max() <= 1
     assert 0 < refined.mask.sum() < refined.mask.numel()
     for b, count in enumerate(refined.mask.sum(1).tolist()):
@@ -121,7 +121,7 @@ def test_kept_are_above_the_threshold_and_apart(parts):
 
 def test_labels_are_the_prompted_words(parts):
     """Bug: token places of another prompt, or a comma, [CLS] and [SEP] that count as words."""
-    refined = make(parts, threshold=0.05, text_threshold=0.01).refine(PICTURES)
+    refined = make(parts, threshold=0.05, text_threshold=0.01).detect(PICTURES)
     assert {w for w in refined.labels[1] if w} == {"Frisbee"}        # the tag, not the phrase
     said = {word for label in refined.labels[0] for word in label.split()}
     assert said and said <= {"dog", "grass"}
@@ -130,7 +130,7 @@ def test_labels_are_the_prompted_words(parts):
 def test_no_tags_give_no_boxes(parts):
     """Bug: '.' alone matches [CLS] or the full stop, and the box gets an empty name; or a crash
     of the segmenter without a box."""
-    refined = make(parts, threshold=0.0).refine(PICTURES, [[], []])
+    refined = make(parts, threshold=0.0).detect(PICTURES, [[], []])
     assert not refined.mask.any() and refined.segments.shape == (2, 0, 16, 16)
     assert refined.features.isfinite().all()
 
@@ -138,7 +138,7 @@ def test_no_tags_give_no_boxes(parts):
 def test_segments_follow_the_kept_boxes(parts):
     """Bug: SAM given fractions or the wrong side first; its padding left in the masks."""
     refiner = make(parts, threshold=0.3)
-    refined = refiner.refine(PICTURES)
+    refined = refiner.detect(PICTURES)
     count = int(refined.mask[1].sum())
     assert refined.segments.shape[:2] == (2, int(refined.mask.sum(1).max())) and count
     sam, processor = parts[2:]
@@ -157,7 +157,7 @@ def test_segments_follow_the_kept_boxes(parts):
 def test_segmenter_is_a_setting_and_all_is_frozen(parts):
     """Bug: masks without a segmenter; a refiner that trains or drops out with its model."""
     refiner = make(parts, segmenter=False).train()
-    assert refiner.refine(PICTURES).segments is None
+    assert refiner.detect(PICTURES).segments is None
     assert not any(p.requires_grad for p in refiner.parameters())
     assert not any(m.training for m in refiner.modules())
     with pytest.raises(ValueError, match="together"):

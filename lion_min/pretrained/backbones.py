@@ -32,6 +32,7 @@ VISION = {"clip": ("clip", "CLIPVisionModel"), "clip_vision_model": ("clip", "CL
           "blip-2": ("eva", "Blip2VisionModel"), "blip_2_vision_model": ("eva", "Blip2VisionModel")}
 LANGUAGE = {"llama": ("llama", "LlamaForCausalLM"), "qwen2": ("llama", "Qwen2ForCausalLM"),
             "t5": ("t5", "T5ForConditionalGeneration")}
+TOWER = {r"^vision_model\.": ""}           # a tower alone, out of a whole CLIP or BLIP
 # Keys that may be left over: the other parts of a whole CLIP or BLIP, computed tables, and
 # the decoder's table in old T5 files, which nothing reads.
 OTHERS = re.compile(r"(text_model|text_projection|visual_projection|logit_scale|logit_bias|"
@@ -56,6 +57,20 @@ def load_vision(source: str | Path, dtype: torch.dtype | None = None) -> VisionE
         mlp=config.intermediate_size, stem=(), ln_eps=config.layer_norm_eps), model)
 
 
+def load_whole(kind: str, model_type: str, source: str | Path, flag: str,
+               processor: str = "") -> tuple[nn.Module, object]:
+    """(a model of transformers as it is, float32; its `processor`, where one is named).
+
+    kind, processor: transformers' classes; flag: what gives its folder. BadInput as load_vision.
+    """
+    import transformers
+    with _reading(source, flag) as options:
+        config = _config(source, {model_type: ()}, kind, options)
+        read = getattr(transformers, processor).from_pretrained(source, **options) \
+            if processor else None
+        return _weights(kind, source, config, None, options, {}), read
+
+
 def load_language(source: str | Path, dtype: torch.dtype | None = None
                   ) -> tuple[LanguageModel, PretrainedTokenizer]:
     """A T5, Llama or Qwen2 with its tokenizer; float32 unless dtype says otherwise.
@@ -74,14 +89,18 @@ def load_language(source: str | Path, dtype: torch.dtype | None = None
     return LanguageModel(_sizes(family, model, tokenizer), model), tokenizer
 
 
-def load_tokenizer(source: str | Path, vocab: int, part: str = "") -> PretrainedTokenizer:
+def load_tokenizer(source: str | Path, vocab: int, part: str = "",
+                   template: str | None = None) -> PretrainedTokenizer:
     """A tokenizer alone, for `vocab` rows of embeddings that are at hand already.
 
-    part: a folder inside, such as InstructBLIP's qformer_tokenizer. BadInput as load_language.
+    part: a folder inside, such as InstructBLIP's qformer_tokenizer; template: a chat template in
+    the place of its own. BadInput as load_language.
     """
     with _reading(source, "--vision" if part else "--llm") as options:
         options |= ({"subfolder": part} if part else {})
-        return PretrainedTokenizer(_tokenizer(source, options), vocab)
+        tokenizer = _tokenizer(source, options)
+        tokenizer.chat_template = template or tokenizer.chat_template
+        return PretrainedTokenizer(tokenizer, vocab)
 
 
 def _sizes(family: str, model: nn.Module, tokenizer: PretrainedTokenizer) -> LanguageSettings:
@@ -111,13 +130,14 @@ def _config(source: str | Path, known: dict, part: str, options: dict):
     return config
 
 
-def _weights(kind: str, source: str | Path, config, dtype: torch.dtype | None, options: dict) -> nn.Module:
-    """A transformers model with every weight in place."""
+def _weights(kind: str, source: str | Path, config, dtype: torch.dtype | None, options: dict,
+             renamed: dict[str, str] = TOWER) -> nn.Module:
+    """A transformers model with every weight in place; renamed: pattern of a key -> its name here."""
     import transformers
     model, info = getattr(transformers, kind).from_pretrained(
         source, config=config, dtype=dtype or torch.float32, use_safetensors=True,
         output_loading_info=True, ignore_mismatched_sizes=True,      # named below
-        key_mapping={r"^vision_model\.": ""}, **options)
+        key_mapping=renamed, **options)
     faults = [f"key '{key}' is {list(shape)} instead of {list(expected)}"
               for key, shape, expected in sorted(info["mismatched_keys"])]
     faults += [f"key '{key}' is missing" for key in sorted(info["missing_keys"])]

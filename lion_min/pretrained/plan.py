@@ -44,10 +44,6 @@ PROMPT, ANSWER, DETECTIONS = 64, 32, 900   # tokens of a sample's text; Groundin
 STAGES = {LION: (1, 2, 3, 4), PVIT: (1, 2), LMEYE: (1, 2), LYRICS: (1, 2)}
 CLIP_B = VisionSettings(image=224, patch=16, width=768, blocks=12, heads=12, mlp=3072, stem=())
 SMOLLM2 = LanguageSettings(vocab=49152, width=576, layers=30, heads=9, ffn=1536, positions=8192)
-# LMEye's published forms: CLIP's text tower inside the interaction stays frozen.
-LMEYE_TRAINS = {1: ("ln_vision", "qformer", "query_proj", "img_proj", "e_img"),
-                2: ("interaction.request", "interaction.decompose", "interaction.transmit",
-                    "e_imgq", "e_imgd")}
 ADDED = ("out", "o", "o_proj", "out_proj", "wo", "down_proj", "fc2")   # to a residual, which a norm saves
 GATES = ("gate_proj", "wi_0")              # saved before and behind the activation function
 # Read the input of another matrix; under autocast each has a copy of its own.
@@ -117,9 +113,10 @@ def build(system: str, preset: str, number: int) -> nn.Module:
     s = settings_of(system, preset, stage)
     with torch.device("meta"):
         model = _model(system, s, number)
-    published_lmeye = system == LMEYE and s.interaction.encoder == "clip_text"
     names = [name for name, _ in model.named_parameters()]
-    only_trainable(model, [prefix for prefix in (LMEYE_TRAINS[number] if published_lmeye else stage.trains)
+    if system == LMEYE and s.interaction.encoder == "clip_text":
+        stage = stage.around_clip(names)
+    only_trainable(model, [prefix for prefix in stage.trains
                            if any(matches(name, prefix) for name in names)])
     return model
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lion_min import BadInput
 from lion_min.boxes import BRACKETS, Box, BoxText
-from lion_min.pvit.model import SLOTS, Pvit, PvitInputs
+from lion_min.pvit.model import SLOTS, Pvit, PvitInputs, PvitSettings
 from lion_min.tokenizer import TinyTokenizer
 
 MARKS = re.compile(r"(</?Region>)", re.IGNORECASE)
@@ -73,17 +73,27 @@ def encode(tokenizer: TinyTokenizer, text: str, representation: str = "feature",
 
 
 def conversation(tokenizer: TinyTokenizer, turns: list[Turn], question: str,
-                 representation: str = "feature",
-                 move: Move | None = None) -> tuple[list[int], list[Box]]:
+                 representation: str = "feature", move: Move | None = None,
+                 picture: tuple[int, ...] = ()) -> tuple[list[int], list[Box]]:
     """Earlier turns, each answer closed by <eos>, then the question: (ids, boxes) of one prompt.
-    Boxes of earlier answers stay words, as the model wrote them."""
+    Boxes of earlier answers stay words, as the model wrote them. picture: ids before the first
+    question."""
     ids, boxes = [], []
-    for question, answer in [*turns, (question, None)]:
+    for i, (question, answer) in enumerate([*turns, (question, None)]):
         question_ids, question_boxes = encode(tokenizer, question, representation, move)
+        question_ids = [*picture * (i == 0), *question_ids]
         ids, boxes = ids + tokenizer.chat_prompt(question_ids), boxes + question_boxes
         if answer is not None:
             ids += [*tokenizer.encode(answer), tokenizer.eos_id]
     return ids, boxes
+
+
+def picture_ids(tokenizer: TinyTokenizer, s: PvitSettings) -> tuple[int, ...]:
+    """Where the text holds the picture's tokens: <im_start>, <im_patch> for each, <im_end> and a
+    line's end. The ids of the second, first and third follow one another; else nothing."""
+    if s.image_id is None:
+        return ()
+    return (s.image_id + 1, *[s.image_id] * s.vision.side ** 2, s.image_id + 2, *tokenizer.encode("\n"))
 
 
 def jitter(boxes: Tensor, share: float = 0.02, generator: torch.Generator | None = None) -> Tensor:
@@ -106,8 +116,9 @@ def make_inputs(model: Pvit, tokenizer: TinyTokenizer, states: list[Tensor], pro
     def move(boxes: list[Box]) -> list[Box]:
         return [tuple(b) for b in jitter(torch.tensor(boxes), generator=generator).tolist()]
 
+    picture = picture_ids(tokenizer, model.settings)
     rows = [conversation(tokenizer, before, prompt, model.settings.representation,
-                         move if train else None)
+                         move if train else None, picture)
             for prompt, before in zip(prompts, turns or [[]] * len(prompts), strict=True)]
     return PvitInputs(states, [ids for ids, _ in rows], [boxes for _, boxes in rows],
                       answers and [tokenizer.encode(a) for a in answers], maps)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from lion_min.features import index, join
 from lion_min.parts import TINY
 from lion_min.pvit.explain import explain
 from lion_min.pvit.instructions import scene_instructions
@@ -35,13 +37,36 @@ class PvitSystem(System):
         p, kind = self.parts, self.stage.representation
         settings = tiny(p.vision.settings, len(p.tokenizer), kind) if p.preset == TINY \
             else around(p.vision.settings, p.llm.settings, len(p.tokenizer), kind)
-        settings = replace(settings, **self.stage.changes)
-        return Pvit(settings, p.vision, p.llm, TinyRegions(settings.regions))
+        regions = p.beside.get("regions") or TinyRegions(settings.regions)
+        settings = replace(settings, regions=regions.settings, **self.stage.changes)
+        return Pvit(settings, p.vision, p.llm, regions)
 
     @property
     def depths(self) -> set[int]:
         s = self.model.settings
-        return {*s.depths, *s.regions.depths, s.vision.blocks}
+        return {d % (s.vision.blocks + 1)
+                for d in (*s.depths, *getattr(s.regions, "depths", ()), s.vision.blocks)}
+
+    @property
+    def looks_twice(self) -> bool:
+        """Whether the region encoder, RegionCLIP, reads the pictures themselves."""
+        return hasattr(getattr(self.model, "regions", None), "encode_images")
+
+    @property
+    def keeps_features(self) -> bool:
+        """RegionCLIP's maps take 20 MB a picture."""
+        return not self.looks_twice
+
+    def features(self, states: list[Tensor], images: list[Image.Image]) -> dict:
+        """Frozen features; with RegionCLIP's maps, of one picture at a time, so that they do not
+        depend on those beside it."""
+        features = super().features(states, images)
+        if self.looks_twice:
+            with torch.no_grad():
+                features = join([index(features, [row]) | {
+                    "maps": self.model.regions.encode_images([image])}
+                    for row, image in enumerate(images)])
+        return features
 
     def batch_loss(self, round_, scenes, features, rng) -> tuple[Tensor, dict[str, Tensor]]:
         """In an 'instructions' round the questions are region instructions; every turn of a
@@ -49,8 +74,8 @@ class PvitSystem(System):
         samples = [sample for scene in scenes for sample in self.samples(scene, round_.tasks, rng)]
         questions, answers, earlier = map(list, zip(*samples))
         return self.model(make_inputs(
-            self.model, self.tokenizer, features["states"], questions, answers, earlier, train=True,
-            generator=torch.Generator().manual_seed(rng.getrandbits(32))))
+            self.model, self.tokenizer, features["states"], questions, answers, earlier,
+            features.get("maps"), train=True, generator=torch.Generator().manual_seed(rng.getrandbits(32))))
 
     @staticmethod
     def samples(scene, tasks: tuple[str, ...], rng) -> list[tuple[str, str, list[Turn]]]:
@@ -63,7 +88,8 @@ class PvitSystem(System):
     def answer(self, features: dict, prompts: list[str],
                turns: list[list[Turn]] | None = None, **options) -> list[str]:
         """One answer a picture; turns: what each sample asked and answered before."""
-        x = make_inputs(self.model, self.tokenizer, features["states"], prompts, turns=turns)
+        x = make_inputs(self.model, self.tokenizer, features["states"], prompts, turns=turns,
+                        maps=features.get("maps"))
         return [self.tokenizer.decode(row) for row in self.model.generate(x, **options).tolist()]
 
     def report(self, world: World, count: int, seed: int) -> dict:
