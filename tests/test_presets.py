@@ -10,7 +10,6 @@ import torch
 from commands import call, refused
 from field_files import write_coco
 from official_files import run
-from PIL import Image
 from random_backbones import (write_blip2, write_clip, write_dino, write_eva, write_llama,
                               write_plain_llama, write_sam, write_t5, write_words)
 from safetensors.torch import load_file, save_file
@@ -19,11 +18,16 @@ from test_ask_imported import write_bert
 import infer
 import train
 from lion_min import checkpoints, evaluate, launch
+from lion_min.features import join
+from lion_min.images import load_image, to_pixels
+from lion_min.language import LanguageModel
+from lion_min.lmeye.prompt import prompt_ids
 from lion_min.lyrics.prompt import line
 from lion_min.pretrained import tagging
-from lion_min.pretrained.backbones import load_language, load_whole
+from lion_min.pretrained.backbones import load_language
 from lion_min.pretrained.presets import PRESETS
 from lion_min.published import layouts, lmeye, lyrics, lyrics_refiner
+from lion_min.published.regionclip import RegionCLIPSettings
 from lion_min.schedule import Plan
 from lion_min.scenes import WORLDS, make_scene
 
@@ -89,8 +93,11 @@ def place(tmp_path_factory, reference) -> Path:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch, place):
-    """Few questions, one step, and Q-Formers of one layer in the place of BERT's twelve."""
-    bert = {"q": 24, "g": 24, "K": 1}
+    """Few questions, short answers, small crops, and Q-Formers of one layer instead of twelve."""
+    bert, generate = {"q": 24, "g": 24, "K": 1}, LanguageModel.generate
+    monkeypatch.setattr(LanguageModel, "generate", lambda self, *x, **options: generate(
+        self, *x, **options | {"max_new_tokens": 3}))
+    monkeypatch.setattr(RegionCLIPSettings, "shortest", 64)
     monkeypatch.chdir(place)
     monkeypatch.setattr(launch, "CHECKS", 4)
     monkeypatch.setattr(tagging, "PLAN", Plan(steps=1, lr=1e-3, warmup=1))
@@ -145,3 +152,99 @@ def test_an_import_is_asked(place, tmp_path, capsys, system):
     needs = " ".join(f"--{name} DIR" for name in launch.published(system).NEEDS)
     refused(call(infer.main, capsys, "coco/images/0.jpg", "What?", "--system", system, "--weights",
                  weights), needs)
+
+
+# ---- what the parts say --------------------------------------------------------------------------
+
+def opened(place: Path, system: str):
+    """An imported checkpoint, its flags given as keywords."""
+    words = iter(IMPORTS[system])
+    return launch.load(system, place / f"imported-{system}", "cpu", None,
+                       **{flag[2:]: str(place / next(words)) for flag in words})
+
+
+@torch.no_grad()
+def test_lmeye_sees_clips_own_image_feature(place):
+    """Guards: the feature before CLIP's last norm or its projection; a text tower left at random."""
+    clip = lmeye.load_clip(str(place / "clip"))
+    pixels = to_pixels([load_image(place / "coco/images/0.jpg")], 32)
+    states = lmeye.PooledClip(clip)(pixels)
+    theirs = clip.get_image_features(pixel_values=pixels)
+    theirs = getattr(theirs, "pooler_output", theirs)
+    torch.testing.assert_close(states[-1][:, 0], theirs)
+    own = lmeye.text_tower(clip).state_dict()
+    assert own["text_projection.weight"].equal(clip.text_projection.weight)
+    assert set(own) <= {k for k in clip.state_dict()}
+
+
+def test_imported_prompts_are_the_official_ones(place):
+    """Guards: an image that the text does not hold, marks of a region with other ids, a question
+    outside of the words that the LLM was trained with."""
+    one, two = opened(place, "lmeye"), opened(place, "pvit")
+    ids, s = prompt_ids(one.model, one.tokenizer, "cat?"), one.model.settings
+    words = [one.tokenizer.piece(i) for i in ids]
+    assert ids[0] == 1 and ids.count(s.img_id) == 1 and ids[-13:-8] == [s.slot_id] * 5
+    assert "".join(words[:ids.index(s.img_id)]) == "Image:".replace("m", "m")
+    features = two.encode([load_image(place / "coco/images/0.jpg")])
+    from lion_min.pvit.prompt import make_inputs
+    x = make_inputs(two.model, two.tokenizer, features["states"], ["a [0.1,0.1,0.5,0.5]"],
+                    maps=features["maps"])
+    row, patch = x.prompts[0], two.model.settings.image_id
+    start = row.index(patch)
+    assert row[start - 1:start] == [patch + 1] and row[start:start + 16] == [patch] * 16
+    assert row[start + 16] == patch + 2 and row[-1] not in (patch, patch + 4)
+    at = row.index(patch + 3)
+    assert row[at:at + 3] == [patch + 3, patch, patch + 4] and row[0] == 1
+
+
+def test_numbers_of_a_box_are_hidden_whole(place):
+    """Guards: half a coordinate hidden, which the other half gives away; brackets hidden."""
+    _, tokenizer = load_language(place / "llama")
+    ids, units = line(tokenizer, "dog", (0.1, 0.25, 0.5, 0.75))
+    hidden = {u: "".join(tokenizer.piece(i) for i, own in zip(ids, units) if own == u)
+              for u in {*units}}
+    assert hidden == {1: "dog", 2: "0.100", 3: "0.250", 4: "0.500", 5: "0.750", 0: "[,,,]"}
+
+
+@torch.no_grad()
+def test_region_maps_of_different_pictures_join(place):
+    """Guards: a picture's region features that depend on the sizes of those beside it."""
+    system = opened(place, "pvit")
+    wide, tall = (load_image(place / "coco/images/0.jpg").resize(size) for size in ((90, 40), (40, 90)))
+    alone, both = system.encode([tall]), join([system.encode([wide]), system.encode([tall])])
+    box, pool = torch.tensor([[0.2, 0.3, 0.8, 0.9]]), system.model.regions.pool
+    torch.testing.assert_close(pool(both["maps"], box, torch.tensor([1])),
+                               pool(alone["maps"], box, torch.tensor([0])))
+
+
+@torch.no_grad()
+def test_kept_detections_are_those_detected(place, tmp_path):
+    """Guards: other boxes, labels or masks on the disk than the detector's own."""
+    refiner = lyrics_refiner.load(place / "dino", place / "sam")
+    images = [load_image(place / f"coco/images/{i}.jpg") for i in (0, 1)]
+    tags = [["circle", "star"], []]
+    fresh, refiner.keep = refiner.refine(images, tags), tmp_path
+    for kept in (refiner.refine(images, tags), refiner.refine(images, tags)):
+        assert kept.labels == fresh.labels and kept.tags == tags and kept.mask.equal(fresh.mask)
+        torch.testing.assert_close(kept.features, fresh.features, atol=2e-3, rtol=2e-3)
+        assert kept.boxes.equal(fresh.boxes)
+        assert (kept.segments > 0).equal(fresh.segments > 0)
+    assert len([*tmp_path.iterdir()]) == 2
+
+
+def test_what_a_published_lmeye_trains(place, tmp_path, capsys):
+    """Guards: CLIP's text tower, which is frozen, trained with the interaction."""
+    for number, names in (("1", {"img_proj", "e_img"}),
+                          ("2", {"interaction.request", "interaction.decompose",
+                                 "interaction.transmit", "e_imgd"})):
+        parts = CELLS["lmeye-llama7b", "lmeye"][1]
+        code, _, err = call(train.main, capsys, *stage(tmp_path, "lmeye-llama7b", "lmeye", number, parts))
+        assert code == 0, err
+        saved = checkpoints.load_run(tmp_path / "lmeye" / f"stage{number}")[0]
+        assert {n.removesuffix(".weight").removesuffix(".bias") for n in saved} == names
+
+
+def test_lyrics_without_tags_says_how_to_get_them(place, tmp_path, capsys):
+    """Guards: a detector that is prompted by nothing, and hours of training on no boxes."""
+    refused(call(train.main, capsys, *stage(tmp_path, "clip-smollm2", "lyrics", "1",
+                                            CELLS["clip-smollm2", "lyrics"][1])), "--stage 0")

@@ -93,7 +93,7 @@ def settings(n: keys.Sizes, **options) -> LmeyeSettings:
             vision=layouts.eva(eva, 16), depths=(-1,), reads="queries", slot_id=32100,
             request_id=32101, language=layouts.t5(n),
             qformer=QFormerSettings(**layouts.qformer(eva, 12)),
-            interaction=_interaction(n, 12, image_width=768, pool="tail", dropout=0.0))
+            interaction=_interaction(n, 12, image_width=eva["q"], pool="tail", dropout=0.0))
     return LmeyeSettings(
         vision=VisionSettings(image=224, patch=14, stem=()), language=layouts.llama(n, o["heads"]),
         interaction=_interaction(n, o["clip_heads"], image_width=n["c"], soft=5, requests=1,
