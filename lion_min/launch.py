@@ -98,6 +98,7 @@ def open_run(system: str, folder: Path, config: dict, device="cpu",
     family = _setting(config, folder, ("settings", "language", "family"), ("llama", "t5"))
     sources = _sources(config, folder, sources or {})
     parts = parts_for(folder.parents[1], config["preset"], sources, family, system)
+    stage = fitted(system, stage, parts)
     opened = module_of(system, "system").SYSTEM(parts, stage)
     opened.load(folder, config)
     opened.model.to(device), opened.tagger.to(device)
@@ -195,6 +196,12 @@ def parts_for(out: Path, preset: str = TINY, sources: dict[str, str] | None = No
     return parts
 
 
+def fitted(system: str, stage: Stage, parts: Parts) -> Stage:
+    """The stage as the published form of a system around these parts trains it."""
+    fit = parts.published and getattr(published(system), "fitted", None)
+    return fit(stage, parts.published) if fit else stage
+
+
 # ---- stages to train ----------------------------------------------------------------------------
 
 @dataclass
@@ -284,10 +291,10 @@ def train_stage(system: str, number: int | str, o: Options, stage: Stage | None 
     data = o.scenes(stage, takes_turns) if number else {}   # a stage 0 learns from scenes it makes
     torch.manual_seed(o.seed)
     parts = parts_for(o.out, o.preset, o.sources, system=system)
-    made = module_of(system, "system").SYSTEM(parts, stage)
-    return run_stage(made, RunOptions(**{
+    stage = fitted(system, stage, parts)
+    return run_stage(module_of(system, "system").SYSTEM(parts, stage), RunOptions(**{
         "world": o.world, "seed": o.seed, "resume": o.resume, "batch": o.batch, "init": o.init,
-        "device": training.device_of(o.device), "plan": o.plan(made.stage.plan)} | data | run))
+        "device": training.device_of(o.device), "plan": o.plan(stage.plan)} | data | run))
 
 
 def lenient(o: Options, folder: Path) -> Options:

@@ -11,7 +11,6 @@ STAGE = LmeyeStage(
     number=1,
     requests=False,
     trains=("ln_vision", "qformer", "query_proj"),
-    clip_trains=("ln_vision", "qformer", "query_proj", "img_proj", "e_img"),
     rounds=("caption",),
     curriculum_steps=100,
     plan=Plan(steps=1500, lr=1.5e-3, warmup=40, decay="cosine", precision="bf16"),

@@ -17,8 +17,6 @@ STAGE = LmeyeStage(
     number=2,
     requests=True,
     trains=("interaction", "e_imgq", "e_imgd", "qformer.query_tokens", "query_proj"),
-    clip_trains=("interaction.request", "interaction.decompose", "interaction.transmit", "e_imgq",
-                 "e_imgd"),
     rounds=("vqa", "region", "talk", "caption", "pointed", "box_talk"),
     blind=("pointed",),
     curriculum_steps=150,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lion_min.lmeye.explain import explain
 from lion_min.lmeye.model import Lmeye, around, tiny
 from lion_min.lmeye.prompt import OTHER, make_inputs
-from lion_min.parts import TINY, Parts
+from lion_min.parts import TINY
 from lion_min.stage import ROUNDS
 from lion_min.system import System
 from lion_min.questions import examples
@@ -20,11 +20,6 @@ class LmeyeSystem(System):
 
     ANSWERS = (1, 2)
     explain = explain                      # what stands behind an answer
-
-    def __init__(self, parts: Parts, stage, model: nn.Module | None = None):
-        super().__init__(parts, stage, model)
-        if self.model.settings.interaction.encoder == "clip_text":
-            self.stage = stage.around_clip([n for n, _ in self.model.named_parameters()])
 
     def build(self) -> Lmeye:
         p = self.parts

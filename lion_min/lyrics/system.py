@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor, nn
 
-from lion_min import checkpoints
+from lion_min import BadInput, checkpoints
 from lion_min.cli import LYRICS
 from lion_min.features import encode_images
 from lion_min.lyrics.detection_loss import refiner_loss
@@ -58,7 +58,11 @@ class RefinerSystem(System):
         return {d % states for d in (*s.depths, *getattr(s.refiner, "depths", ()), -1)}
 
     def announce(self) -> None:
-        if self.parts.source is not None:          # a detector takes long: a picture is shown once
+        if self.parts.source is not None:
+            if not self.tagger.tags:
+                raise BadInput(f"{self.parts.out}: has no tag head, and tags prompt Lyrics' detector; "
+                               "train one first, on named objects: --stage 0 --data COCO")
+            # a detector takes long: it sees a picture once
             self.model.refiner.keep = self.parts.out / self.name / "refined"
             return
         say_if_stage0_bundled(self.parts.out, *self.frozen_parts)

@@ -32,6 +32,7 @@ from lion_min.cli import LION, LMEYE, LYRICS, PVIT
 from lion_min.launch import module_of, published
 from lion_min.language import LanguageModel, LanguageSettings
 from lion_min.pretrained.presets import PRESETS
+from lion_min.published.lyrics_refiner import PublishedSettings
 from lion_min.published.regionclip import RegionCLIP
 from lion_min.pvit.region_encoder import TinyRegions, TinyRegionSettings
 from lion_min.scenes import WORLDS
@@ -115,7 +116,7 @@ def build(system: str, preset: str, number: int) -> nn.Module:
         model = _model(system, s, number)
     names = [name for name, _ in model.named_parameters()]
     if system == LMEYE and s.interaction.encoder == "clip_text":
-        stage = stage.around_clip(names)
+        stage = published(system).fitted(stage, s)
     only_trainable(model, [prefix for prefix in stage.trains
                            if any(matches(name, prefix) for name in names)])
     return model
@@ -130,7 +131,8 @@ def settings_of(system: str, preset: str, stage):
         vision = VisionSettings.of(WORLDS["medium"].image)
         settings = module_of(system, "model").tiny(vision, len(TinyTokenizer()))
     elif preset == "clip-smollm2":
-        settings = module_of(system, "model").around(CLIP_B, SMOLLM2, SMOLLM2.vocab)
+        refiner = (PublishedSettings(), 260) if system == LYRICS else ()
+        settings = module_of(system, "model").around(CLIP_B, SMOLLM2, SMOLLM2.vocab, *refiner)
     else:
         settings = published(system).settings_by_name(preset)
     return replace(settings, mode=stage.mode) if system == LION else settings

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from lion_min.language import LanguageModel
 from lion_min.lmeye.interaction import InteractionSettings
 from lion_min.lmeye.model import Lmeye, LmeyeSettings
+from lion_min.lmeye.stages import LmeyeStage
 from lion_min.lmeye.system import LmeyeSystem
 from lion_min.parts import Parts
 from lion_min.pretrained.backbones import load_language, load_tokenizer, load_whole
@@ -37,6 +38,10 @@ OPTIONS = {"img_id": 32000, "imgd_id": 32001, "heads": 0, "clip_heads": 12, "bos
 # CLIP's image half, whose pooled feature comes from get_image_features, and computed tables.
 IGNORED = (r"vision_model\..*|visual_projection\.weight|logit_scale|"
            r"text_model\.embeddings\.position_ids|") + layouts.ROTARY
+# What trains in the published forms, where CLIP's text tower is frozen; else what the stage says.
+LINEARS = ("interaction.request", "interaction.decompose", "interaction.transmit", "e_imgd")
+TRAINS = {("pooled", 1): ("img_proj", "e_img"), ("pooled", 2): LINEARS,
+          ("qformer", 2): (*LINEARS, "e_imgq")}
 DROPOUT = 0.5                              # of the image tokens, in training alone
 _TOWER = "interaction.encoder.model."      # CLIP's text tower in our Lmeye
 CLIP_L = {"c": 768, "W": 49408, "P": 77, "T": 12, "e": 3072}     # ViT-L/14's
@@ -184,6 +189,12 @@ def complete(parts: Parts, vision: str, tower: str = "", **_) -> None:
             positions=t.max_position_embeddings, layers=t.num_hidden_layers,
             ffn=t.intermediate_size, heads=t.num_attention_heads, **image,
             bos_id=t.vocab_size - 2, eos_id=t.vocab_size - 1))      # hub configs say 0 and 2
+
+
+def fitted(stage: LmeyeStage, settings: LmeyeSettings) -> LmeyeStage:
+    """The stage as a published form trains it."""
+    return replace(stage, plan=replace(stage.plan, lr_scale={}),
+                   trains=TRAINS.get((settings.static, stage.number), stage.trains))
 
 
 def open_system(folder: Path | str, stage, device, vision: str, llm: str, **_) -> LmeyeSystem:

@@ -19,7 +19,6 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from lion_min import BadInput
 from lion_min.language import LanguageModel
 from lion_min.lyrics.model import Lyrics, LyricsSettings, around, lora_targets
 from lion_min.lyrics.objectives import ObjectiveSettings
@@ -98,10 +97,7 @@ def load(folder: Path | str, refiner: nn.Module | None = None) -> Lyrics:
 
 
 def complete(parts: Parts, detector: str, segmenter: str = "", **_) -> None:
-    """The published refiner, and the settings around it and these parts. BadInput without tags."""
-    if not parts.tagger.tags:
-        raise BadInput(f"{parts.out}: has no tag head, and the tags prompt Lyrics' detector; train "
-                       "one first, on photographs with named objects: --stage 0 --data COCO")
+    """The published refiner, and the settings around it and these parts."""
     parts.beside["refiner"] = refiner = lyrics_refiner.load(detector, segmenter)
     vision, llm, vocab = parts.vision.settings, parts.llm.settings, len(parts.tokenizer)
     width = refiner.detector.config.d_model + 4
