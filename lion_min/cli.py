@@ -28,6 +28,7 @@ PART_FLAGS = {                             # where a pretrained preset's parts l
     "detector": "Lyrics' Grounding-DINO, likewise a folder",
     "segmenter": "Lyrics' SAM, for masks of the detected boxes; default: no masks",
     "tower": "LMEye around FlanT5: the CLIP whose text tower interacts, likewise a folder"}
+PART_OF = {"regions": PVIT, "detector": LYRICS, "segmenter": LYRICS, "tower": LMEYE}
 # Those of lion_min.datasets, whose import would make --help slow.
 FORMATS = ("samples", "coco", "captions", "refcoco", "vg", "vsr", "pope", "llava", "pvit")
 
@@ -98,8 +99,12 @@ def part_flags(p: argparse.ArgumentParser) -> None:
 
 
 def sources(args: argparse.Namespace) -> dict[str, str]:
-    """What part_flags were given."""
-    return {name: path for name in PART_FLAGS if (path := getattr(args, name))}
+    """What part_flags were given; BadInput for one of another system."""
+    given = {name: path for name in PART_FLAGS if (path := getattr(args, name))}
+    for name in given:
+        if (owner := PART_OF.get(name, args.system)) != args.system:
+            raise BadInput(f"--{name}: belongs to {owner}; leave it out for {args.system}")
+    return given
 
 
 def data_flags(p: argparse.ArgumentParser, formats: tuple[str, ...]) -> None:

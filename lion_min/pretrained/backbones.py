@@ -137,7 +137,7 @@ def _weights(kind: str, source: str | Path, config, dtype: torch.dtype | None, o
     model, info = getattr(transformers, kind).from_pretrained(
         source, config=config, dtype=dtype or torch.float32, use_safetensors=True,
         output_loading_info=True, ignore_mismatched_sizes=True,      # named below
-        key_mapping=renamed, **options)
+        key_mapping=renamed or None, **options)
     faults = [f"key '{key}' is {list(shape)} instead of {list(expected)}"
               for key, shape, expected in sorted(info["mismatched_keys"])]
     faults += [f"key '{key}' is missing" for key in sorted(info["missing_keys"])]
