@@ -16,7 +16,8 @@ import torch
 
 from lion_min import BadInput, checkpoints, scores, training
 from lion_min.cli import MAX_BAD, PART_FLAGS, SYSTEMS
-from lion_min.left_out import note
+from lion_min.features import readable
+from lion_min.left_out import LeftOut, note
 from lion_min.parts import TINY, WEIGHTS, Parts, run_folder, stage_name, tiny_parts
 from lion_min.pretrained.presets import PRESETS
 from lion_min.scenes import WORLDS
@@ -79,7 +80,8 @@ def load(system: str = SYSTEMS[0], weights: Path | str | None = None, device: st
         if preset not in (None, config["preset"]):
             raise BadInput(f"--preset {preset}: the weights {str(weights)!r} are of the preset "
                            f"{config['preset']}; leave --preset out")
-        opened = open_run(system, Path(weights or bundled(system)).resolve(), config, device, sources)
+        folder = Path(weights or bundled(system)).resolve()
+        opened = open_run(system, folder, config, device, sources)
     if opened.parts.preset == TINY:
         from lion_min.tiny.typed import Reader
         opened.reads = Reader(opened.tokenizer, opened.wordings)
@@ -276,7 +278,10 @@ class Options:
 
         def score(system: System) -> dict:
             if system.stage.number not in system.ANSWERS:      # Lyrics' alignment: no LLM
-                return system.score_scenes(held[:CHECKS])
+                told = [photo for photo in held if photo.caption()][:CHECKS]
+                left_out = LeftOut(annotations.file, "pictures", len(told))
+                return system.score_scenes(
+                    [told[row] for row in readable([photo.draw for photo in told], left_out)])
             return benchmarks.score_samples(system, asked, shuffled=floor, max_bad=self.max_bad)
 
         return {"scenes": train, "max_bad": self.max_bad, "score": score,

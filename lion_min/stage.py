@@ -97,13 +97,13 @@ def row_sampler(stage: Stage, scenes: list, batch: int):
 
 def _unlike_captions(scenes: list, batch: int):
     """Batches without a caption twice: a contrastive loss would count a true pair as wrong."""
-    captions = [s.caption() for s in scenes]
-    if len(set(captions)) < 2 or batch < 2:
+    captions = {i: caption for i, s in enumerate(scenes) if (caption := s.caption())}
+    if len({*captions.values()}) < 2 or batch < 2:
         raise BadInput("this stage takes at least two scenes of different captions a step; raise "
                        "--batch-size or add scenes to --data")
 
     def draw_rows(round_: None, step: int, rng: random.Random) -> list[int]:
-        drawn = rng.sample(range(len(scenes)), min(2 * batch, len(scenes)))
+        drawn = rng.sample([*captions], min(2 * batch, len(captions)))
         return list({captions[r]: r for r in drawn}.values())[:batch]
 
     return draw_rows

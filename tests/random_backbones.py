@@ -22,7 +22,7 @@ CHATML = ("{% for message in messages %}{% if loop.first and messages[0]['role']
 
 def write_clip(folder: Path, image: int = 32, patch: int = 8, width: int = 32,
                positions: int = 8) -> Path:
-    """A whole CLIP, both towers, as openai/clip-vit-base-patch16; its text tower reads `positions`."""
+    """A whole CLIP, as openai/clip-vit-base-patch16; its text tower reads `positions`."""
     from transformers import CLIPConfig, CLIPModel
     return _saved(CLIPModel, CLIPConfig(
         text_config=_text_tower(16) | {"max_position_embeddings": positions},
@@ -68,10 +68,12 @@ def write_words(folder: Path, count: int) -> Path:
     """A tokenizer of Llama's form, of `count` tokens: <unk> <s> </s> and letters."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
-    names = ["<unk>", "<s>", "</s>", *"0123456789[],.\nabcdefghijklmnopqrstuvwxyzABCDEFGHIJ?:'"][:count]
+    letters = "0123456789[],.\nabcdefghijklmnopqrstuvwxyzABCDEFGHIJ?:'"
+    names = ["<unk>", "<s>", "</s>", *letters][:count]
     words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(names)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    words.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    words.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)])
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", bos_token="<s>",
                             eos_token="</s>").save_pretrained(folder)
     if not (folder / "config.json").exists():

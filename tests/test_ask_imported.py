@@ -19,7 +19,8 @@ def write_bert(folder: Path, count: int | None = None) -> Path:
     """InstructBLIP's folder as far as the Q-Former's tokenizer goes: [CLS] letters [SEP]."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
-    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz0123456789?[].,"][:count]
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz0123456789?[].,"]
+    names = names[:count]
     words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(names)}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     words.post_processor = processors.TemplateProcessing(

@@ -122,16 +122,16 @@ def asked(capsys, system: str, weights: Path, parts: list[str], tmp_path: Path) 
                           "--system", system, "--weights", weights, *parts, "--json", "--show",
                           tmp_path / "panel.png")
     assert code == 0 and isinstance(json.loads(out)["answer"], str), err
-    code, scores, err = call(evaluate.main, capsys, "--system", system, "--weights", weights, *parts,
-                             "--data", "coco", "--held-out", "--count", 4, "--json")
+    code, scores, err = call(evaluate.main, capsys, "--system", system, "--weights", weights,
+                             *parts, "--data", "coco", "--held-out", "--count", 4, "--json")
     assert code == 0 and json.loads(scores)["pictures"] == 2 and "shuffled" in scores, err
     return json.loads(out)["preset"]
 
 
 @pytest.mark.parametrize("preset, system", CELLS)
 def test_a_preset_trains_and_is_asked(place, tmp_path, capsys, monkeypatch, preset, system):
-    """Guards: a stage that needs the drawn world; a run that is trained and then cannot be asked, or
-    only with flags; a picture that the detector sees twice."""
+    """Guards: a stage that needs the drawn world; a run that is trained and then cannot be asked,
+    or only with flags; a picture that the detector sees twice."""
     stages, parts = CELLS[preset, system]
     for number in stages:
         with monkeypatch.context() as patch:
@@ -159,8 +159,9 @@ def test_an_import_is_asked(place, tmp_path, capsys, system):
     one after another."""
     weights = place / f"imported-{system}"
     assert asked(capsys, system, weights, IMPORTS[system], tmp_path) == "own"
-    refused(call(infer.main, capsys, "coco/images/0.jpg", "What?", "--system", system, "--regions" if
-                 system != "pvit" else "--tower", "x"), "belongs to")
+    other = "--tower" if system == "pvit" else "--regions"
+    refused(call(infer.main, capsys, "coco/images/0.jpg", "What?", "--system", system, other, "x"),
+            "belongs to")
     needs = " ".join(f"--{name} DIR" for name in launch.published(system).NEEDS)
     refused(call(infer.main, capsys, "coco/images/0.jpg", "What?", "--system", system, "--weights",
                  weights), needs)
@@ -177,7 +178,7 @@ def opened(place: Path, system: str):
 
 @torch.no_grad()
 def test_lmeye_sees_clips_own_image_feature(place):
-    """Guards: the feature before CLIP's last norm or its projection; a text tower left at random."""
+    """Guards: the feature before CLIP's last norm or projection; a text tower left at random."""
     clip = lmeye.load_clip(str(place / "clip"))
     pixels = to_pixels([load_image(place / "coco/images/0.jpg")], 32)
     states = lmeye.PooledClip(clip)(pixels)
@@ -220,7 +221,8 @@ def test_numbers_of_a_box_are_hidden_whole(place):
 def test_region_maps_of_different_pictures_join(place):
     """Guards: a picture's region features that depend on the sizes of those beside it."""
     system = opened(place, "pvit")
-    wide, tall = (load_image(place / "coco/images/0.jpg").resize(size) for size in ((90, 40), (40, 90)))
+    picture = load_image(place / "coco/images/0.jpg")
+    wide, tall = (picture.resize(size) for size in ((90, 40), (40, 90)))
     alone, both = system.encode([tall]), join([system.encode([wide]), system.encode([tall])])
     box, pool = torch.tensor([[0.2, 0.3, 0.8, 0.9]]), system.model.regions.pool
     torch.testing.assert_close(pool(both["maps"], box, torch.tensor([1])),

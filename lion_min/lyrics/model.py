@@ -15,7 +15,8 @@ Deviations from the paper and its code: the language input has tags and boxes in
 (`object_lines`), as the abstract says (the code: stage 1 alone); stage 2 trains MQ-Former and
 projection together with LoRA (the code's script freezes them); the refiner has a segmenter, which
 the code lacks, but no query reads its masks; object queries read the kept detections, officially
-(and around pretrained parts) all 900; V is the patches of two ViT depths, without CLS, and ln_vision trains (as BLIP-2's does).
+(and around pretrained parts) all 900; V is the patches of two ViT depths, without CLS, and
+ln_vision trains (as BLIP-2's does); in a line's digits a box has commas, as elsewhere here.
 Tiny: a line is one slot, the sum of its words, the form in which the LLM learned scenes; a box is
 six words of the tokenizer; language_projection starts at zero, so that the LLM first reads the
 lines alone; every MQ-Former layer has cross-attention.
@@ -69,7 +70,7 @@ class Objects:
     """The detected objects as the model takes them: M rows a picture, the kept ones first."""
     features: Tensor                       # O [B, M, Do]
     mask: Tensor                           # [B, M] True = kept
-    lines: Tensor                          # [B, <= M, W] ids of 'small red circle' and its box, or pad
+    lines: Tensor                          # [B, <= M, W] ids of 'red circle' and its box, or pad
     parts: Tensor                          # the same shape: which of them MSP hides together, or 0
 
     def pick(self, rows: list[int]) -> Objects:
@@ -101,7 +102,7 @@ class LyricsBase(nn.Module):
     def sources(self, states: list[Tensor], objects: Objects | None) -> Sources:
         """What the queries read: V [B, N, Dv], O [B, M, Do]."""
         V = self.ln_vision(torch.cat([states[d][:, 1:] for d in self.settings.depths], -1))
-        return Sources(V) if objects is None else Sources(V, objects.features.to(V.dtype), objects.mask)
+        return Sources(V) if objects is None else Sources(V, objects.features, objects.mask)
 
 
 class Alignment(LyricsBase):

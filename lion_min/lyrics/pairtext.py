@@ -65,7 +65,8 @@ def pair_text(lines: Sequence[Sequence[list[int]]], captions: Sequence[list[int]
 
     lines: the ids of an object's label and box, padded; a line of padding is no object. parts: the
     unit of each id in its line, from 1 on, or 0, which is never masked; None: the label is a unit
-    and each of the last six ids, the tiny tokenizer's words of a box, another one. Objects that end beyond `most` tokens are left out: give the surest first. A caption and its
+    and each of the last six ids, the tiny tokenizer's words of a box, another one. Objects that end
+    beyond `most` tokens are left out: give the surest first. A caption and its
     end take at most `limit` tokens, numbered from 1 again: what the table of positions must hold
     is the longer of the two parts, not their sum.
     """

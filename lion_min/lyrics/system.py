@@ -60,7 +60,7 @@ class RefinerSystem(System):
     def announce(self) -> None:
         if self.parts.source is not None:
             if not self.tagger.tags:
-                raise BadInput(f"{self.parts.out}: has no tag head, and tags prompt Lyrics' detector; "
+                raise BadInput(f"{self.parts.out}: has no tag head, and tags prompt the detector; "
                                "train one first, on named objects: --stage 0 --data COCO")
             # a detector takes long: it sees a picture once
             self.model.refiner.keep = self.parts.out / self.name / "refined"
@@ -125,7 +125,7 @@ class LyricsSystem(AlignmentSystem):
 
     ANSWERS = (2,)
     explain = explain                      # what stands behind an answer
-    question_tokenizer = None              # the MQ-Former's, where not the LLM's (published: BERT's)
+    question_tokenizer = None              # the MQ-Former's, if not the LLM's (published: BERT's)
     frozen_parts = ("vision", "llama")
     score = System.score
 

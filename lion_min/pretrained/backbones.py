@@ -132,7 +132,7 @@ def _config(source: str | Path, known: dict, part: str, options: dict):
 
 def _weights(kind: str, source: str | Path, config, dtype: torch.dtype | None, options: dict,
              renamed: dict[str, str] = TOWER) -> nn.Module:
-    """A transformers model with every weight in place; renamed: pattern of a key -> its name here."""
+    """A transformers model with every weight in place; renamed: pattern of a key -> its name."""
     import transformers
     model, info = getattr(transformers, kind).from_pretrained(
         source, config=config, dtype=dtype or torch.float32, use_safetensors=True,

@@ -134,7 +134,7 @@ def load(folder: Path | str, tower: dict[str, Tensor] | None = None,
                      ("vision.", *FROZEN[1:] * (llm is not None)), more)
 
 
-# ---- CLIP's two halves: the image feature, and the text tower that interacts -----------------------
+# ---- CLIP's two halves: the image feature, and the text tower that interacts ---------------------
 
 class PooledClip(VisionEncoder):
     """CLIP's get_image_features as an encoder of one state: pixels [B, 3, H, W] -> [[B, 1, c]]."""

@@ -111,8 +111,8 @@ def complete(parts: Parts, detector: str, segmenter: str = "", **_) -> None:
 
 def open_system(folder: Path | str, stage, device, vision: str, llm: str, detector: str,
                 segmenter: str = "", **_) -> LyricsSystem:
-    """An imported Lyrics, ready to be asked; its detector is prompted by no tags, for RAM is a model
-    of its own. vision: InstructBLIP's folder or name, for qformer_tokenizer/; llm: Vicuna's."""
+    """An imported Lyrics, ready to be asked; no tags prompt its detector, for RAM is another model.
+    vision: InstructBLIP's folder or name, for qformer_tokenizer/; llm: Vicuna's."""
     model = load(folder, lyrics_refiner.load(detector, segmenter))
     s = model.settings
     tokenizer = load_tokenizer(llm, s.language.vocab)

@@ -166,7 +166,7 @@ class PublishedRefiner(nn.Module):
         return logits
 
 
-# ---- on the disk -----------------------------------------------------------------------------------
+# ---- on the disk ---------------------------------------------------------------------------------
 
 def save(found: Refined, path: Path) -> None:
     """One picture's boxes, features (half precision) and masks (yes or no)."""
@@ -183,7 +183,8 @@ def read(path: Path) -> Refined:
     t = checkpoints.load_tensors(path)
     tags, labels = json.loads(bytes(t["words"].tolist()))
     segments = t["segments"] * 20.0 - 10 if "segments" in t else None
-    return Refined(tags, t["boxes"], t["scores"], labels, t["features"].float(), t["mask"], segments)
+    return Refined(tags, t["boxes"], t["scores"], labels, t["features"].float(), t["mask"],
+                   segments)
 
 
 def joined(found: list[Refined]) -> Refined:

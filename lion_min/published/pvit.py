@@ -161,7 +161,7 @@ def open_system(folder: Path | str, stage, device, vision: str, llm: str, **_) -
     model = load(folder, encoder)
     s = model.settings = replace(model.settings, vision=encoder.settings)
     tokenizer = load_tokenizer(llm, s.language.vocab, template=VICUNA)
-    tokenizer.vocab, tokenizer.region_id = s.open_id, s.region_id         # <Region> </Region> end it
+    tokenizer.vocab, tokenizer.region_id = s.open_id, s.region_id      # the last two: marks
     return PvitSystem(imported_parts(model, folder, tokenizer, device), stage, model.to(device))
 
 

@@ -36,8 +36,9 @@ def explain(system: System, reply: Reply) -> Explanation:
 def llm_map(model: Pvit, x: PvitInputs) -> AttentionMap:
     """Which patches the LLM attends to before its first word."""
     text, (start, end) = model.llm.pack(x.prompts), picture_span(model, x)
-    parts = [part for part in (model.shared(x), model.words(x, text)) if part is not None]
-    seen = last_token_attention(model.llm, torch.cat(parts, 1))[..., start:end].cpu()   # [1, N+L, D]
+    row = [part for part in (model.shared(x), model.words(x, text)) if part is not None]
+    row = torch.cat(row, 1)                                               # [1, N+L, D]
+    seen = last_token_attention(model.llm, row)[..., start:end].cpu()
     return AttentionMap("LLM", seen[:, :, None], ["before its first word"])   # [L, H, 1, N]
 
 

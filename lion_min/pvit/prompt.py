@@ -89,11 +89,11 @@ def conversation(tokenizer: TinyTokenizer, turns: list[Turn], question: str,
 
 
 def picture_ids(tokenizer: TinyTokenizer, s: PvitSettings) -> tuple[int, ...]:
-    """Where the text holds the picture's tokens: <im_start>, <im_patch> for each, <im_end> and a
-    line's end. The ids of the second, first and third follow one another; else nothing."""
-    if s.image_id is None:
+    """Where the text holds the picture's tokens: <im_start>, <im_patch> for each, <im_end>, then a
+    line's end; else nothing. The ids of patch, start and end follow one another."""
+    if (patch := s.image_id) is None:
         return ()
-    return (s.image_id + 1, *[s.image_id] * s.vision.side ** 2, s.image_id + 2, *tokenizer.encode("\n"))
+    return (patch + 1, *[patch] * s.vision.side ** 2, patch + 2, *tokenizer.encode("\n"))
 
 
 def jitter(boxes: Tensor, share: float = 0.02, generator: torch.Generator | None = None) -> Tensor:

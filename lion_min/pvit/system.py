@@ -75,7 +75,8 @@ class PvitSystem(System):
         questions, answers, earlier = map(list, zip(*samples))
         return self.model(make_inputs(
             self.model, self.tokenizer, features["states"], questions, answers, earlier,
-            features.get("maps"), train=True, generator=torch.Generator().manual_seed(rng.getrandbits(32))))
+            features.get("maps"), train=True,
+            generator=torch.Generator().manual_seed(rng.getrandbits(32))))
 
     @staticmethod
     def samples(scene, tasks: tuple[str, ...], rng) -> list[tuple[str, str, list[Turn]]]:
