@@ -16,11 +16,14 @@ import infer
 import train
 from lion_min import BadInput, evaluate
 from lion_min.datasets import photos
+from lion_min.datasets.records import Sample
 from lion_min.boxes import BoxText
 from lion_min.parts import Parts
 from lion_min.published import lion
 from lion_min.lion.system import settings_around
+from lion_min.lyrics.stage1 import STAGE as STAGE1
 from lion_min.scenes import WORLDS, Thing, make_scene
+from lion_min.stage import row_sampler
 
 BOX = BoxText()
 COUNT = 10
@@ -219,3 +222,12 @@ def test_published_sizes_around_the_published_vit():
     assert s.region_id > 32128 and s.mlp == whole.mlp
     vision.settings = replace(whole.vision, blocks=12)
     assert settings_around(parts, "all").depths[0] == 12
+
+
+def test_a_caption_is_the_data_sets_own():
+    """Guards: Lyrics aligned with a list of kinds where people wrote a caption; an error, or an
+    empty caption learnt, for a picture that has none."""
+    told = photos.Photo(Path("x.jpg"), (Sample(Path("x.jpg"), "caption", "What?", "A cat."),))
+    assert told.caption() == "A cat." and photo_of().caption() == ""
+    draw = row_sampler(STAGE1, [told, photo_of(), CROWD], 3)
+    assert {row for step in range(9) for row in draw(None, step, random.Random(step))} == {0, 2}
