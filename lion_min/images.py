@@ -28,6 +28,7 @@ MAX_PIXELS = 50_000_000  # a 50-megapixel camera; 150 MB once decoded
 # The statistics CLIP was trained with (openai/CLIP, clip.py); LION's and PVIT's encoders use them.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)    # DINOv2's
 
 
 def load_image(path: str | Path) -> Image.Image:
