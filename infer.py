@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from lion_min import BadInput
-from lion_min.cli import SYSTEMS, Parser, command, note, prepare, whole
+from lion_min.cli import SYSTEMS, Parser, command, note, prepare, tags_flag, whole
 from lion_min.pretrained.presets import PRESETS
 
 
@@ -48,6 +48,7 @@ def parser() -> Parser:
     p.add_argument("--vision", metavar="DIR",
                    help="the ViT of a pretrained preset, where it is not what training took")
     p.add_argument("--llm", metavar="DIR", help="its LLM, likewise")
+    tags_flag(p)
     p.add_argument("--save", type=Path, metavar="OUT.png", help="the picture with every box")
     p.add_argument("--show", nargs="?", type=Path, const=Path(), metavar="OUT",
                    help="a panel of where the answer looked; default: IMAGE's name + _show.png "
@@ -74,6 +75,9 @@ def infer(args: argparse.Namespace) -> None:
         parse_prompt(args.prompt, image)
     torch.manual_seed(args.seed)
     system = launch.load(args.system, args.weights, args.device, args.preset, args.vision, args.llm)
+    if args.tags:
+        from lion_min.datasets.tags import TagFile
+        launch.take_tags(system, TagFile(args.tags))
     if args.prompt is None:
         from lion_min.dialogue import Dialogue
         Dialogue(system, args.image, args.device, lambda *answered: tell(args, *answered)).run()

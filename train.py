@@ -70,6 +70,8 @@ def check_stage(args: argparse.Namespace) -> None:
     if (args.format or args.images) and not args.data:
         raise BadInput(f"--format {args.format}: of which data? add --data PATH" if args.format else
                        f"--images {args.images}: of which data? add --data PATH")
+    if args.tags and (args.system != "lion" or args.stage not in ("4", "all") or not args.data):
+        raise BadInput(f"--tags {args.tags}: is for LION's stage 4 (or all) and the pictures of --data")
     if args.preset == "tiny":
         if args.vision or args.llm:
             raise BadInput("--vision, --llm: the tiny preset has its own; choose another --preset")
@@ -96,7 +98,7 @@ def train(args: argparse.Namespace) -> None:
         out=args.out, world=args.world, seed=args.seed, resume=args.resume, device=args.device,
         labels=args.labels, steps=args.steps, lr=args.lr, precision=args.precision,
         batch=args.batch_size, data=args.data, form=args.format, images=args.images,
-        max_bad=args.max_bad, preset=args.preset,
+        max_bad=args.max_bad, tags=args.tags, preset=args.preset,
         vision=args.vision, llm=args.llm, accumulate=args.accumulate,
         checkpointing=args.checkpointing, init=args.init)
     numbers, lion = numbers_of(args), args.system == "lion"

@@ -36,11 +36,14 @@ def load_image(path: str | Path) -> Image.Image:
 
     Upright: a phone may store a photograph rotated, with a tag for its orientation; boxes refer to
     the displayed picture, so the tag is applied before anything else uses the size. Boxes of
-    annotation files, which are of the stored picture, are turned alike (boxes.turn_box).
+    annotation files, which are of the stored picture, are turned alike (boxes.turn_box). Its
+    `filename` is the path, by which datasets/tags.py knows it.
     Raises BadInput, one line, for whatever is not such a picture of at most 50 million pixels.
     """
     check_file(path, f"image {str(path)!r}")
-    return decode(path, repr(str(path)))
+    image = decode(path, repr(str(path)))
+    image.filename = str(path)
+    return image
 
 
 def decode(source: str | Path | BytesIO, name: str) -> Image.Image:

@@ -106,6 +106,13 @@ def open_run(system: str, folder: Path, config: dict, device="cpu", vision: str 
     return opened
 
 
+def take_tags(system: System, tags) -> None:
+    """Give LION tags from outside, a TagFile; BadInput for another system, or a stage without."""
+    if not hasattr(system, "take_tags"):
+        raise BadInput(f"--tags {tags.file}: only LION reads tags; leave it out")
+    system.take_tags(tags, tags.file)
+
+
 def read_config(system: str, weights: Path | None = None,
                 stages: tuple[int | str, ...] | None = None) -> dict:
     """The settings of a run's folder; without `weights`, of the bundled one. BadInput for a folder
@@ -197,6 +204,7 @@ class Options:
     form: str | None = None                # of --data; None: by its files' names
     images: Path | None = None             # the folder of its photographs; None: beside it
     max_bad: float = MAX_BAD               # the share of bad records and pictures to leave out
+    tags: Path | None = None               # LION's, from outside: datasets/tags.py
     preset: str = TINY
     vision: str | None = None
     llm: str | None = None
@@ -227,11 +235,20 @@ class Options:
         if photos.is_photos(self.data, self.form):
             return self.photographs(takes_turns)
         scenes, batch = datasets.read_scenes(self.data, WORLDS[self.world]), self.batch or stage.batch
+        scenes, tags = self.tagged(scenes)
         if len(scenes) < batch:
             raise BadInput(f"data {str(self.data)!r}: {len(scenes)} scenes do not fill a batch of "
                            f"{batch}; add some or lower --batch-size")
         return {"scenes": scenes, "data": {"file": str(self.data),
-                                           "fingerprint": datasets.fingerprint(scenes)}}
+                                           "fingerprint": datasets.fingerprint(scenes)}} | tags
+
+    def tagged(self, pictures: list) -> tuple[list, dict]:
+        """Those of the pictures that --tags knows, and the file as "tags"; all without it."""
+        if self.tags is None:
+            return pictures, {}
+        from lion_min.datasets.tags import TagFile
+        tags = TagFile(self.tags, self.max_bad)
+        return tags.known(pictures, self.max_bad), {"tags": tags}
 
     def photographs(self, takes_turns: bool) -> dict:
         """Photographs to train on, and the questions on those held out."""
@@ -242,6 +259,7 @@ class Options:
         if self.preset == TINY:
             raise BadInput(f"data {str(self.data)!r}: photographs; the tiny preset knows the drawn "
                            "world's words alone, so choose another one, --preset clip-smollm2")
+        every, tags = self.tagged(every)
         train, held = photos.split(every)
         asked = benchmarks.some(photos.questions(held), CHECKS, self.seed)
         print(f"{len(train)} photographs to train on, {len(held)} held out, of {annotations.file} "
@@ -252,7 +270,7 @@ class Options:
         return {"scenes": train, "max_bad": self.max_bad,
                 "data": {"file": str(annotations.file), "fingerprint": datasets.fingerprint(every)},
                 "score": lambda system: benchmarks.score_samples(system, asked, shuffled=floor,
-                                                                 max_bad=self.max_bad)}
+                                                                 max_bad=self.max_bad)} | tags
 
 
 def train_stage(system: str, number: int | str, o: Options, stage: Stage | None = None, **run) -> dict:
@@ -263,7 +281,12 @@ def train_stage(system: str, number: int | str, o: Options, stage: Stage | None 
     data = o.scenes(stage, takes_turns) if number else {}   # a stage 0 learns from scenes it makes
     torch.manual_seed(o.seed)
     parts = parts_for(o.out, o.preset, o.vision, o.llm)
-    return run_stage(module_of(system, "system").SYSTEM(parts, stage), RunOptions(**{
+    trained, tags = module_of(system, "system").SYSTEM(parts, stage), data.pop("tags", None)
+    if tags:
+        data["data"]["tags"] = str(tags.file)
+        if "soft_prompt" in stage.trains:              # the stages before it read none
+            take_tags(trained, tags)
+    return run_stage(trained, RunOptions(**{
         "world": o.world, "seed": o.seed, "resume": o.resume, "batch": o.batch, "init": o.init,
         "device": training.device_of(o.device), "plan": o.plan(stage.plan)} | data | run))
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
+from PIL import Image
 from torch import Tensor
+
+from lion_min import BadInput
 
 from lion_min.adapters import IMAGE, REGION
 from lion_min.lion.explain import explain
@@ -22,6 +27,7 @@ class LionSystem(System):
     ANSWERS = ("joint", 1, 2, 3, 4)
     explain = explain                      # what stands behind an answer
     question_tokenizer = None              # the Q-Former's, where not the LLM's (published: BERT's)
+    tags_of: Callable[[Image.Image], list[str]] | None = None    # None: the tag head's, see take_tags
 
     def build(self) -> Lion:
         settings = replace(settings_around(self.parts, self.stage.mode), **self.stage.changes)
@@ -31,13 +37,29 @@ class LionSystem(System):
     def depths(self) -> set[int]:
         return {*self.model.settings.depths, *self.model.settings.region_depths}
 
+    def take_tags(self, tags_of: Callable[[Image.Image], list[str]], name: Path) -> None:
+        """Tags from outside instead of the tag head's; name: what a refusal names. BadInput where
+        the stage reads no tags."""
+        if "soft_prompt" not in self.stage.trains:
+            raise BadInput(f"--tags {name}: LION's stage {self.stage.number} reads no tags; leave it "
+                           "out, or take stage 4")
+        self.tags_of, self.stage = tags_of, replace(self.stage, tags=True)
+
+    def encode(self, images: list[Image.Image]) -> dict:
+        """As System.encode, with tags from outside for every picture that comes from a file."""
+        features = super().encode(images)
+        return features if not self.tags_of else features | {"tags": [
+            self.tags_of(image) if getattr(image, "filename", "") else tags
+            for image, tags in zip(images, features["tags"])]}
+
     def batch_loss(self, round_, scenes, features, rng) -> tuple[Tensor, dict[str, Tensor]]:
         """A batch is of one level, as the router needs; some boxes stay text alone; in stage 4
         every prompt has its tags, some of them wrong."""
         s = self.stage
         questions = [e for scene in scenes for e in examples(scene, rng, round_.tasks)]
-        tags = [noisy_tags(t, self.tagger.tags, rng, s.tag_noise)
-                for t in features["tags"] for _ in round_.tasks] if s.tags else None
+        noise = (lambda t: t) if self.tags_of else (      # those have their mistakes already
+            lambda t: noisy_tags(t, self.tagger.tags, rng, s.tag_noise))
+        tags = [noise(t) for t in features["tags"] for _ in round_.tasks] if s.tags else None
         as_text = [rng.random() < s.box_as_text for _ in questions]
         task = REGION if round_.level == "region" else IMAGE
         return self.model(self.inputs(features, [e.prompt for e in questions], task,
