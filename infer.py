@@ -11,7 +11,8 @@ import os
 from pathlib import Path
 
 from lion_min import BadInput
-from lion_min.cli import SYSTEMS, Parser, command, note, part_flags, prepare, sources, whole
+from lion_min.cli import (SYSTEMS, Parser, command, note, part_flags, prepare, sources, tags_flag,
+                          whole)
 from lion_min.pretrained.presets import PRESETS
 
 
@@ -47,6 +48,7 @@ def parser() -> Parser:
                         "of the system's last stage")
     part_flags(p.add_argument_group(
         "parts", "of a pretrained preset, where they are not what training took, or of an import"))
+    tags_flag(p)
     p.add_argument("--save", type=Path, metavar="OUT.png", help="the picture with every box")
     p.add_argument("--show", nargs="?", type=Path, const=Path(), metavar="OUT",
                    help="a panel of where the answer looked; default: IMAGE's name + _show.png "
@@ -73,6 +75,9 @@ def infer(args: argparse.Namespace) -> None:
         parse_prompt(args.prompt, image)
     torch.manual_seed(args.seed)
     system = launch.load(args.system, args.weights, args.device, args.preset, **sources(args))
+    if args.tags:
+        from lion_min.datasets.tags import TagFile
+        system.take_tags(TagFile(args.tags), args.tags)
     if args.prompt is None:
         from lion_min.dialogue import Dialogue
         Dialogue(system, args.image, args.device, lambda *answered: tell(args, *answered)).run()

@@ -69,6 +69,10 @@ def check_stage(args: argparse.Namespace) -> None:
     if (args.format or args.images) and not args.data:
         raise BadInput(f"--format {args.format}: of which data? add --data PATH" if args.format else
                        f"--images {args.images}: of which data? add --data PATH")
+    if args.tags and (args.stage not in {"lion": ("4", "all"), "lyrics": ("1", "2", "all")}.get(
+            args.system, ()) or not args.data):
+        raise BadInput(f"--tags {args.tags}: is for LION's stage 4, for Lyrics around a pretrained "
+                       "preset (or all their stages), and the pictures of --data")
     if args.preset == "tiny":
         if given := sources(args):
             raise BadInput(f"--{', --'.join(given)}: the tiny preset has its own; choose another "
@@ -93,7 +97,7 @@ def train(args: argparse.Namespace) -> None:
         out=args.out, world=args.world, seed=args.seed, resume=args.resume, device=args.device,
         labels=args.labels, steps=args.steps, lr=args.lr, precision=args.precision,
         batch=args.batch_size, data=args.data, form=args.format, images=args.images,
-        max_bad=args.max_bad, preset=args.preset,
+        max_bad=args.max_bad, tags=args.tags, preset=args.preset,
         sources=sources(args), accumulate=args.accumulate,
         checkpointing=args.checkpointing, init=args.init)
     numbers = numbers_of(args)

@@ -113,9 +113,17 @@ def data_flags(p: argparse.ArgumentParser, formats: tuple[str, ...]) -> None:
                    help="of --data; default: by its files' names, instances*.json and so on")
     p.add_argument("--images", type=Path, metavar="DIR",
                    help="the folder of the photographs, where they are not beside --data")
+    tags_flag(p)
     p.add_argument("--max-bad", type=share, default=MAX_BAD, metavar="X",
                    help="share of bad records and pictures that is left out; more stop the run; "
                         f"default: {MAX_BAD}")
+
+
+def tags_flag(p: argparse.ArgumentParser) -> None:
+    """The flag of every command in which LION may read tags of another tagger."""
+    p.add_argument("--tags", type=Path, metavar="FILE",
+                   help="LION's tags from outside: JSON lines of image, tags and scores, see "
+                        "lion_min/datasets/tags.py; default: the tag head's")
 
 
 def share(text: str) -> float:

@@ -224,6 +224,7 @@ class Options:
     form: str | None = None                # of --data; None: by its files' names
     images: Path | None = None             # the folder of its photographs; None: beside it
     max_bad: float = MAX_BAD               # the share of bad records and pictures to leave out
+    tags: Path | None = None               # LION's, from outside: datasets/tags.py
     preset: str = TINY
     sources: dict[str, str] = field(default_factory=dict)   # of the preset's parts, by their flags
     accumulate: int | None = None
@@ -253,11 +254,20 @@ class Options:
         if photos.is_photos(self.data, self.form):
             return self.photographs(takes_turns)
         scenes, batch = datasets.read_scenes(self.data, WORLDS[self.world]), self.batch or stage.batch
+        scenes, tags = self.tagged(scenes)
         if len(scenes) < batch:
             raise BadInput(f"data {str(self.data)!r}: {len(scenes)} scenes do not fill a batch of "
                            f"{batch}; add some or lower --batch-size")
         return {"scenes": scenes, "data": {"file": str(self.data),
-                                           "fingerprint": datasets.fingerprint(scenes)}}
+                                           "fingerprint": datasets.fingerprint(scenes)}} | tags
+
+    def tagged(self, pictures: list) -> tuple[list, dict]:
+        """Those of the pictures that --tags knows, and the file as "tags"; all without it."""
+        if self.tags is None:
+            return pictures, {}
+        from lion_min.datasets.tags import TagFile
+        tags = TagFile(self.tags, self.max_bad)
+        return tags.known(pictures, self.max_bad), {"tags": tags}
 
     def photographs(self, takes_turns: bool) -> dict:
         """Photographs to train on, and the questions on those held out."""
@@ -268,6 +278,7 @@ class Options:
         if self.preset == TINY:
             raise BadInput(f"data {str(self.data)!r}: photographs; the tiny preset knows the drawn "
                            "world's words alone, so choose another one, --preset clip-smollm2")
+        every, tags = self.tagged(every)
         train, held = photos.split(every)
         asked = benchmarks.some(photos.questions(held), CHECKS, self.seed)
         print(f"{len(train)} photographs to train on, {len(held)} held out, of {annotations.file} "
@@ -285,7 +296,8 @@ class Options:
             return benchmarks.score_samples(system, asked, shuffled=floor, max_bad=self.max_bad)
 
         return {"scenes": train, "max_bad": self.max_bad, "score": score,
-                "data": {"file": str(annotations.file), "fingerprint": datasets.fingerprint(every)}}
+                "data": {"file": str(annotations.file),
+                         "fingerprint": datasets.fingerprint(every)}} | tags
 
 
 def train_stage(system: str, number: int | str, o: Options, stage: Stage | None = None, **run) -> dict:
@@ -297,7 +309,12 @@ def train_stage(system: str, number: int | str, o: Options, stage: Stage | None 
     torch.manual_seed(o.seed)
     parts = parts_for(o.out, o.preset, o.sources, system=system)
     stage = fitted(system, stage, parts)
-    return run_stage(module_of(system, "system").SYSTEM(parts, stage), RunOptions(**{
+    trained, tags = module_of(system, "system").SYSTEM(parts, stage), data.pop("tags", None)
+    if tags:
+        data["data"]["tags"] = str(tags.file)
+        if trained.reads_tags:                         # LION's stages before the fourth do not
+            trained.take_tags(tags, tags.file)
+    return run_stage(trained, RunOptions(**{
         "world": o.world, "seed": o.seed, "resume": o.resume, "batch": o.batch, "init": o.init,
         "device": training.device_of(o.device), "plan": o.plan(stage.plan)} | data | run))
 

@@ -5,6 +5,7 @@ under a chat template, more embedding rows than tokens (Qwen2, T5), T5 with a he
 """
 
 import functools
+import json
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,16 @@ def write_sam(folder: Path) -> Path:
 
 def _both(folder: Path, model, processor) -> Path:
     model.save_pretrained(folder), processor.save_pretrained(folder)
+def write_dinov2(folder: Path, image: int = 32, patch: int = 8, width: int = 32,
+                 registers: int = 0) -> Path:
+    """As facebook/dinov2-small: trained on larger squares than preprocessor_config.json crops."""
+    import transformers
+    kind = "Dinov2WithRegisters" if registers else "Dinov2"
+    sizes = _tower(image + 2 * patch, patch, width) | {"mlp_ratio": 2}
+    sizes |= {"num_register_tokens": registers} if registers else {}
+    _saved(getattr(transformers, f"{kind}Model"), getattr(transformers, f"{kind}Config")(**sizes), folder)
+    crop = {"crop_size": {"height": image, "width": image}, "size": {"shortest_edge": image + 4}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(crop))
     return folder
 
 
@@ -169,6 +180,33 @@ def write_qwen2(folder: Path) -> Path:
     return folder
 
 
+def write_qwen3(folder: Path) -> Path:
+    """As Qwen/Qwen3-0.6B: heads wider than width / heads, normed queries, thoughts in the template."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+    tokenizer = _byte_pairs(eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer.chat_template = CHATML.replace("assistant\n' }}", "assistant\n' }}{% if enable_thinking is "
+                                             "false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}")
+    tokenizer.save_pretrained(folder)
+    return _saved(Qwen3ForCausalLM, Qwen3Config(
+        **_decoder(len(tokenizer) + 5), head_dim=16, bos_token_id=0, eos_token_id=2), folder)
+
+
+def write_gemma3(folder: Path) -> Path:
+    """As google/gemma-3-1b-it: a layer that sees four tokens back, norms on both sides of the MLP,
+    scaled embeddings, a template that takes no other roles than user and assistant in turn."""
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+    tokenizer = _byte_pairs(bos_token="<|endoftext|>", eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for message in messages %}{% if message['role'] != ('user', 'assistant')"
+        "[loop.index0 % 2] %}{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
+        "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] | trim + '<|im_end|>\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+    tokenizer.save_pretrained(folder)
+    return _saved(Gemma3ForCausalLM, Gemma3TextConfig(
+        **_decoder(len(tokenizer)), head_dim=16, query_pre_attn_scalar=16, sliding_window=4,
+        layer_types=["sliding_attention", "full_attention"], bos_token_id=0, eos_token_id=2), folder)
+
+
 def write_t5(folder: Path) -> Path:
     """As google/flan-t5-xl: a unigram tokenizer with 4 sentinels, rows beyond it, an own head."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -189,9 +227,11 @@ def write_t5(folder: Path) -> Path:
     return folder
 
 
-TOWERS = {"clip": write_clip, "siglip": write_siglip, "eva": write_eva}
-LLMS = {"llama": write_llama, "qwen2": write_qwen2, "t5": write_t5}
-CHAT = ("llama", "qwen2")
+TOWERS = {"clip": write_clip, "siglip": write_siglip, "eva": write_eva, "dinov2": write_dinov2,
+          "registers": functools.partial(write_dinov2, registers=4)}
+LLMS = {"llama": write_llama, "qwen2": write_qwen2, "qwen3": write_qwen3, "gemma3": write_gemma3,
+        "t5": write_t5}
+CHAT = ("llama", "qwen2", "qwen3", "gemma3")
 
 
 @pytest.fixture(scope="module")

@@ -59,9 +59,9 @@ class RefinerSystem(System):
 
     def announce(self) -> None:
         if self.parts.source is not None:
-            if not self.tagger.tags:
-                raise BadInput(f"{self.parts.out}: has no tag head, and tags prompt the detector; "
-                               "train one first, on named objects: --stage 0 --data COCO")
+            if not self.tagger.tags and not self.tags_of:
+                raise BadInput(f"{self.parts.out}: has no tag head, and tags prompt the detector; give "
+                               "--tags FILE, or train one on named objects: --stage 0 --data COCO")
             # a detector takes long: it sees a picture once
             self.model.refiner.keep = self.parts.out / self.name / "refined"
             return
@@ -93,11 +93,16 @@ class RefinerSystem(System):
         refiner = self.model.refiner
         if isinstance(refiner, TinyRefiner):
             return refiner.refine(states)
-        return refiner.refine(images, self.tagger.predict(states[-1]))
+        return refiner.refine(images, self.tags(states, images))
 
 
 class AlignmentSystem(RefinerSystem):
     """Stage 1: MQ-Former and heads on ITC, ITM, ICG and MSP."""
+
+    @property
+    def reads_tags(self) -> bool:
+        """The published refiner's detector is prompted by them; the tiny one has its tagger."""
+        return self.model.refiner is not None and not isinstance(self.model.refiner, TinyRefiner)
 
     def build(self) -> Alignment:
         return Alignment(self.settings, self.parts.vision, self.trained_refiner())

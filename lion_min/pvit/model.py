@@ -83,7 +83,7 @@ class Pvit(nn.Module):
             raise ValueError(f"unknown representation {s.representation!r}: {', '.join(SLOTS)}")
         if s.representation == "feature" and regions is None:
             raise ValueError("representation 'feature' needs a region encoder")
-        width, words = llm.width, llm.model.get_input_embeddings().weight.detach()
+        width, words = llm.width, llm.embed(torch.arange(llm.settings.vocab, device=llm.device)).detach()
         self.vision, self.llm = freeze(vision), llm
         self.mm_projector = projector(len(s.depths) * s.vision.width, s.mlp, width)
         if s.mlp and s.first_cell_id is not None:      # else tokens of zeros: a norm over them
