@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from lion_min import BadInput
-from lion_min.cli import SYSTEMS, Parser, command, part_flags, several, sources, training_flags
+from lion_min.cli import (SYSTEMS, Parser, command, part_flags, several, sources, training_flags,
+                          whole)
 from lion_min.pretrained.presets import PRESETS
 
 STAGES = {"lion": ("0", "1", "2", "3", "4", "all", "joint"), "pvit": ("1", "2", "all"),
@@ -22,6 +23,7 @@ def parser() -> Parser:
   python train.py --system pvit --stage all  PVIT's stages, from lion's stage 0
   python train.py --stage 3 --preset lion-flant5-xl --plan    what it would cost
   torchrun --nproc-per-node 2 train.py --system pvit --stage 1 --preset clip-smollm2 --data COCO
+  torchrun --nproc-per-node 4 train.py --system pvit --stage 2 --preset pvit-7b --data COCO --shard
 A stage whose earlier stages are not in --out starts from the bundled ones and says so.""")
     p.add_argument("--stage", choices=STAGES["lion"], required=True,
                    help="all: one after another; joint: everything trained together, nothing "
@@ -38,6 +40,8 @@ A stage whose earlier stages are not in --out starts from the bundled ones and s
     part_flags(p)
     p.add_argument("--plan", action="store_true",
                    help="train nothing; print what it would take: parameters, memory, FLOPs")
+    p.add_argument("--processes", type=whole(1, 4096), metavar="N",
+                   help="with --plan --shard: how many processes share the model")
     training_flags(p)
     return p
 
@@ -66,6 +70,9 @@ def check_stage(args: argparse.Namespace) -> None:
             args.stage == "0" and args.system == "lion" and not args.part)):
         raise BadInput(f"--init: goes on from one stage, not from {args.system}'s {args.stage}; "
                        "leave it out, or name one --part of lion's stage 0")
+    if (args.processes is not None) != (args.plan and args.shard):
+        raise BadInput("--plan --shard: add --processes N, how many share the model" if args.shard
+                       else "--processes: goes with --plan --shard; leave it out")
     if (args.format or args.images) and not args.data:
         raise BadInput(f"--format {args.format}: of which data? add --data PATH" if args.format else
                        f"--images {args.images}: of which data? add --data PATH")
@@ -99,7 +106,7 @@ def train(args: argparse.Namespace) -> None:
         batch=args.batch_size, data=args.data, form=args.format, images=args.images,
         max_bad=args.max_bad, tags=args.tags, preset=args.preset,
         sources=sources(args), accumulate=args.accumulate,
-        checkpointing=args.checkpointing, init=args.init)
+        checkpointing=args.checkpointing, shard=args.shard, init=args.init)
     numbers = numbers_of(args)
     if args.plan:
         print(costs(args))
@@ -141,7 +148,8 @@ def costs(args: argparse.Namespace) -> str:
     from lion_min.pretrained import plan
     numbers = [n for n in numbers_of(args) if n or args.stage == "0"]
     return plan.table(args.system, args.preset, numbers, args.batch_size or 16,
-                      args.precision or "bf16", args.accumulate or 1, args.checkpointing)
+                      args.precision or "bf16", args.accumulate or 1, args.checkpointing,
+                      args.processes)
 
 
 if __name__ == "__main__":

@@ -80,6 +80,9 @@ def training_flags(p: argparse.ArgumentParser) -> None:
                    help="batches a step, one after another; default: 1")
     p.add_argument("--checkpointing", action="store_true",
                    help="recompute the LLM's layers in backward: less memory, more time")
+    p.add_argument("--shard", action="store_true",
+                   help="under torchrun: share one model among the processes, for one that is "
+                        "larger than a GPU")
     p.add_argument("--lr", type=positive, metavar="X", help="highest learning rate")
     p.add_argument("--seed", type=whole(0), default=0, metavar="N")
     p.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")

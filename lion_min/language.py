@@ -95,6 +95,7 @@ class LanguageModel(nn.Module):
     def __init__(self, settings: LanguageSettings, model: nn.Module | None = None):
         super().__init__()
         self.notes: list[str] = []         # of the last `generate`, for the user
+        self.equal_calls = False           # processes that share the layers call them equally often
         self.settings = settings
         self.model = model if model is not None else build(settings)
         self.encoder_decoder = settings.family == "t5"
@@ -221,7 +222,8 @@ class LanguageModel(nn.Module):
     def _groups(self, embeds: Tensor, text: TextBatch, shared: Tensor | Prefix | None,
                 own: Tensor | None) -> list[tuple]:
         """The batch, or its long and its short rows apart, behind the same prefix."""
-        groups = [] if self.encoder_decoder else alike(text.mask.sum(1))
+        whole = self.encoder_decoder or self.equal_calls
+        groups = [] if whole else alike(text.mask.sum(1))
         if len(groups) < 2:
             return [(embeds, text, shared, own)]
         prefix, parts = self._behind(embeds, text.mask, shared, None)[2], []

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from lion_min import BadInput, checkpoints, scores, training
-from lion_min.cli import MAX_BAD, PART_FLAGS, SYSTEMS
+from lion_min.cli import MAX_BAD, PART_FLAGS, SYSTEMS, several
 from lion_min.features import readable
 from lion_min.left_out import LeftOut, note
 from lion_min.parts import TINY, WEIGHTS, Parts, run_folder, stage_name, tiny_parts
@@ -229,6 +229,7 @@ class Options:
     sources: dict[str, str] = field(default_factory=dict)   # of the preset's parts, by their flags
     accumulate: int | None = None
     checkpointing: bool = False
+    shard: bool = False                    # one model among the processes of torchrun
     init: Path | None = None               # a run of the same stage to go on from
 
     def plan(self, plan: Plan) -> Plan:
@@ -236,11 +237,16 @@ class Options:
         slow = not training.multiplies_bf16(training.device_of(self.device))
         wanted = {"steps": self.steps, "lr": self.lr,
                   "precision": self.precision or ("fp32" if slow else None),
-                  "accumulate": self.accumulate, "checkpointing": self.checkpointing or None}
+                  "accumulate": self.accumulate, "checkpointing": self.checkpointing or None,
+                  "shard": self.shard or None}
         return replace(plan, seed=self.seed, **{k: v for k, v in wanted.items() if v is not None})
 
-    def check_paths(self) -> None:
-        """Raises BadInput where --out cannot be written or --init holds no run, before any work."""
+    def check(self) -> None:
+        """Raises BadInput, before any work, where --out cannot be written, --init holds no run or
+        --shard has nobody to share with."""
+        if self.shard and not several():
+            raise BadInput("--shard: shares one model among processes; start them with torchrun "
+                           "--nproc-per-node N train.py ..., or leave --shard out")
         checkpoints.check_writable(self.out)
         if self.init is not None:
             checkpoints.load_json(Path(self.init) / checkpoints.CONFIG)
@@ -303,7 +309,7 @@ class Options:
 def train_stage(system: str, number: int | str, o: Options, stage: Stage | None = None, **run) -> dict:
     """One stage of a system (or `stage`, a variant of it); its scores 'before' and 'after'."""
     stage = stage or stage_of(system, number)
-    o.check_paths()
+    o.check()
     takes_turns = scores.takes_turns(module_of(system, "system").SYSTEM)
     data = o.scenes(stage, takes_turns) if number else {}   # a stage 0 learns from scenes it makes
     torch.manual_seed(o.seed)

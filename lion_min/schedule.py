@@ -25,6 +25,7 @@ class Plan:
     seed: int = 0
     accumulate: int = 1  # shards of a step that each process takes one after another
     checkpointing: bool = False  # transformers' layers run again in backward: less memory
+    shard: bool = False  # several processes share one model (parallel.py) instead of one each
 
     def __post_init__(self):
         checks = {"steps": (self.steps >= 1, "at least 1"),

@@ -20,7 +20,7 @@ from lion_min.features import Features, features_of
 from lion_min.parts import TINY, load_init, stage_name
 from lion_min.recipe import ROUNDS, Plan, Round, Stage
 from lion_min.scenes import WORLDS, Scene, make_scene
-from lion_min.trainable import count_parameters, halve_frozen, only_trainable
+from lion_min.trainable import count_parameters, halve_frozen, layers_of, only_trainable
 
 POOL = 16384                               # training scenes of a run
 DRAWS = 100                                # of other scenes, in the place of unreadable pictures
@@ -123,14 +123,19 @@ def run_stage(system, o: RunOptions) -> dict:
     stage, parts, model = system.stage, system.parts, system.model
     plan, batch = o.plan or stage.plan, o.batch or stage.batch
     system.announce()
-    model.to(o.device), parts.vision.to(o.device), system.tagger.to(o.device)
     encoder_trains = any(n.startswith("vision.") for n in only_trainable(model, stage.trains))
     load_start(system, o.init)
     print(count_parameters(dict(model.named_children())))
     halved = parts.preset != TINY and plan.precision == "bf16"
     if halved:
         halve_frozen(*(m for n, m in model.named_children() if n in ("vision", "llm")))
-    precision = torch.autocast(torch.device(o.device).type, torch.bfloat16, halved)
+    if plan.shard and hasattr(model, "llm"):
+        parallel.shard(model, layers_of(model.llm, "--shard"), torch.device(o.device))
+        model.llm.equal_calls = True
+    for part in (model, parts.vision, system.tagger):
+        part.to(o.device)
+    precision = torch.autocast(torch.device(o.device).type, torch.bfloat16, enabled=halved,
+                               cache_enabled=not plan.shard)
     before = score(system, o, precision)
     scenes = o.scenes or [make_scene(WORLDS[o.world], "train", o.seed, i)
                           for i in range(16 * o.pool if encoder_trains else o.pool)]
@@ -169,4 +174,5 @@ def load_start(system, init: Path | None) -> None:
 def score(system, o: RunOptions, precision) -> dict:
     """The scores of the system as it is now, without gradients, in the run's precision."""
     with torch.no_grad(), precision:
-        return o.score(system) if o.score else system.score(WORLDS[o.world], o.seed, o.checks)
+        return parallel.within(system.model, lambda: o.score(system) if o.score else
+                               system.score(WORLDS[o.world], o.seed, o.checks))

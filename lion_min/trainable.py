@@ -80,6 +80,22 @@ def count_parameters(parts: dict[str, nn.Module]) -> str:
     return "\n".join(rows)
 
 
+# ---- transformers' layers ------------------------------------------------------------------
+def layers_of(model: nn.Module, wanted_by: str) -> list[nn.Module]:
+    """Every transformers layer in `model`; BadInput, which names the option, where there is none."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not layers:
+        raise BadInput(f"{wanted_by}: this stage's model has no transformers layer; leave it out")
+    return layers
+
+
+def layer_number(layer: nn.Module) -> int:
+    """The layer's place in a key-value cache."""
+    numbers = (getattr(part, "layer_idx", None) for part in layer.modules())
+    return next((n for n in numbers if n is not None), 0)
+
+
 # ---- gradient checkpointing ----------------------------------------------------------------
 def checkpoint_layers(model: nn.Module) -> None:
     """Every transformers layer in `model` keeps its input alone and runs again in backward.
@@ -87,16 +103,9 @@ def checkpoint_layers(model: nn.Module) -> None:
     A frozen LLM needs that as much as a trained one: the gradient passes through all its layers
     to what stands before it. transformers' own switch works in train mode only, where a frozen
     LLM would drop out. Adapters and LoRA hang inside the layers and run again with them.
-    BadInput when there is no such layer.
     """
-    from transformers.modeling_layers import GradientCheckpointingLayer
-    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
-    if not layers:
-        raise BadInput("checkpointing: this stage's model has no transformers layer; leave it out")
-    for layer in layers:
-        numbers = (getattr(part, "layer_idx", None) for part in layer.modules())
-        number = next((n for n in numbers if n is not None), 0)
-        layer.forward = _run_again(layer.forward, number)
+    for layer in layers_of(model, "checkpointing"):
+        layer.forward = _run_again(layer.forward, layer_number(layer))
 
 
 def _run_again(forward: Callable, number: int) -> Callable:

@@ -31,8 +31,9 @@ from lion_min.trainable import checkpoint_layers, parameter_groups
 
 LOG = "log.jsonl"
 StepLoss = Callable[..., tuple[Tensor, dict[str, float | Tensor]]]  # (step) or (step, shard)
+NO_LLM = "--shard: shares the layers of an LLM, and this stage has none; leave it out"
 NO_FAULT = str                             # says "", as `fault` of `run` where nothing can go wrong
-NO_RESULT = ("save_every", "checkpointing", "accumulate")  # settings that change no number:
+NO_RESULT = ("save_every", "checkpointing", "accumulate", "shard")  # settings that change no number:
 # accumulate counts through `shards`, which two processes have as well as one does
 
 
@@ -70,13 +71,16 @@ def run(model: nn.Module, step_loss: StepLoss, plan: Plan, out: Path | str, conf
     Writes a run's folder (checkpoints/runs.py) every `save_every` steps and at the end. On Ctrl-C or
     SIGTERM the step is finished and saved, then KeyboardInterrupt. `resume` goes on from
     out/state.safetensors; BadInput if that run had other settings or other data. Under torchrun
-    every process calls this, all stop after the same step, and the first alone writes. fault says
+    every process calls this, all stop after the same step, and the first alone writes; a model that
+    they share was sharded before (parallel.shard). fault says
     after a step why it must be the last one, or ""; then BadInput, in every process.
     """
     start, out, device = time.perf_counter(), Path(out), torch.device(device)
     parallel.start()
     first, shards = parallel.is_first(), plan.accumulate * parallel.world()
     config = checkpoints.as_json(config | {"plan": asdict(plan), "shards": shards})
+    if plan.shard and not parallel.sharded(model):
+        raise BadInput(NO_LLM)
     model.to(device).train()
     if plan.checkpointing:
         checkpoint_layers(model)
@@ -87,7 +91,7 @@ def run(model: nn.Module, step_loss: StepLoss, plan: Plan, out: Path | str, conf
     done = _resume(out, optimizer, config) if resume else _check_free(out, config)
     compute = parallel.spread(parallel.Step(model, step_loss))  # after all have read the state
     record = _open_log(out, done) if first else {}
-    if done and first:  # a kill may have come after state.safetensors, before model.safetensors
+    if done:  # a kill may have come after state.safetensors, before model.safetensors
         checkpoints.save_run(out, checkpoints.trainable_state(model), config)
     with _stop_requests() as stop, progress_bar(total=plan.steps, initial=done, desc=out.name,
                                                 disable=quiet or not first) as bar:
@@ -99,7 +103,7 @@ def run(model: nn.Module, step_loss: StepLoss, plan: Plan, out: Path | str, conf
             bar.update()
             asked, faults = zip(*parallel.gather([bool(stop), fault()]))
             leaving = any(asked) or any(faults) or step + 1 == plan.steps
-            if first and (leaving or (step + 1) % plan.save_every == 0):
+            if leaving or (step + 1) % plan.save_every == 0:
                 checkpoints.save_state(out, optimizer, step + 1, {"config": config})
                 checkpoints.save_run(out, checkpoints.trainable_state(model), config)
             if any(faults):
@@ -125,7 +129,7 @@ def _train_step(optimizer: torch.optim.Optimizer, compute: nn.Module, step: int,
     parts = _means([shard for process in parallel.gather(mine) for shard in process])
     loss = parts.pop("")
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = float(clip_grad_norm_(parameters, plan.clip))
+    norm = float(parallel.whole(clip_grad_norm_(parameters, plan.clip)))
     if not math.isfinite(loss + norm):  # in one process; then the mean is so in every one
         told = ", ".join(f"{name} {value:.4g}" for name, value in parts.items())
         raise NonFinite(f"step {step}: loss {loss:.4g} ({told}), gradient norm {norm:.4g}; "
@@ -142,7 +146,9 @@ def _backward(compute: nn.Module, step: int, turn: int, plan: Plan,
     if plan.accumulate * parallel.world() > 1:  # dropout, too, goes by the shard, not the process
         torch.manual_seed(random.Random(f"{plan.seed}/{step}/{shard}").getrandbits(63))
     with parallel.averaging(compute, last=turn + 1 == plan.accumulate):
-        with torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
+        # no cache: it would keep a copy of every weight of a sharded model
+        with torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16",
+                            cache_enabled=not plan.shard):
             loss, parts = compute(step, shard)
         (loss / plan.accumulate).backward()
     return {name: value.item() for name, value in ({"": loss.detach()} | parts).items()}

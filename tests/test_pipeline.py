@@ -64,7 +64,10 @@ def stage_of(number: int, system: str = "lion"):
     ("--stage 0 --system pvit", "stage 0 is shared"), ("--stage 0 --data .", "--data"),
     ("--stage 1 --data .", "scenes.jsonl"), ("--stage 3 --system lmeye", "has the stages"),
     ("--stage 1 --world huge", "--world"), (f"--stage 2 --out {__file__}", "not a folder"),
-    (f"--stage all --out {__file__}/x", "not a f"), ("--stage 2 --init nowhere", "nowhere")])
+    (f"--stage all --out {__file__}/x", "not a f"), ("--stage 2 --init nowhere", "nowhere"),
+    ("--stage 2 --shard", "start them with torchrun"), ("--stage 2 --processes 2", "--plan --shard"),
+    ("--stage 1 --plan --shard", "--processes N"),
+    ("--system lyrics --stage 1 --plan --shard --processes 2", "stage has none")])
 def test_bad_command_lines(called, capsys, argv, told):
     """Guards: a mistake that trains something else, or a traceback."""
     refused(call(train.main, capsys, *argv.split()), told)

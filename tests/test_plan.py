@@ -184,6 +184,22 @@ def test_memory_adds_up():
     assert many.samples == 3 * BATCH and replace(many, samples=BATCH) == full
 
 
+@pytest.mark.parametrize("system, preset, width, ffn, count", [
+    ("pvit", "pvit-7b", 4096, 11008, 32), ("lyrics", "lyrics-vicuna13b", 5120, 13824, 40)])
+def test_processes_that_share_a_model_hold_their_parts(system, preset, width, ffn, count):
+    """Moments or frozen layers that every process holds whole; left out, what is whole for a while:
+    two layers and all that trains outside the layers."""
+    alone, four = (plan.plan(system, preset, [2], 8, "bf16", 1, True, n)[0] for n in (None, 4))
+    layer, frozen = 4 * width ** 2 + 3 * width * ffn + 2 * width, alone.total - alone.trained
+    if system == "pvit":                   # trains the LLM
+        moving = alone.trained / 4 + 2 * layer + (alone.trained - count * layer)
+    else:                                  # LoRA, queries and projection lie outside its layers
+        moving, frozen = alone.trained / 4 + alone.trained, frozen - layer * (count * 3 / 4 - 2)
+    sizes = [x * plan.GIB for x in (four.weights, four.gradients, four.moments)]
+    assert sizes == pytest.approx([4 * moving + 2 * frozen, 4 * moving, 2 * alone.trained])
+    assert four.activations <= alone.activations and four.samples == 4 * alone.samples == 32
+
+
 def test_the_table_says_it_all():
     """A column under another's head; a stage or a part that is not printed."""
     lines = plan.table("pvit", "tiny", (1, 2), 2, "fp32").splitlines()

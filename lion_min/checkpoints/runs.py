@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from lion_min import BadInput, __version__, check_file
+from lion_min import BadInput, __version__, check_file, parallel
 
 MODEL, CONFIG, STATE = "model.safetensors", "config.json", "state.safetensors"
 SCORES = "scores.json"
@@ -103,8 +103,15 @@ def load_json(path: Path | str) -> dict:
 # ---- a model's parameters ------------------------------------------------------------------
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
     """CPU copies of the parameters with requires_grad, by name; a tied one once. No buffers."""
-    return {name: parameter.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {name: _copy(parameter) for name, parameter in model.named_parameters()
+            if parameter.requires_grad}
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """On the CPU, whole. Every process must ask for a tensor that they share; the first gets it."""
+    tensor = parallel.whole(tensor.detach())
+    return tensor.to("cpu", copy=True, memory_format=torch.contiguous_format) \
+        if parallel.is_first() else tensor.new_empty(0)
 
 
 def load_into(module: nn.Module, tensors: dict[str, Tensor], where: Path | str,
@@ -126,7 +133,7 @@ def copy_into(parameters: dict[str, Tensor], tensors: dict[str, Tensor], where: 
     """Copies named tensors into parameters or buffers; BadInput as `check_fits`."""
     check_fits(parameters, tensors, where, mend)
     for name, parameter in parameters.items():
-        parameter.copy_(tensors[name])
+        parameter.copy_(parallel.part_of(tensors[name], parameter))
 
 
 def check_fits(parameters: dict[str, Tensor], tensors: dict[str, Tensor], where: Path | str,
@@ -156,7 +163,10 @@ def first(names: list[str], count: int = 3) -> str:
 
 # ---- a run: what inference needs -----------------------------------------------------------
 def save_run(folder: Path | str, tensors: dict[str, Tensor], config: dict) -> None:
-    """Writes model.safetensors and config.json; the model's header repeats the settings."""
+    """Writes model.safetensors and config.json, in the first process; the model's header repeats
+    the settings."""
+    if not parallel.is_first():
+        return
     config = as_json(config | {"versions": versions()})
     save_tensors(tensors, Path(folder) / MODEL, {"lion_min": json.dumps(config)})
     save_json(config, Path(folder) / CONFIG)
@@ -222,15 +232,17 @@ def check_writable(folder: Path | str) -> None:
 # ---- a run: what resuming needs ------------------------------------------------------------
 def save_state(folder: Path | str, optimizer: torch.optim.Optimizer, step: int,
                extra: dict) -> None:
-    """Writes state.safetensors after `step` finished steps; `extra` is any JSON object.
+    """Writes state.safetensors after `step` finished steps, in the first process; all call it.
 
-    The optimizer must know its parameters' names: groups of (name, parameter) pairs.
+    extra: any JSON object. The optimizer must know its parameters' names: groups of (name, parameter) pairs.
     """
     named = _named(optimizer)
-    tensors = {f"parameter/{name}": parameter for name, parameter in named.items()}
+    tensors = {f"parameter/{name}": _copy(parameter) for name, parameter in named.items()}
     for name, parameter in named.items():
-        tensors |= {f"{kind}/{name}": value
+        tensors |= {f"{kind}/{name}": _copy(value)
                     for kind, value in optimizer.state.get(parameter, {}).items()}
+    if not parallel.is_first():
+        return
     tensors["rng/cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors |= {f"rng/{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
@@ -260,7 +272,9 @@ def load_state(folder: Path | str, optimizer: torch.optim.Optimizer) -> tuple[in
     copy_into(named, kinds["parameter"], path)
     for name, parameter in named.items():
         optimizer.state[parameter] = {  # plain AdamW counts its steps on the CPU
-            kind: kinds[kind][name].to("cpu" if kind == "step" and not fused else parameter.device)
+            kind: kinds[kind][name].to("cpu" if not fused else parameter.device)
+            if kind == "step" else
+            parallel.part_of(kinds[kind][name].to(parameter.device), parameter)
             for kind in MOMENTS if name in kinds[kind]}
     torch.set_rng_state(kinds["rng"].pop("cpu"))
     for device, rng in kinds["rng"].items():

@@ -14,6 +14,10 @@ with checkpointing each layer's input and the inside of one layer. Frozen weight
 bf16, trained ones fp32, of which autocast makes a copy. Not counted: what lives inside one
 operation, the allocator's gaps, CUDA (about half a GiB), a published Lyrics' refiner.
 
+Processes that share a model (parallel.shard) each hold their part of the LLM's layers and of what
+trains outside them, with gradients and moments; all that is frozen outside; and whole, for a
+while: what trains outside, with its gradients, and two layers, one that runs and the next one.
+
 Symbols: V patches and CLS, Q queries, M objects, T tokens, K keys.
 """
 
@@ -37,7 +41,8 @@ from lion_min.published.regionclip import RegionCLIP
 from lion_min.pvit.region_encoder import TinyRegions, TinyRegionSettings
 from lion_min.scenes import WORLDS
 from lion_min.tokenizer import TinyTokenizer
-from lion_min.trainable import matches, only_trainable
+from lion_min.trainable import layers_of, matches, only_trainable
+from lion_min.training import NO_LLM
 from lion_min.vision import TagHead, VisionEncoder, VisionSettings
 
 GIB = 2 ** 30
@@ -72,10 +77,12 @@ class StageCost:
 
 
 def plan(system: str, preset: str, stages: Iterable[int], batch: int, precision: str,
-         accumulate: int = 1, checkpointing: bool = False) -> list[StageCost]:
-    """The cost of each stage. batch: samples of one pass; precision: 'fp32' or 'bf16'.
-    BadInput for an unknown preset or stage, or a number below 1."""
-    for name, value in (("batch", batch), ("accumulate", accumulate)):
+         accumulate: int = 1, checkpointing: bool = False, processes: int | None = None
+         ) -> list[StageCost]:
+    """The cost of each stage. batch: samples of one pass; precision: 'fp32' or 'bf16'; processes:
+    how many share the model. BadInput for an unknown preset or stage, or a number below 1."""
+    counts = {"batch": batch, "accumulate": accumulate, "processes": processes or 1}
+    for name, value in counts.items():
         if value < 1:
             raise BadInput(f"{name} {value!r}: must be at least 1")
     if precision not in ("fp32", "bf16"):
@@ -84,14 +91,39 @@ def plan(system: str, preset: str, stages: Iterable[int], batch: int, precision:
     for number in stages:
         model = build(system, preset, number)
         parts, rules = by_part(model), tokens(system, model.settings, number)
-        trained = sum(trained for _, trained in parts.values())
-        frozen = sum(count for count, _ in parts.values()) - trained
+        weights, gradients, moments, copies = held(model, size, processes, checkpointing)
         forward, backward, saved = work(model, rules, size, preset != "tiny", checkpointing)
         costs.append(StageCost(
-            number, parts, weights=(frozen * size + trained * 4) / GIB, gradients=trained * 4 / GIB,
-            moments=trained * 8 / GIB, forward=forward, backward=backward, tokens=rules["LLM"],
-            activations=(saved * batch + trained * 2 * (size == 2)) / GIB, samples=batch * accumulate))
+            number, parts, weights / GIB, gradients / GIB, moments / GIB, forward=forward,
+            backward=backward, tokens=rules["LLM"], activations=(saved * batch + copies) / GIB,
+            samples=batch * accumulate * (processes or 1)))
     return costs
+
+
+def held(model: nn.Module, size: int, processes: int | None, checkpointing: bool
+         ) -> tuple[float, float, float, float]:
+    """Bytes of one process: weights, gradients, AdamW's moments, autocast's copies of weights.
+    size: bytes of a frozen number; processes: how many share the model, None: it has its own."""
+    if processes and not hasattr(model, "llm"):
+        raise BadInput(NO_LLM)
+    layers = layers_of(model.llm, "--shard") if processes else []
+    layers = [_counts(layer) for layer in layers] or [(0, 0)]
+    (frozen, trained), (frozen_in, trained_in) = _counts(model), map(sum, zip(*layers))
+    frozen_layer, trained_layer = max(layers, key=sum)
+    N, outside = processes or 1, (trained - trained_in) * bool(processes)
+    whole = 2 * trained_layer + outside            # for a while, beside this process's part
+    copies = outside + trained_layer if processes and checkpointing else trained
+    frozen += 2 * frozen_layer - frozen_in * (1 - 1 / N)
+    return (size * frozen + 4 * (trained / N + whole), 4 * (trained / N + whole), 8 * trained / N,
+            2 * copies * (size == 2))
+
+
+def _counts(module: nn.Module) -> tuple[int, int]:
+    """Frozen and trained numbers; a shared parameter counts once."""
+    counts = Counter()
+    for p in module.parameters():
+        counts[p.requires_grad] += p.numel()
+    return counts[False], counts[True]
 
 
 def by_part(model: nn.Module) -> dict[str, tuple[int, int]]:
@@ -283,11 +315,12 @@ def _module(name: str, module: nn.Module, rules: dict[str, int], size: int, fuse
 # ---- the table -----------------------------------------------------------------------------------
 
 def table(system: str, preset: str, stages: Iterable[int], batch: int, precision: str,
-          accumulate: int = 1, checkpointing: bool = False) -> str:
+          accumulate: int = 1, checkpointing: bool = False, processes: int | None = None) -> str:
     """`plan` as text."""
-    costs = plan(system, preset, stages, batch, precision, accumulate, checkpointing)
+    costs = plan(system, preset, stages, batch, precision, accumulate, checkpointing, processes)
+    among = f", each of {processes} processes that share it" * bool(processes)
     columns = "".join(f"{n:>9}" for n in ("weights", "grads", "AdamW", "activ.", "GiB"))
-    lines = [f"{system} {preset}: batch {batch}, {precision}{', checkpointing' * checkpointing}; "
+    lines = [f"{system} {preset}: batch {batch}, {precision}{', checkpointing' * checkpointing}{among}; "
              f"{PROMPT} prompt and {ANSWER} answer tokens a sample",
              f"{'stage':<6}{'all M':>10}{'trained M':>11}{columns}{'tokens':>8}{'TFLOP/sample':>14}"
              f"{'samples/step':>14}"]

@@ -21,7 +21,7 @@ from lion_min.training import device_of
 
 def train_part(part: str, o: Options) -> None:
     """One part of stage 0."""
-    o.check_paths()
+    o.check()
     labels = {"labels": o.labels} if part == "vision" and o.labels else {}
     stage0.train(part, o.out, o.world, o.seed, o.resume, device_of(o.device),
                  o.plan(stage0.PLANS[part]), init=o.init, batch=o.batch, **labels)
@@ -36,7 +36,7 @@ def train_parts(o: Options) -> None:
 def train_all(o: Options, script: Path) -> None:
     """Every weight from nothing. What does not wait for each other runs in two processes: the
     ViT and the T5 beside the Llama, then stage 1 beside stage 2; stages 3 and 4 in this one."""
-    o.check_paths()
+    o.check()
     o.scenes(stage_of(LION, 4))                  # a mistake in --data shows before stage 0
     minutes, apart = {}, (1, 2)
     with timed("0", minutes):
