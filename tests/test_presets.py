@@ -249,3 +249,17 @@ def test_lyrics_without_tags_says_how_to_get_them(place, tmp_path, capsys):
     code, _, err = call(train.main, capsys, *stage(tmp_path, "clip-smollm2", "lyrics", "1",
                                                    CELLS["clip-smollm2", "lyrics"][1]))
     assert code == 2 and err.count("\n") == 1 and "--stage 0" in err
+
+
+def test_lyrics_takes_tags_from_outside(place, tmp_path, capsys):
+    """Guards: the detector led by no tags where the user has RAM's; tags that training alone reads."""
+    file = tmp_path / "tags.jsonl"
+    file.write_text("\n".join(json.dumps({"image": f"{i}.jpg", "tags": ["star"]}) for i in range(10)))
+    parts = [*CELLS["clip-smollm2", "lyrics"][1], "--tags", file]
+    code, _, err = call(train.main, capsys, *stage(tmp_path, "clip-smollm2", "lyrics", "1", parts))
+    assert code == 0, err
+    kept = [lyrics_refiner.read(path).tags for path in (tmp_path / "lyrics/refined").iterdir()]
+    assert len(kept) == 10 and all(tags == [["star"]] for tags in kept)
+    code, _, err = call(infer.main, capsys, "coco/images/0.jpg", "What?", "--system", "lyrics", "--weights",
+                        place / "imported-lyrics", *IMPORTS["lyrics"], "--tags", file)
+    assert code == 0, err
