@@ -143,6 +143,9 @@ def write_sam(folder: Path) -> Path:
 
 def _both(folder: Path, model, processor) -> Path:
     model.save_pretrained(folder), processor.save_pretrained(folder)
+    return folder
+
+
 def write_dinov2(folder: Path, image: int = 32, patch: int = 8, width: int = 32,
                  registers: int = 0) -> Path:
     """As facebook/dinov2-small: trained on larger squares than preprocessor_config.json crops."""

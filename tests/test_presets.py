@@ -260,6 +260,6 @@ def test_lyrics_takes_tags_from_outside(place, tmp_path, capsys):
     assert code == 0, err
     kept = [lyrics_refiner.read(path).tags for path in (tmp_path / "lyrics/refined").iterdir()]
     assert len(kept) == 10 and all(tags == [["star"]] for tags in kept)
-    code, _, err = call(infer.main, capsys, "coco/images/0.jpg", "What?", "--system", "lyrics", "--weights",
-                        place / "imported-lyrics", *IMPORTS["lyrics"], "--tags", file)
+    code, _, err = call(infer.main, capsys, "coco/images/0.jpg", "What?", "--system", "lyrics",
+                        "--weights", place / "imported-lyrics", *IMPORTS["lyrics"], "--tags", file)
     assert code == 0, err
