@@ -142,7 +142,8 @@ def write_sam(folder: Path) -> Path:
 
 
 def _both(folder: Path, model, processor) -> Path:
-    model.save_pretrained(folder), processor.save_pretrained(folder)
+    for part in (model, processor):
+        part.save_pretrained(folder)
     return folder
 
 
