@@ -60,6 +60,7 @@ class System:
 
     ANSWERS: tuple[int | str, ...] = ()    # the stages that answer; the last is bundled
     wordings: tuple[str, ...] = ()         # questions that it is taught beside wordings.py
+    keeps_pictures = False                 # beside their states, in what `encode` returns
     reads: Callable[[Image.Image, str], tuple[str, list[str]]] | None = None   # of the tiny preset:
                                            # -> the prompt with its slips mended, notes for a Reply
     open_stage: Callable[[int], System] | None = None   # another stage of an opened run

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from lion_min.parts import TINY
@@ -13,7 +14,7 @@ from lion_min.pvit.instructions import scene_instructions
 from lion_min.pvit.instructions.questions import TEMPLATES
 from lion_min.pvit.model import Pvit, around, tiny
 from lion_min.pvit.prompt import Turn, make_inputs
-from lion_min.pvit.region_encoder import TinyRegions
+from lion_min.pvit.region_encoder import CropRegions, TinyRegions
 from lion_min.scenes import Scene, World
 from lion_min.system import System
 from lion_min.questions import examples
@@ -36,12 +37,26 @@ class PvitSystem(System):
         settings = tiny(p.vision.settings, len(p.tokenizer), kind) if p.preset == TINY \
             else around(p.vision.settings, p.llm.settings, len(p.tokenizer), kind)
         settings = replace(settings, **self.stage.changes)
-        return Pvit(settings, p.vision, p.llm, TinyRegions(settings.regions))
+        if p.preset == TINY:
+            return Pvit(settings, p.vision, p.llm, TinyRegions(settings.regions))
+        model = Pvit(settings, p.vision, p.llm, CropRegions(settings.regions, p.vision))
+        # LLaVA's projection is trained before the paper's stage 1, this one in stage 2.
+        model.sees_image = "mm_projector" in self.stage.trains
+        return model
+
+    @property
+    def keeps_pictures(self) -> bool:
+        """Whether `encode` gives the pictures on, for boxes to be cut out."""
+        return isinstance(getattr(self.model, "regions", None), CropRegions)
 
     @property
     def depths(self) -> set[int]:
         s = self.model.settings
-        return {*s.depths, *s.regions.depths, s.vision.blocks}
+        return {*s.depths, *getattr(s.regions, "depths", ()), s.vision.blocks}
+
+    def encode(self, images: list[Image.Image]) -> dict:
+        features = super().encode(images)
+        return features | ({"pictures": images} if self.keeps_pictures else {})
 
     def batch_loss(self, round_, scenes, features, rng) -> tuple[Tensor, dict[str, Tensor]]:
         """In an 'instructions' round the questions are region instructions; every turn of a
@@ -49,7 +64,8 @@ class PvitSystem(System):
         samples = [sample for scene in scenes for sample in self.samples(scene, round_.tasks, rng)]
         questions, answers, earlier = map(list, zip(*samples))
         return self.model(make_inputs(
-            self.model, self.tokenizer, features["states"], questions, answers, earlier, train=True,
+            self.model, self.tokenizer, features["states"], questions, answers, earlier,
+            features.get("pictures"), train=not self.keeps_pictures,   # a kept crop has a fixed box
             generator=torch.Generator().manual_seed(rng.getrandbits(32))))
 
     @staticmethod
@@ -63,7 +79,8 @@ class PvitSystem(System):
     def answer(self, features: dict, prompts: list[str],
                turns: list[list[Turn]] | None = None, **options) -> list[str]:
         """One answer a picture; turns: what each sample asked and answered before."""
-        x = make_inputs(self.model, self.tokenizer, features["states"], prompts, turns=turns)
+        x = make_inputs(self.model, self.tokenizer, features["states"], prompts, turns=turns,
+                        maps=features.get("pictures"))
         return [self.tokenizer.decode(row) for row in self.model.generate(x, **options).tolist()]
 
     def report(self, world: World, count: int, seed: int) -> dict:
