@@ -56,7 +56,7 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Box], labels: Sequence[str],
 def frames(image: Image.Image, boxes: Sequence[Box], colours: Sequence[str]) -> Image.Image:
     """An enlarged copy with the boxes' frames, each with a dark rim that shows on any background."""
     picture = enlarge(image)
-    pen, line = ImageDraw.Draw(picture), max(2, min(picture.size) // 160)
+    pen, line = ImageDraw.Draw(picture), max(2, min(picture.size) // 110)
     for box, colour in zip(boxes, colours):
         corners = _corners(box, picture.size)
         pen.rectangle(corners, outline=INK, width=line + 2)
@@ -116,21 +116,31 @@ def wrap(text: str, font: ImageFont.FreeTypeFont, width: int, most: int = 3) -> 
     return lines + [fit(" ".join(words), font, width)] if words else lines
 
 
+def legend_lines(entries: Sequence[Entry], size: int,
+                 width: int) -> list[tuple[str | None, int, str]]:
+    """(colour of a swatch or None, indent, words) of each line: long entries take several."""
+    lines = []
+    for colour, text in entries:
+        indent = round(size * 0.8) + size // 2 if colour else 0
+        for i, line in enumerate(wrap(text, font_of(size), width - indent)):
+            lines.append((None if i else colour, indent, line))
+    return lines
+
+
 def write_legend(pen: ImageDraw.ImageDraw, left: int, top: int, width: int,
                  entries: Sequence[Entry], size: int) -> None:
     """Write entries below one another, `legend_height` in all."""
     font, swatch = font_of(size), round(size * 0.8)
-    for i, (colour, text) in enumerate(entries):
-        y, indent = top + i * round(size * 1.5), 0
+    for i, (colour, indent, text) in enumerate(legend_lines(entries, size, width)):
+        y = top + i * round(size * 1.5)
         if colour:
             pen.rectangle((left, y + size // 6, left + swatch, y + size // 6 + swatch),
                           fill=colour, outline=INK)
-            indent = swatch + size // 2
-        pen.text((left + indent, y), fit(text, font, width - indent), font=font, fill=INK)
+        pen.text((left + indent, y), text, font=font, fill=INK)
 
 
-def legend_height(entries: Sequence[Entry], size: int) -> int:
-    return round(size * 1.5) * len(entries)
+def legend_height(entries: Sequence[Entry], size: int, width: int) -> int:
+    return round(size * 1.5) * len(legend_lines(entries, size, width))
 
 
 def with_legend(picture: Image.Image, entries: Sequence[Entry]) -> Image.Image:
@@ -138,11 +148,11 @@ def with_legend(picture: Image.Image, entries: Sequence[Entry]) -> Image.Image:
     size = max(15, min(picture.size) // 24)
     if not entries or picture.width < 6 * size:    # a sliver has no space for words
         return picture
-    high = legend_height(entries, size) + size // 2
+    width = picture.width - size // 2
+    high = legend_height(entries, size, width) + size // 2
     sheet = Image.new("RGB", (picture.width, picture.height + high), PAPER)
     sheet.paste(picture)
-    write_legend(ImageDraw.Draw(sheet), size // 4, picture.height + size // 2,
-                 picture.width - size // 2, entries, size)
+    write_legend(ImageDraw.Draw(sheet), size // 4, picture.height + size // 2, width, entries, size)
     return sheet
 
 
@@ -171,18 +181,20 @@ def heat_map(image: Image.Image, weights: Tensor, most: float | None = None) -> 
 def draw_grid(picture: Image.Image, rows: int, columns: int) -> None:
     """Thin lines between the patches, light and half transparent."""
     pen, (W, H) = ImageDraw.Draw(picture, "RGBA"), picture.size
+    style = {"fill": (255, 255, 255, 90), "width": max(1, min(W, H) // SHORT_SIDE)}
     for i in range(1, columns):
-        pen.line((i / columns * W, 0, i / columns * W, H), fill=(255, 255, 255, 70))
+        pen.line((i / columns * W, 0, i / columns * W, H), **style)
     for i in range(1, rows):
-        pen.line((0, i / rows * H, W, i / rows * H), fill=(255, 255, 255, 70))
+        pen.line((0, i / rows * H, W, i / rows * H), **style)
 
 
 def sampling_points(image: Image.Image, box: Sequence[float], cells: int, bins: int,
-                    colour: str = COLOURS[0]) -> Image.Image:
+                    colour: str = COLOURS[0], grid: bool = True) -> Image.Image:
     """An enlarged copy with the map's cells, a box (xyxy fractions), its bins, and every point
-    of RoIAlign as a dot. The map has cells x cells, the crop bins x bins."""
+    of RoIAlign as a dot. The map has cells x cells, the crop bins x bins. grid: draw the cells."""
     picture = enlarge(image)
-    draw_grid(picture, cells, cells)
+    if grid:
+        draw_grid(picture, cells, cells)
     pen, (W, H) = ImageDraw.Draw(picture), picture.size
     line = max(1, min(W, H) // 256)
     x1, y1, x2, y2 = _corners(box, picture.size)
@@ -248,7 +260,8 @@ def save_image(image: Image.Image, path: str | Path) -> None:
     kind, path = check_output(path), Path(path)
     draft = path.parent / f".lion_min-{os.getpid()}{path.suffix}"  # same disk: rename is atomic
     try:
-        image.convert("RGB").save(draft, format=kind)
+        paletted = kind == "PNG" and image.mode == "P"
+        (image if paletted else image.convert("RGB")).save(draft, format=kind, optimize=paletted)
         os.replace(draft, path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error  # the path stands there already

@@ -14,12 +14,13 @@ from lion_min.boxes import Box
 from lion_min.cli import TITLES
 from lion_min.drawing import (COLOURS, INK, PAPER, RULE, Entry, box_points, colour_of, draw_outline,
                               fit, font_of, frames, heat_map, legend_height, reply_boxes,
-                              sampling_points, wrap, write_legend)
+                              sampling_points, write_legend)
 from lion_min.explanation import Detection, Explanation
 
 SIDE = 384                                 # pixels of a tile
 DRAWN = 2 * SIDE                           # at least, before scaling: 12 times a drawn scene
-GAP, SIZE = 16, 15                         # between tiles; of a legend's letters
+GAP, SIZE = 16, 24                         # between tiles; of letters, legible at half the size
+MOST = 4                                   # tiles a row: a sheet is shown at half its size or above
 
 
 class Tile(NamedTuple):
@@ -30,37 +31,43 @@ class Tile(NamedTuple):
     legend: Sequence[Entry] = ()
 
 
-def panel(tiles: Sequence[tuple], columns: int | None = None, header: Sequence[str] = ()
-          ) -> Image.Image:
+def panel(tiles: Sequence[tuple], columns: int | None = None, header: Sequence[str] = (),
+          side: int = SIDE) -> Image.Image:
     """Tiles (a picture, a title, perhaps a legend) in rows below a header; `columns` a row, by
-    default as few as make rows of at most five."""
-    tiles = [tile._replace(picture=scaled(tile.picture, SIDE)) for tile in (Tile(*t) for t in tiles)]
-    columns = max(1, min(columns or -(-len(tiles) // -(-len(tiles) // 5)), len(tiles)))
-    width = columns * (SIDE + GAP) + GAP
-    lines = [line for text in header for line in wrap(text, font_of(18), width - 2 * GAP)]
-    head = Image.new("RGB", (width, GAP + 26 * len(lines)), PAPER)
-    for i, line in enumerate(lines):
-        ImageDraw.Draw(head).text((GAP, GAP + 26 * i), line, font=font_of(18), fill=INK)
-    return below([head, *(row_of(tiles[i:i + columns], width)
-                          for i in range(0, len(tiles), columns))])
+    default as few as make rows of at most MOST; side: of a tile."""
+    tiles = [tile._replace(picture=scaled(tile.picture, side)) for tile in (Tile(*t) for t in tiles)]
+    columns = max(1, min(columns or -(-len(tiles) // -(-len(tiles) // MOST)), len(tiles)))
+    width = columns * (side + GAP) + GAP
+    return below([*([words(width, header)] if header else ()), *(
+        row_of(tiles[i:i + columns], width, side) for i in range(0, len(tiles), columns))])
 
 
-def row_of(tiles: Sequence[Tile], width: int) -> Image.Image:
+def words(width: int, lines: Sequence[str], size: int = SIZE + 4) -> Image.Image:
+    """A strip of lines of text, long ones wrapped."""
+    entries, room = [(None, line) for line in lines], width - 2 * GAP
+    strip = Image.new("RGB", (width, GAP + legend_height(entries, size, room)), PAPER)
+    write_legend(ImageDraw.Draw(strip), GAP, GAP // 2, room, entries, size)
+    return strip
+
+
+def row_of(tiles: Sequence[Tile], width: int, side: int) -> Image.Image:
     """Tiles side by side, each under its title and above its legend."""
     tall = max(tile.picture.height for tile in tiles)
-    words = max(legend_height(tile.legend, SIZE) for tile in tiles)
-    row = Image.new("RGB", (width, 28 + tall + 6 + words + GAP), PAPER)
-    pen = ImageDraw.Draw(row)
+    legends = max(legend_height(tile.legend, SIZE, side) for tile in tiles)
+    row = Image.new("RGB", (width, 40 + tall + 8 + legends + GAP), PAPER)
+    pen, font = ImageDraw.Draw(row), font_of(SIZE + 2)
     for i, tile in enumerate(tiles):
-        left = GAP + i * (SIDE + GAP)
-        pen.text((left, 4), fit(tile.title, font_of(16), SIDE), font=font_of(16), fill=INK)
-        row.paste(tile.picture, (left, 28))
-        write_legend(pen, left, 28 + tall + 6, SIDE, tile.legend, SIZE)
+        left = GAP + i * (side + GAP)
+        pen.text((left, 4), fit(tile.title, font, side), font=font, fill=INK)
+        row.paste(tile.picture, (left, 40))
+        write_legend(pen, left, 40 + tall + 8, side, tile.legend, SIZE)
     return row
 
 
 def scaled(picture: Image.Image, side: int) -> Image.Image:
     """The picture with `side` pixels along its longer side."""
+    if max(picture.size) == 2 * side:      # no blur: the grain of a drawn scene stays as it is
+        return picture.convert("RGB").reduce(2)
     size = tuple(max(1, round(v * side / max(picture.size))) for v in picture.size)
     return picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
 
@@ -88,7 +95,7 @@ def draw_explanation(name: str, reply, found: Explanation) -> Image.Image:
     if found.before is not None:
         header.append(f"without the request: {found.before}")
     sheet = panel(tiles, header=header)
-    parts = [sheet] + [scale_bar(sheet.width, most, found.side)] * bool(shares)
+    parts = [sheet] + ([scale_bar(sheet.width, most, found.side)] if shares else [])
     parts += [router_chart(sheet.width, found)] if found.router else []
     return below(parts)
 
@@ -97,7 +104,7 @@ def region_tile(image: Image.Image, boxes: Sequence[Box], found: Explanation) ->
     """What RoIAlign reads for all boxes of the question."""
     points = sum(len(box_points(box, found.side, found.bins)) for box in boxes)
     for i, box in enumerate(boxes):
-        image = sampling_points(image, box, found.side, found.bins, colour_of(i))
+        image = sampling_points(image, box, found.side, found.bins, colour_of(i), grid=i == 0)
     return Tile(image, "RoIAlign", [
         (COLOURS[0], f"{found.bins} x {found.bins} bins of a box, a vector each"),
         (PAPER, f"the {points} points that are read")])
@@ -117,42 +124,47 @@ def refiner_tile(image: Image.Image, found: Sequence[Detection]) -> Tile:
 
 # ---- what is the same for all tiles --------------------------------------------------------------
 
-def scale_bar(width: int, most: float, side: int) -> Image.Image:
-    """The squares' legend: all maps of a sheet have one scale."""
-    bar = Image.new("RGB", (width, 48), PAPER)
-    pen, x, cell = ImageDraw.Draw(bar), GAP, SIDE / side
+def scale_bar(width: int, most: float, side: int, tile: int = SIDE) -> Image.Image:
+    """The squares' legend: all maps of a sheet have one scale; tile: a tile's pixels a side."""
+    cell = tile / side
+    bar = Image.new("RGB", (width, max(40, round(cell))), PAPER)
+    pen, x, middle = ImageDraw.Draw(bar), GAP, bar.height // 2
     for share in (1, 1 / 4, 1 / 16):
         half = share ** 0.5 * 0.42 * cell
-        pen.rectangle((x, 22 - half, x + 2 * half, 22 + half), fill=RULE, outline=INK)
+        pen.rectangle((x, middle - half, x + 2 * half, middle + half), fill=RULE, outline=INK)
         text = f"{share * most:.1%}"
-        pen.text((x + 2 * half + 6, 22), text, font=font_of(SIZE), fill=INK, anchor="lm")
-        x += 2 * half + 6 + font_of(SIZE).getlength(text) + 20
-    text = f"of the attention to the patches ({side} a side); one scale for all maps"
-    pen.text((x, 22), fit(text, font_of(SIZE), width - int(x) - GAP), font=font_of(SIZE), fill=INK,
-             anchor="lm")
-    return bar
+        pen.text((x + 2 * half + 8, middle), text, font=font_of(SIZE), fill=INK, anchor="lm")
+        x += 2 * half + 8 + font_of(SIZE).getlength(text) + 24
+    return below([bar, words(width, [f"of the attention to the patches ({side} a side); one scale "
+                                     "for all maps"], SIZE)])
 
 
 def router_chart(width: int, found: Explanation) -> Image.Image:
-    """Both routes side by side: in each layer the shares of the region and the image adapter."""
-    chart = Image.new("RGB", (width, 150), PAPER)
-    pen, half, high = ImageDraw.Draw(chart), (width - GAP) // 2, 70
+    """Both routes side by side: a row a layer, the shares of the region and the image adapter."""
+    half, count = (width - GAP) // 2, max(map(len, found.router.values()))
+    step = max(12.0, min(40.0, 480 / count))                   # numbers where rows have the height
+    chart, head = Image.new("RGB", (width, round(96 + step * count + GAP)), PAPER), 88
+    pen, column = ImageDraw.Draw(chart), (half - GAP - 100) // 2
     longest = max([1.0, *(v for pairs in found.router.values() for pair in pairs for v in pair)])
     for i, (route, pairs) in enumerate(found.router.items()):
-        left, step = GAP + i * half, min(40, (half - 2 * GAP) / len(pairs))
-        taken = "taken by this question" if route == found.route else "not taken"
-        pen.text((left, 6), fit(f"router, {route} route: {taken}", font_of(SIZE), half - GAP),
-                 font=font_of(SIZE), fill=INK)
-        for layer, pair in enumerate(pairs):
-            for k, share in enumerate(pair):
-                x, tall = left + layer * step + k * step * 0.4, max(0.0, share) / longest * high
-                pen.rectangle((x, 32 + high - tall, x + step * 0.4 - 1, 32 + high), fill=COLOURS[k])
-        pen.line((left, 33 + high, left + step * len(pairs), 33 + high), fill=RULE)
-        means = [sum(pair[k] for pair in pairs) / len(pairs) for k in (0, 1)]
-        names = [f"{mean:.2f} of the {name} adapter" for mean, name in zip(means, found.router)]
-        beside = int(left + step * len(pairs) + GAP)
-        write_legend(pen, beside, 44, left + half - GAP - beside, [*zip(COLOURS, names)], SIZE)
-        pen.text((left, 40 + high), f"layers 1 to {len(pairs)}", font=font_of(12), fill=INK)
+        left = GAP + i * half
+        title = f"router, {route} route: {'taken' if route == found.route else 'not taken'}"
+        pen.text((left, 6), fit(title, font_of(SIZE), half - GAP), font=font_of(SIZE), fill=INK)
+        for k, name in enumerate(found.router):
+            x = left + 100 + k * column
+            write_legend(pen, x, 48, column, [(COLOURS[k], f"{name} adapter"[:column // 14])], SIZE)
+            for layer, pair in enumerate(pairs):
+                y, share = head + layer * step, max(0.0, pair[k])
+                end = x + share / longest * (column - 80)
+                pen.rectangle((x, y, end, y + step * 0.7), fill=COLOURS[k])
+                if step >= SIZE:
+                    pen.text((end + 8, y + step * 0.35), f"{pair[k]:.2f}", font=font_of(SIZE),
+                             fill=INK, anchor="lm")
+            pen.line((x - 1, head, x - 1, head + step * len(pairs)), fill=INK)
+        for layer in range(len(pairs)):
+            if step >= SIZE or layer in (0, len(pairs) - 1):
+                pen.text((left, head + (layer + 0.35) * step), f"layer {layer + 1}",
+                         font=font_of(SIZE), fill=INK, anchor="lm")
     return chart
 
 

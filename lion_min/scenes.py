@@ -88,19 +88,20 @@ class Scene:
         """'a small red circle, a large blue star and a large green ring.'"""
         return listed(["a " + thing.words() for thing in self.objects])
 
-    def draw(self) -> Image.Image:
-        """The picture, RGB, [image, image] pixels, deterministic."""
+    def draw(self, scale: int = 1) -> Image.Image:
+        """The picture, RGB, [image, image] pixels, deterministic; `scale` times as many a side, for
+        people to look at: shapes with sharper edges on the same grain."""
         rng, size = random.Random("draw/" + self.seed), self.world.image
-        canvas = _background(rng, size)
+        canvas = _background(rng, size).resize([size * scale] * 2, Image.Resampling.NEAREST)
         for thing in self.objects:
-            x1, y1, x2, y2 = (round(v * size) for v in thing.box)
+            x1, y1, x2, y2 = (round(v * size) * scale for v in thing.box)
             mask = stencil(thing.kind, x2 - x1)
             colour = tuple(min(255, max(0, c + rng.randint(-18, 18)))
                            for c in COLOURS[thing.colour])
             canvas.paste(colour, (x1, y1), mask)
             if thing.texture == "striped":
                 dark = tuple(c // 3 for c in colour)
-                canvas.paste(dark, (x1, y1), ImageChops.multiply(mask, _stripes(x2 - x1)))
+                canvas.paste(dark, (x1, y1), ImageChops.multiply(mask, _stripes(x2 - x1, scale)))
         return canvas
 
 
@@ -201,8 +202,8 @@ def _star(n: int) -> list[tuple[float, float]]:
 
 
 @lru_cache(maxsize=None)
-def _stripes(side: int) -> Image.Image:
-    rows = bytes(255 * (row % 4 in (1, 2)) for row in range(side))
+def _stripes(side: int, scale: int) -> Image.Image:
+    rows = bytes(255 * (row // scale % 4 in (1, 2)) for row in range(side))
     return Image.frombytes("L", (1, side), rows).resize((side, side), Image.Resampling.NEAREST)
 
 

@@ -27,6 +27,17 @@ LINK = re.compile(r"\[[^]]*\]\(([^)#\s]*)#?([^)\s]*)\)")          # the file, th
 COMMAND = re.compile(r"(?:^|`|&& |\$ )(?:[A-Z_]+=\S+ )*(python[ ][^`\n]+)", re.MULTILINE)
 SYSTEMS = tuple(f"lion_min/{system}" for system in ("lion", "pvit", "lmeye", "lyrics"))
 FOLDERS = ("", "lion_min", *SYSTEMS, "tests", "tests/exercises")   # where a bare file name may lie
+REFERENCE = re.compile(r"`([\w/]+\.py):(\d+)`\s+`([^`]+)`")       # a file, its line, the code there
+EQUATION = re.compile(r"^\$\$.+?\$\$\n\n(.*?)\n\n", re.MULTILINE | re.DOTALL)  # what follows it
+STOP = re.compile(r"^\| \[(.+)\]\(#.+\) \| `(.+)` \| (\d+) \|$", re.MULTILINE)  # a row of the road
+PARTS = {                                                          # of every stop, in this order
+    "Problem": r"[^.?]+[.?]\s[^.?]+[.?]",                          # two sentences
+    "Equation": r".*\$\$ .+ \$\$\n.*",
+    "Code": f".*{REFERENCE.pattern}.*",
+    "By hand": r".*^```python.*",
+    "Picture": r"!\[.+\]\(lion_min/pictures/\w+\.png\)\s+\*.+\*",
+    "Exercise": r".*(\nassert |python -m pytest tests/exercises/test_).*",
+}
 READING = re.compile(r"^\| ([^|]+) \| (\+?)((?: ?`[^`|]+`)+) \| ([\d,]+) \|$", re.MULTILINE)
 AT_MOST = {"LION, first reading": 1150, "with Q-Former, adapters and RoIAlign": 1650,
            "PVIT's own": 550, "LMEye's own": 650, "Lyrics' own": 950, "the whole package": 12300}
@@ -90,32 +101,29 @@ def test_the_plain_loop_is_stage_2(tmp_path, monkeypatch, capsys):
     """The tutorial's loop drifts away from what `train.py --stage 2` does: its first losses
     are those of the real run, which is stopped there and encodes its batches on demand."""
     from lion_min import features, launch, scores, stage, training
-    chapter = "8. The four stages"
-    block, = (b for b, _ in CHAPTERS["TUTORIAL.md"][chapter] if "def step_loss(" in b.text)
-    assert len(block.text.splitlines()) <= 60
-    losses = names_of("TUTORIAL.md", chapter)["losses"]
+    losses = names_of("TUTORIAL.md", "6. The stages")["losses"]
 
     class OnDemand(features.FeaturesOnTheFly):
         def take(self, rows):                       # in half precision, as the cache keeps them
             taken = super().take(rows)
             return taken | {"states": [s.half().float() for s in taken["states"]]}
 
-    def three(model, step_loss, plan, *rest):
+    def five(model, step_loss, plan, *rest):
         def loss(step, shard=0):
-            if step == 3:
+            if step == 5:
                 raise KeyboardInterrupt
             return step_loss(step, shard)
         return run(model, loss, plan, *rest)
 
     run = training.run
-    monkeypatch.setattr(training, "run", three)
+    monkeypatch.setattr(training, "run", five)
     monkeypatch.setattr(scores, "evaluate", lambda *_, **__: {})
     monkeypatch.setattr(stage, "features_of", lambda system, scenes, live: OnDemand(system, scenes))
     options = launch.Options(tmp_path, device="cpu", precision="fp32")
     with pytest.raises(KeyboardInterrupt):
         launch.train_stage("lion", 2, options, quiet=True)
     log = (tmp_path / "lion" / "stage2" / "log.jsonl").read_text().splitlines()
-    assert losses[:3] == [json.loads(line)["loss"] for line in log]
+    assert len(losses) == 5 and losses == [json.loads(line)["loss"] for line in log]
 
 
 def test_chapters_end_with_an_exercise_that_checks():
@@ -127,6 +135,96 @@ def test_chapters_end_with_an_exercise_that_checks():
         _, named, exercise = chapter.rpartition("\n**Exercise")
         checks = "\nassert ", "python -m pytest tests/exercises/test_"
         assert named and any(check in exercise for check in checks), chapter.splitlines()[0]
+
+
+# ---- the road ------------------------------------------------------------------------------------
+
+def stops(text: str) -> dict[str, str]:
+    """Heading -> text of every stop of the road."""
+    road = text.partition("\n# The road\n")[2].partition("\n# More chapters\n")[0]
+    return dict(part.split("\n", 1) for part in re.split("^## ", road, flags=re.MULTILINE)[1:])
+
+
+def minutes(stop: str) -> float:
+    """150 words a minute, 15 seconds a line of code (imports aside), 5 minutes for the exercise."""
+    told = stop.partition("\n**Exercise.**")[0]
+    code = [line for b in blocks(told) if b.language == "python" for line in b.text.splitlines()
+            if line.strip() and not re.match(r"(from|import) ", line)]
+    return len(FENCE.sub("", told).split()) / 150 + len(code) / 4 + 5
+
+
+def faults(text: str) -> list[str]:
+    """What a stop lacks, a wrong order of its parts, and minutes that its length belies."""
+    found, said = [], {title: int(number) for title, _, number in STOP.findall(text)}
+    for title, stop in stops(text).items():
+        parts = re.split(r"^\*\*(.+?)\.\*\*", stop, flags=re.MULTILINE)[1:]
+        if parts[::2] != [*PARTS]:
+            found.append(f"{title}: the parts are {', '.join(parts[::2])}")
+        for name, part in zip(parts[::2], parts[1::2]):
+            form = re.compile(PARTS.get(name, ".*"), re.MULTILINE | re.DOTALL)
+            if not form.fullmatch(part.strip()):
+                found.append(f"{title}: {name} is not of its form")
+        if abs(said.get(title, 0) - minutes(stop)) > 1 or f"*{said.get(title)} minutes" not in stop:
+            found.append(f"{title}: {minutes(stop):.1f} minutes by its length")
+    total = int(re.search(r"^\| sum \| \| (\d+) \|$", text, re.MULTILINE)[1])
+    real = sum(map(minutes, stops(text).values()))
+    if total != sum(said.values()) or max(total, real) > 90 or [*said] != [*stops(text)]:
+        found.append(f"sum: {total} said, {sum(said.values())} in the table, {real:.1f} by length")
+    return found
+
+
+def corrected(reference: re.Match) -> str:
+    """The reference with the nearest line that holds its code; AssertionError where none does."""
+    file, number, code = reference.groups()
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+    found = [n for n, line in enumerate(lines, 1) if code in line]
+    assert found, f"{file}: no line holds `{code}`"
+    nearest = min(found, key=lambda n: abs(n - int(number)))
+    return reference[0].replace(f":{number}`", f":{nearest}`")
+
+
+def test_the_road_has_its_form_and_its_minutes():
+    """A stop grows beyond its minutes, loses its picture or its equation; the road beyond 90."""
+    assert len(stops(TEXT["TUTORIAL.md"])) == 10
+    assert not faults(TEXT["TUTORIAL.md"])
+
+
+def test_blocks_are_short():
+    """A block of code that no slide can show."""
+    assert not [b.line for b in blocks(TEXT["TUTORIAL.md"]) if len(b.text.splitlines()) > 25]
+
+
+def test_references_point_at_the_code_beside_them():
+    """A file is edited, and the tutorial sends the reader to a line that holds something else."""
+    text = TEXT["TUTORIAL.md"]
+    assert len(REFERENCE.findall(text)) == len(re.findall(r"\.py:\d+", text))
+    moved = [f"{m[1]}:{m[2]} is now {corrected(m).split('`')[1]}"
+             for m in REFERENCE.finditer(text) if corrected(m) != m[0]]
+    assert not moved, f"{', '.join(moved)}; `python tests/test_docs.py` writes the new numbers"
+
+
+def test_equations_name_their_source():
+    """An equation that no reader can look up."""
+    text = FENCE.sub("", TEXT["TUTORIAL.md"])
+    sources = EQUATION.findall(text)
+    assert len(sources) == text.count("\n$$ ") >= 10
+    named = r"\*Source: .*(arXiv \d{4}\.\d{5}|\w+ \d{4}, ).*"
+    assert not [source for source in sources if not re.match(named, source, re.DOTALL)]
+
+
+def test_the_roads_checks_see_a_fault():
+    """The checks themselves: a part lost, minutes that lie, a line that moved, one that is lost."""
+    text = TEXT["TUTORIAL.md"]
+    for old, new, told in (("**Picture.**", "**Image.**", "the parts are"),
+                           ("$$ C_", "C_", "Equation is"),
+                           ("*8 minutes", "*9 minutes", "minutes by its length"),
+                           ("| 8 |", "| 18 |", "sum: "), ("**Code.** `", "**Code.** ", "Code is")):
+        assert any(told in fault for fault in faults(text.replace(old, new, 1))), new
+    line = "`tests/test_docs.py:{}` `{} Path(__file__).resolve().parent.parent`".format
+    right = corrected(REFERENCE.search(line(1, "ROOT =")))
+    assert right != line(1, "ROOT =") and corrected(REFERENCE.search(right)) == right
+    with pytest.raises(AssertionError, match="test_docs.py: no line holds"):
+        corrected(REFERENCE.search(line(1, "LOST =")))
 
 
 def test_runner_sees_a_wrong_output():
@@ -268,3 +366,7 @@ $ python -m g \\\n  --h\nLION=1 python i.py | tee j\n```\n```python\npython = 1\
                         (["no_such_script.py"], FileNotFoundError)):
         with pytest.raises(error):
             understand(["python", *argv], monkeypatch)
+
+
+if __name__ == "__main__":                      # the tutorial's references follow lines that moved
+    (ROOT / "TUTORIAL.md").write_text(REFERENCE.sub(corrected, TEXT["TUTORIAL.md"]), "utf-8")

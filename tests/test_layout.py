@@ -14,9 +14,9 @@ SYSTEMS = {"lion", "pvit", "lyrics", "lmeye"}
 TRIPS = {"tiny", "datasets", "page", "pretrained", "published", "studies", "union"}
 COMMANDS = [f"lion_min.{name}" for name in (
     "evaluate", "page", "scenes", "datasets", "checkpoints", "tiny.bundle", "pvit.instructions",
-    "studies.claims", "studies.curves", "lion.stage1", "lion.stage2", "lion.stage3", "lion.stage4",
-    "pvit.stage1", "pvit.stage2", "lyrics.stage0", "lyrics.stage1", "lyrics.stage2", "lmeye.stage1",
-    "lmeye.stage2")]
+    "studies.claims", "studies.curves", "studies.pictures", "lion.stage1", "lion.stage2",
+    "lion.stage3", "lion.stage4", "pvit.stage1", "pvit.stage2", "lyrics.stage0", "lyrics.stage1",
+    "lyrics.stage2", "lmeye.stage1", "lmeye.stage2")]
 
 
 def modules(root: Path = PACKAGE) -> dict[str, Path]:

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import asdict
 
 import pytest
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageStat
 
 from lion_min.scenes import KINDS, WORLDS, Scene, Thing, World, main, make_scene
 
@@ -83,6 +83,16 @@ def test_boxes_touch_what_is_drawn(world):
         # Slack of a pixel: a tip covers only a small part of its own.
         slack = 2 if last.kind in ("moon", "heart") else 1  # blunt tips, drawn very thin
         assert all(abs(a - b) <= slack for a, b in zip(changed, box)), (last, changed, box)
+
+
+@worlds
+def test_a_larger_drawing_is_the_same_picture(world):
+    """Guards: a picture for people that a model, which squashes it, takes for another one."""
+    for scene in scenes(world, "heldout", 9, 20):
+        small, large = scene.draw(), scene.draw(5)
+        assert large.size == (5 * world.image,) * 2
+        back = large.resize(small.size, Image.Resampling.BICUBIC)
+        assert max(ImageStat.Stat(ImageChops.difference(back, small)).mean) < 5
 
 
 def test_kinds_and_textures_look_different():

@@ -1,4 +1,4 @@
-"""Chapter 6: a bottleneck adapter with a scale, H(X) = s (W_up ReLU(W_down X)).
+"""Chapter 14: a bottleneck adapter with a scale, H(X) = s (W_up ReLU(W_down X)).
 
 A new adapter beside a frozen LLM must add exactly nothing, and must still be able to learn: its
 way out starts at zero, its way in does not (LION sec. 3; official lion_adapters.py).

@@ -1,4 +1,4 @@
-"""Chapter 5: one block of LION's vision aggregator, B(X; Y) = FFN(XAttn(Attn(X), Y)).
+"""Chapter 4: one block of LION's vision aggregator, B(X; Y) = FFN(XAttn(Attn(X), Y)).
 
 X is the last ViT state, Y an earlier one. Each of the three sub-layers is post-norm, as in BERT:
 its output is added to its input, and the norm follows,

@@ -1,4 +1,4 @@
-"""Chapter 8: read an attention map, as `infer.py --show` draws it.
+"""Chapter 16: read an attention map, as `infer.py --show` draws it.
 
 A map has the weights of H heads over CLS and N patches, which lie row by row on a square grid. It
 is read without CLS, as the mean of the heads.

@@ -1,4 +1,4 @@
-"""Chapter 3: the bilinear weights of one point, by hand.
+"""Chapter 2: the bilinear weights of one point, by hand.
 
 RoIAlign reads a map between its cells. Cell i has its centre at i + 0.5, so a coordinate x (in
 cells) is the index p = x - 0.5, and a point between the first and the last centre gives the cell h

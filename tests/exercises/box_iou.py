@@ -1,4 +1,4 @@
-"""Chapter 3: a box from pixels to fractions, and the overlap of two boxes.
+"""Chapter 12: a box from pixels to fractions, and the overlap of two boxes.
 
 IoU(A, B) = |A and B| / |A or B|; LION's REC counts an answer as right from 0.5 on. Boxes that do
 not meet have IoU 0, also where they miss each other on both axes.

@@ -1,4 +1,4 @@
-"""Chapter 9: the frame of PVIT's box embedding.
+"""Chapter 17: the frame of PVIT's box embedding.
 
 Beside what is in the box, the region's token says where the box is: X_R + W_box b, with b in xyxy
 fractions of the picture as the user sees it. Its size in pixels must not matter, nor the square to

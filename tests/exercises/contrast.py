@@ -1,4 +1,4 @@
-"""Chapter 11: ITC, and the wrong pairs that ITM gets from it.
+"""Chapter 23: ITC, and the wrong pairs that ITM gets from it.
 
     s(i, j) = max_q z_q^i . t^j / tau      loss: cross-entropy of the diagonal, mean of both directions
 

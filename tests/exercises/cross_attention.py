@@ -1,4 +1,4 @@
-"""Chapter 4: the cross-attention of a Q-Former, with a mask.
+"""Chapter 3: the cross-attention of a Q-Former, with a mask.
 
     out = softmax(Q K^T / sqrt(d)) V       (Vaswani et al. 2017, eq. 1; one head)
 

@@ -1,4 +1,4 @@
-"""Chapter 11: MSP hides units, each with probability `share`, whole or not at all.
+"""Chapter 25: MSP hides units, each with probability `share`, whole or not at all.
 
 Two words of `small pink ring` would nearly reveal the third. So there is one draw for each unit of each
 text, and all tokens of a unit share it; 0 marks what is no unit and is never hidden (Lyrics' MSP,

@@ -1,4 +1,4 @@
-"""Chapter 11: the mask of ICG (image-grounded captions).
+"""Chapter 24: the mask of ICG (image-grounded captions).
 
 The sequence is [queries ; text]. The text is to be predicted word by word from the picture: a text token
 attends to all queries, to itself and to its past. A query attends to all queries, but to no text: it

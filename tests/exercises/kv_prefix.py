@@ -1,4 +1,4 @@
-"""Chapter 10: why may an LLM read a prefix once, and does the answer not change?
+"""Chapter 19: why may an LLM read a prefix once, and does the answer not change?
 
 New tokens that follow a cached prefix attend to all of it and, among themselves, to their own past;
 their positions go on counting. A token's keys and values depend on it and on what comes before: where

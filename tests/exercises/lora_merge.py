@@ -1,4 +1,4 @@
-"""Chapter 11: merge LoRA into the weight it stands beside.
+"""Chapter 26: merge LoRA into the weight it stands beside.
 
     y = W x + (alpha / r) B A x       A [r, in] is `down`, B [out, r] is `up`   (Hu et al. 2021, eq. 3)
 

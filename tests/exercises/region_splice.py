@@ -1,4 +1,4 @@
-"""Chapter 9: PVIT's splice of region features into a prompt.
+"""Chapter 7: PVIT's splice of region features into a prompt.
 
 In the embedded prompts every slot of <Region> ... </Region> takes the next feature, in reading order:
 all slots of the first prompt, then those of the second (PVIT, arXiv 2308.13437).

@@ -1,4 +1,4 @@
-"""Chapter 10: LMEye's request that points.
+"""Chapter 8: LMEye's request that points.
 
 The LLM's state at <img-q> becomes n requests (one Linear, cut in n parts, first part first); each
 attends to the patches of its image, and what it attended to returns (LMEye, arXiv 2305.03701; one head):

@@ -1,4 +1,4 @@
-"""Chapter 6: the router with two rows, and a task that borrows from the other level.
+"""Chapter 5: the router with two rows, and a task that borrows from the other level.
 
     sum_k G_k^t * H_k(X)       G_k^t [D] for adapter k and task t, chosen by the task alone (LION sec. 3)
 

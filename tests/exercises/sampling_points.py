@@ -1,4 +1,4 @@
-"""Chapter 3: where RoIAlign reads, along one axis.
+"""Chapter 12: where RoIAlign reads, along one axis.
 
 A box from `start` to `end` (in cells) has S bins of width b = (end - start) / S. Each bin has
 g = ceil(b) points, in the middle of g equal parts of it; in index units (0.5 is subtracted)

@@ -1,4 +1,4 @@
-"""Chapter 8: the learning rate of a step, and the curriculum of its scenes.
+"""Chapter 16: the learning rate of a step, and the curriculum of its scenes.
 
 Steps count from 0. Warm-up rises linearly and reaches `lr` in its last step; then half a cosine
 falls towards min_lr, which step number `steps` would have. The first curriculum_steps steps draw

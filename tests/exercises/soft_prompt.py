@@ -1,4 +1,4 @@
-"""Chapter 7: the soft prompt's splice, and its gradient by hand.
+"""Chapter 15: the soft prompt's splice, and its gradient by hand.
 
 The learned vector stands in the place of <extra_id_0> in any number of prompts, also none (LION
 sec. 3). It is one vector for all of them: what does the loss tell it?

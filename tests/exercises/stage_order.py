@@ -1,4 +1,4 @@
-"""Chapter 8: find the stage that runs too early.
+"""Chapter 6: find the stage that runs too early.
 
 `stage.start(earlier)` returns the tensors that a stage starts from and calls `earlier(number)`, a
 function that you hand in, for each stage that it reads; a name such as "stage0/qformer" is a part of
