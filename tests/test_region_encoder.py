@@ -121,7 +121,7 @@ def test_tiny_regions_read_their_depths_without_cls():
 def test_crop_regions_see_each_box_alone():
     """The box of another picture or with x for y, the whole picture; the patches' mean before CLS; a
     feature that is kept under the box alone, and given for another picture."""
-    vision = VisionEncoder(VisionSettings.of(16)).eval()
+    vision = VisionEncoder(VisionSettings(image=16)).eval()
     crops, size = CropRegions(CropSettings(128, depth=3), vision), (40, 20)
     pictures = [picture(*size, seed=i) for i in range(2)]
     for i, image in enumerate(pictures):
