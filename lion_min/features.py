@@ -20,7 +20,8 @@ from lion_min.images import to_pixels
 from lion_min.left_out import UNREADABLE, BadRecord, LeftOut, note
 from lion_min.vision import VisionEncoder
 
-MEMORY = 8e9                               # bytes that kept states may take
+MEMORY = 8e9                               # bytes that kept states and pictures may take
+PICTURE = 1e6                              # bytes of a photograph of 640 x 480 pixels
 CHUNK = 128                                # pictures that are encoded at once
 
 
@@ -165,5 +166,6 @@ def features_of(system, scenes: list, encoder_trains: bool) -> Features:
     """The cache where it fits in MEMORY and stays valid while training."""
     v = system.parts.vision.settings
     size = 2 * len(scenes) * (1 + v.side ** 2) * v.width * max(1, len(system.depths))   # bytes
+    size += len(scenes) * PICTURE * system.keeps_pictures
     anew = encoder_trains or size > MEMORY or not system.keeps_features
     return (FeaturesOnTheFly if anew else FeatureCache)(system, scenes)

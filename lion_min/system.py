@@ -64,6 +64,7 @@ class System:
     tags_of: Callable[[Image.Image], list[str]] | None = None   # None: the tag head's, see take_tags
     keeps_features = True                  # False: they are too large, each batch is encoded anew
     wordings: tuple[str, ...] = ()         # questions that it is taught beside wordings.py
+    keeps_pictures = False                 # beside their states, in what `encode` returns
     reads: Callable[[Image.Image, str], tuple[str, list[str]]] | None = None   # of the tiny preset:
                                            # -> the prompt with its slips mended, notes for a Reply
     open_stage: Callable[[int], System] | None = None   # another stage of an opened run

@@ -235,6 +235,14 @@ def test_spoilt_folder(folder, tmp_path, what, capfd):
     assert what in refused(load_vision, where, capfd)
 
 
+def test_unknown_llm(folder, tmp_path, capfd):
+    """A family without a word about those that are known."""
+    where = shutil.copytree(folder("llama"), tmp_path / "llama")
+    changed(where, model_type="mamba")
+    assert f"'mamba' is no LLM known here; give one whose model_type is {', '.join(LANGUAGE)}" \
+        in refused(load_language, where, capfd)
+
+
 def test_spoilt_tokenizer(folder, tmp_path, capfd):
     """An empty vocabulary made up; a tokenizer with more words than the LLM has rows."""
     bare = shutil.copytree(folder("t5"), tmp_path / "t5")

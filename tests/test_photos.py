@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from commands import call, refused
 from field_files import write_coco
-from random_backbones import write_clip, write_llama, write_qwen2, write_siglip, write_t5
+from random_backbones import LLMS, TOWERS
 
 import infer
 import train
@@ -43,8 +43,7 @@ def coco(tmp_path_factory) -> Path:
 def backbones(tmp_path_factory) -> Path:
     """Tiny random ones in the published layouts."""
     folder = tmp_path_factory.mktemp("backbones")
-    for name, write in (("clip", write_clip), ("siglip", write_siglip), ("llama", write_llama),
-                        ("qwen2", write_qwen2), ("t5", write_t5)):
+    for name, write in (TOWERS | LLMS).items():
         write(folder / name)
     return folder
 
@@ -172,16 +171,16 @@ def test_options_that_mean_nothing_are_refused(coco, tmp_path, capsys):
 
 # ---- training ------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("vision, llm", [("clip", "llama"), ("siglip", "qwen2")])
+@pytest.mark.parametrize("vision, llm", [("clip", "llama"), ("siglip", "qwen2"), ("registers", "gemma3")])
 def test_pvit_trains_and_answers(coco, backbones, tmp_path, capsys, vision, llm):
     """Guards: PVIT's stages tied to the tiny tokenizer, or a run that infer.py cannot open."""
     for number in (1, 2):
         code, out, err = call(train.main, capsys, *stage(coco, backbones, tmp_path, "pvit",
                                                          number, vision, llm))
         assert code == 0 and "reg_nearest" in out and "8 photographs" in out, err
-    code, out, err = call(infer.main, capsys, coco / "images" / "0.jpg",
-                          "What is in [12,8,60,40]?", "--system", "pvit", "--weights",
-                          tmp_path / "pvit" / "stage2", "--json", "--show", tmp_path / "s.png")
+        code, out, err = call(infer.main, capsys, coco / "images" / "0.jpg",
+                              "What is in [12,8,60,40]?", "--system", "pvit", "--weights",
+                              tmp_path / "pvit" / f"stage{number}", "--json", "--show", tmp_path / "s.png")
     assert code == 0 and json.loads(out)["preset"] == "clip-smollm2", err
     assert "photograph" not in err and (tmp_path / "s.png").stat().st_size
     refused(call(infer.main, capsys, coco / "images" / "0.jpg", "What?", "--system", "pvit",

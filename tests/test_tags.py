@@ -34,7 +34,7 @@ def test_bad_line(tmp_path, told, capsys):
     """A bad line without its number; one that ends the run, or passes unseen, or takes others along."""
     file = written(tmp_path, GOOD, BAD[told])
     assert TagFile(file).tags == {"a.jpg": ["red", "hot dog"]}
-    assert f"1 of 2 lines left out" in (line := capsys.readouterr().err) and told in line
+    assert "1 of 2 lines left out" in (line := capsys.readouterr().err) and told in line
     written(tmp_path, GOOD, *[BAD[told]] * 6)
     with pytest.raises(BadInput, match="6 of 7 lines"):
         TagFile(file)

@@ -38,7 +38,7 @@ from lion_min.language import LanguageModel, LanguageSettings
 from lion_min.pretrained.presets import PRESETS
 from lion_min.published.lyrics_refiner import PublishedSettings
 from lion_min.published.regionclip import RegionCLIP
-from lion_min.pvit.region_encoder import TinyRegions, TinyRegionSettings
+from lion_min.pvit.region_encoder import CropRegions, CropSettings, TinyRegions, TinyRegionSettings
 from lion_min.scenes import WORLDS
 from lion_min.tokenizer import TinyTokenizer
 from lion_min.trainable import layers_of, matches, only_trainable
@@ -175,8 +175,10 @@ def _model(system: str, s, number: int) -> nn.Module:
     if system == LION:
         return m.Lion(s, vision, _llm(s.language))
     if system == PVIT:
-        regions = TinyRegions if isinstance(s.regions, TinyRegionSettings) else RegionCLIP
-        return m.Pvit(s, vision, _llm(s.language), regions(s.regions))
+        regions = (CropRegions(s.regions, vision) if isinstance(s.regions, CropSettings) else
+                   TinyRegions(s.regions) if isinstance(s.regions, TinyRegionSettings) else
+                   RegionCLIP(s.regions))
+        return m.Pvit(s, vision, _llm(s.language), regions)
     if system == LMEYE:                  # the paper's era reads CLIP's pooled feature from a file
         return m.Lmeye(s, nn.Identity() if s.reads == "pooled" else vision, _llm(s.language))
     tags = TagHead(s.vision.width, (*world.colours, *world.kinds))
@@ -209,7 +211,8 @@ def tokens(system: str, s, number: int) -> dict[str, int]:
         side, crop = getattr(s.regions, "shortest", 0), getattr(s.regions, "roi", 0)
         pixels = {f"regions.layer{i}": side ** 2 * 4 // 3 // 4 ** (i + 1) for i in (1, 2, 3)}
         pixels |= {"regions.stem": side ** 2 // 3, "regions": crop ** 2 // 4}
-        return rules | pixels | _language(s, V - 1, V - 1) | {
+        seen = 0 if number == 1 and isinstance(s.regions, CropSettings) else V - 1
+        return rules | pixels | _language(s, seen, seen) | {
             "prompt_projector|bbox_fc": 1, "mm_projector": V - 1}
     if system == LMEYE:
         Q, i, requests = s.qformer.queries if s.qformer else 0, s.interaction, number == 2

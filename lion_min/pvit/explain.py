@@ -16,21 +16,22 @@ from lion_min.system import Reply, System
 
 @torch.no_grad()
 def explain(system: System, reply: Reply) -> Explanation:
-    """The LLM's map, and RoIAlign's bins where boxes become features."""
+    """The LLM's map where it reads the image, and RoIAlign's bins where boxes become features."""
     model, s = system.model, system.model.settings
     x, other = (make_inputs(model, system.tokenizer, reply.features["states"], [prompt],
                             maps=reply.features.get("maps"))
                 for prompt in (reply.prompt, other_question(reply.prompt)))
-    seen = llm_map(model, x)
-    seen.moved = moved(seen, llm_map(model, other))
+    seen, patches = [], s.vision.side ** 2 * model.sees_image
+    if model.sees_image:
+        seen = [llm_map(model, x)]
+        seen[0].moved = moved(seen[0], llm_map(model, other))
     start, end = picture_span(model, x)
     text = x.prompts[0] if s.image_id is None else x.prompts[0][:start] + x.prompts[0][end:]
     words = text_tokens(system.tokenizer, text, {
         s.open_id: Token("<Region>", REGION), s.close_id: Token("</Region>", REGION),
         s.region_id: Token("feature" if s.representation == "feature" else "location", REGION)})
     bins = getattr(model.regions.settings, "bins", None) if hasattr(model, "regions") else None
-    return Explanation(s.vision.side, visual_tokens("patch", s.vision.side ** 2) + words, [seen],
-                       bins)
+    return Explanation(s.vision.side, visual_tokens("patch", patches) + words, seen, bins)
 
 
 def llm_map(model: Pvit, x: PvitInputs) -> AttentionMap:

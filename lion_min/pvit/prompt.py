@@ -106,11 +106,12 @@ def jitter(boxes: Tensor, share: float = 0.02, generator: torch.Generator | None
 
 def make_inputs(model: Pvit, tokenizer: TinyTokenizer, states: list[Tensor], prompts: list[str],
                 answers: list[str] | None = None, turns: list[list[Turn]] | None = None,
-                maps: list[Tensor] | None = None, train: bool = False,
+                maps: list | None = None, train: bool = False,
                 generator: torch.Generator | None = None) -> PvitInputs:
     """Text to ids and boxes. Samples of an image stand together: S = n*B.
     turns: the earlier turns of each sample; None: none of them has any.
-    maps: model.regions.encode_images(images) of a RegionCLIP; TinyRegions needs none.
+    maps: model.regions.encode_images(images) of a RegionCLIP, the pictures themselves of
+    CropRegions; TinyRegions needs none.
     train: jitter the boxes, by `generator` (a CPU one) or else by torch's own.
     """
     def move(boxes: list[Box]) -> list[Box]:

@@ -15,7 +15,7 @@ from lion_min.pvit.instructions import scene_instructions
 from lion_min.pvit.instructions.questions import TEMPLATES
 from lion_min.pvit.model import Pvit, around, tiny
 from lion_min.pvit.prompt import Turn, make_inputs
-from lion_min.pvit.region_encoder import TinyRegions
+from lion_min.pvit.region_encoder import CropRegions, TinyRegions
 from lion_min.scenes import Scene, World
 from lion_min.system import System
 from lion_min.questions import examples
@@ -37,9 +37,19 @@ class PvitSystem(System):
         p, kind = self.parts, self.stage.representation
         settings = tiny(p.vision.settings, len(p.tokenizer), kind) if p.preset == TINY \
             else around(p.vision.settings, p.llm.settings, len(p.tokenizer), kind)
-        regions = p.beside.get("regions") or TinyRegions(settings.regions)
+        regions = p.beside.get("regions") or (
+            TinyRegions(settings.regions) if p.preset == TINY else
+            CropRegions(settings.regions, p.vision))
         settings = replace(settings, regions=regions.settings, **self.stage.changes)
-        return Pvit(settings, p.vision, p.llm, regions)
+        model = Pvit(settings, p.vision, p.llm, regions)
+        # LLaVA's projection is trained before the paper's stage 1, this one in stage 2.
+        model.sees_image = p.preset == TINY or "mm_projector" in self.stage.trains
+        return model
+
+    @property
+    def keeps_pictures(self) -> bool:
+        """Whether `encode` gives the pictures on, for boxes to be cut out."""
+        return isinstance(getattr(self.model, "regions", None), CropRegions)
 
     @property
     def depths(self) -> set[int]:
@@ -48,25 +58,23 @@ class PvitSystem(System):
                 for d in (*s.depths, *getattr(s.regions, "depths", ()), s.vision.blocks)}
 
     @property
-    def looks_twice(self) -> bool:
-        """Whether the region encoder, RegionCLIP, reads the pictures themselves."""
-        return hasattr(getattr(self.model, "regions", None), "encode_images")
-
-    @property
     def keeps_features(self) -> bool:
         """RegionCLIP's maps take 20 MB a picture."""
-        return not self.looks_twice
+        return not hasattr(getattr(self.model, "regions", None), "encode_images")
 
     def features(self, states: list[Tensor], images: list[Image.Image]) -> dict:
-        """Frozen features; with RegionCLIP's maps, of one picture at a time, so that they do not
-        depend on those beside it."""
+        """Frozen features, and what regions are pooled from where that is not the ViT's states: the
+        pictures, or RegionCLIP's maps, of one picture at a time, so that they do not depend on
+        those beside it."""
         features = super().features(states, images)
-        if self.looks_twice:
-            with torch.no_grad():
-                features = join([index(features, [row]) | {
-                    "maps": self.model.regions.encode_images([image])}
-                    for row, image in enumerate(images)])
-        return features
+        if self.keeps_pictures:
+            return features | {"maps": images}
+        if self.keeps_features:
+            return features
+        with torch.no_grad():
+            return join([index(features, [row]) | {
+                "maps": self.model.regions.encode_images([image])}
+                for row, image in enumerate(images)])
 
     def batch_loss(self, round_, scenes, features, rng) -> tuple[Tensor, dict[str, Tensor]]:
         """In an 'instructions' round the questions are region instructions; every turn of a
@@ -75,7 +83,7 @@ class PvitSystem(System):
         questions, answers, earlier = map(list, zip(*samples))
         return self.model(make_inputs(
             self.model, self.tokenizer, features["states"], questions, answers, earlier,
-            features.get("maps"), train=True,
+            features.get("maps"), train=not self.keeps_pictures,       # a kept crop has a fixed box
             generator=torch.Generator().manual_seed(rng.getrandbits(32))))
 
     @staticmethod
