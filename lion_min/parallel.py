@@ -164,6 +164,8 @@ def shard(model: nn.Module, layers: list[nn.Module], device: torch.device) -> No
         fully_shard(layer, mesh=mesh)
         layer.register_forward_hook(lambda layer, inputs, output: output[0])
     root = fully_shard(Root(model), mesh=mesh, ignored_params=frozen)
+    for module in (*layers, root):         # on a CPU some versions of torch took the sum for a mean
+        module.set_force_sum_reduction_for_comms(device.type == "cpu")
     model.fsdp_root = (root,)              # a tuple: no part of the model, which is part of it
     model.to(device)
 

@@ -71,9 +71,9 @@ def run(model: nn.Module, step_loss: StepLoss, plan: Plan, out: Path | str, conf
     Writes a run's folder (checkpoints/runs.py) every `save_every` steps and at the end. On Ctrl-C or
     SIGTERM the step is finished and saved, then KeyboardInterrupt. `resume` goes on from
     out/state.safetensors; BadInput if that run had other settings or other data. Under torchrun
-    every process calls this, all stop after the same step, and the first alone writes; a model that
-    they share was sharded before (parallel.shard). fault says
-    after a step why it must be the last one, or ""; then BadInput, in every process.
+    every process calls this, all stop after the same step, and the first alone writes; a model
+    that they share was parted before (parallel.shard). fault says after a step why it must be the
+    last one, or ""; then BadInput, in every process.
     """
     start, out, device = time.perf_counter(), Path(out), torch.device(device)
     parallel.start()
@@ -146,9 +146,9 @@ def _backward(compute: nn.Module, step: int, turn: int, plan: Plan,
     if plan.accumulate * parallel.world() > 1:  # dropout, too, goes by the shard, not the process
         torch.manual_seed(random.Random(f"{plan.seed}/{step}/{shard}").getrandbits(63))
     with parallel.averaging(compute, last=turn + 1 == plan.accumulate):
-        # no cache: it would keep a copy of every weight of a sharded model
+        # a cache would keep copies of all layers, where checkpointing keeps one and shard a part
         with torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16",
-                            cache_enabled=not plan.shard):
+                            cache_enabled=not (plan.shard and plan.checkpointing)):
             loss, parts = compute(step, shard)
         (loss / plan.accumulate).backward()
     return {name: value.item() for name, value in ({"": loss.detach()} | parts).items()}

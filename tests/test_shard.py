@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from lion_min.scenes import WORLDS, make_scene
 STEPS = 4
 CPU = torch.device("cpu")
 MODELS = {"trained": ("llama", True), "frozen": ("llama", False), "t5": ("t5", False)}
+BATCHES = {"trained": 1, "frozen": 1, "t5": 2}         # that each of two takes one after another
 
 
 def reader(family: str, llm_trains: bool) -> nn.Module:
@@ -48,10 +48,10 @@ def inputs(model: nn.Module, seed: int) -> tuple:
     return prompts, answers, seen[:2], model["eye"](seen[2:])
 
 
-def run(name: str, out: Path, shard: bool, stop_at: int | None = None, **changed) -> str:
-    """Trains a reader; the hash of its answers. Every layer is computed again in backward."""
-    plan = training.Plan(**{"steps": STEPS, "lr": 1e-3, "warmup": 1, "clip": 0.5, "shard": shard,
-                            "checkpointing": name != "t5"} | changed)
+def run(name: str, out: Path, shard: bool = False, stop_at: int | None = None) -> list:
+    """Trains a reader; its answers. A decoder's layers are computed again in backward."""
+    plan = training.Plan(steps=STEPS, lr=1e-3, warmup=1, clip=0.5, shard=shard,
+                         checkpointing=name != "t5", accumulate=2 * BATCHES[name] // parallel.world())
     model, resume = reader(*MODELS[name]), (out / checkpoints.STATE).exists()
     if shard:
         parallel.shard(model, trainable.layers_of(model["llm"], ""), CPU)
@@ -66,7 +66,7 @@ def run(name: str, out: Path, shard: bool, stop_at: int | None = None, **changed
             os.kill(os.getpid(), signal.SIGINT)
         return model["llm"].loss(model["llm"].embed(text.ids), text, eye(seen), own), {"number": number}
 
-    def answer() -> list:
+    def answered() -> list:
         prompts, _, seen, own = inputs(model, 999)
         text = model["llm"].pack(prompts)
         return model["llm"].generate(model["llm"].embed(text.ids), text, model["eye"](seen), own,
@@ -76,7 +76,7 @@ def run(name: str, out: Path, shard: bool, stop_at: int | None = None, **changed
     idle = [p for p in model.parameters() if not p.requires_grad]
     assert idle and all(p.grad is None for p in idle), "a frozen tower holds gradients"
     with torch.no_grad():
-        return parallel.within(model, answer)
+        return parallel.within(model, answered)
 
 
 def stage(out: Path, **options) -> None:
@@ -93,7 +93,7 @@ def stage(out: Path, **options) -> None:
 def in_two(out: Path) -> None:
     """All that two processes do."""
     told = {name: run(name, out / name, shard=True) for name in MODELS}
-    told["ddp"] = run("frozen", out / "ddp", shard=False)
+    told["ddp"] = run("frozen", out / "ddp")
     model = reader("llama", True)
     parallel.shard(model, trainable.layers_of(model["llm"], ""), CPU)
     told["held"] = sum(p.to_local().numel() for p in model.parameters() if p.requires_grad)
@@ -111,7 +111,7 @@ def two(tmp_path_factory) -> Path:
     """The folder of what two processes did, one run of which a single process had begun."""
     out = tmp_path_factory.mktemp("two")
     with pytest.raises(KeyboardInterrupt):
-        run("trained", out / "cut in one", shard=False, accumulate=2, stop_at=1)
+        run("trained", out / "cut in one", stop_at=1)
     code = "import sys; from pathlib import Path; from lion_min import parallel; import test_shard; " \
            "parallel.start(); test_shard.in_two(Path(sys.argv[1]))"
     ends = torchrun(2, "-c", code, str(out), timeout=300)
@@ -131,7 +131,7 @@ def test_a_shared_model_is_the_whole_one(two, tmp_path, name):
     gone; a part that one process used was exchanged with another one's part, or moved where nobody
     had used it; the norm to clip was of a process's own part; LoRA and adapters stood still; the
     saved tensors were one process's part, or the answers nonsense."""
-    answers = run(name, tmp_path / name, shard=False, accumulate=2)
+    answers = run(name, tmp_path / name)
     same_result(two / name, tmp_path / name)
     assert told(two)[name] == answers
     tensors = checkpoints.load_tensors(two / name / checkpoints.STATE)
@@ -153,9 +153,9 @@ def test_each_process_holds_half(two):
 
 def test_a_run_goes_on_among_fewer_and_among_more(two, tmp_path):
     """A checkpoint of two processes could not be read by one, or the moments were lost."""
-    run("trained", tmp_path, shard=False, accumulate=2)
+    run("trained", tmp_path)
     assert told(two)["stopped"] and checkpoints.read_state(two / "cut in two")[0] == 2
-    assert told(two)["resumed"] == run("trained", two / "cut in two", shard=False, accumulate=2)
+    assert told(two)["resumed"] == run("trained", two / "cut in two")
     for name in ("cut in two", "cut in one"):
         same_result(two / name, tmp_path)
 

@@ -234,7 +234,8 @@ def save_state(folder: Path | str, optimizer: torch.optim.Optimizer, step: int,
                extra: dict) -> None:
     """Writes state.safetensors after `step` finished steps, in the first process; all call it.
 
-    extra: any JSON object. The optimizer must know its parameters' names: groups of (name, parameter) pairs.
+    extra: any JSON object. The optimizer must know its parameters' names: groups of (name,
+    parameter) pairs.
     """
     named = _named(optimizer)
     tensors = {f"parameter/{name}": _copy(parameter) for name, parameter in named.items()}
