@@ -46,9 +46,10 @@ class Parts:
     def fingerprint(self) -> str:
         """Which frozen parts these are; compute it before any of them trains. A tag head for
         photographs may be trained before or after a run, so it does not count there."""
-        tiny = (self.vision, self.tagger, self.llm)
-        return fingerprint(*tiny if self.preset == TINY else (self.vision, self.llm,
-                                                              *self.beside.values()))
+        if self.preset == TINY:
+            return fingerprint(self.vision, self.tagger, self.llm)
+        more = (getattr(part, "detector", part) for part in self.beside.values())   # masks: for show
+        return fingerprint(self.vision, self.llm, *more)
 
     def earlier(self, system: str, number: int | str, quiet: bool = False) -> dict[str, Tensor]:
         """The trained tensors of an earlier stage; one line says when they are the bundled ones.
