@@ -85,10 +85,12 @@ def _joined(values: list):
 
 
 def same_size(tensors: tuple[Tensor, ...]) -> list[Tensor]:
-    """Maps [size, C, h, w] of different sizes filled up with zeros, right and below."""
-    sizes = [max(t.shape[i] for t in tensors) for i in range(1, tensors[0].ndim)]
-    return [F.pad(t, [n for size, own in zip(sizes[::-1], t.shape[:0:-1]) for n in (0, size - own)])
-            if [*t.shape[1:]] != sizes else t for t in tensors]
+    """Maps [size, C, h, w] of different sizes, the last row and column repeated: what RoIAlign reads
+    inside a picture stays as it was. Other tensors as they are."""
+    if tensors[0].ndim != 4:
+        return list(tensors)
+    h, w = (max(t.shape[side] for t in tensors) for side in (2, 3))
+    return [F.pad(t, (0, w - t.shape[3], 0, h - t.shape[2]), mode="replicate") for t in tensors]
 
 
 class FeatureCache:

@@ -227,12 +227,13 @@ def test_numbers_of_a_box_are_hidden_whole(place):
 
 @torch.no_grad()
 def test_region_maps_of_different_pictures_join(place):
-    """Guards: a picture's region features that depend on the sizes of those beside it."""
+    """Guards: a picture's region features that depend on the sizes of those beside it, at its
+    border above all."""
     system = opened(place, "pvit")
     picture = load_image(place / "coco/images/0.jpg")
     wide, tall = (picture.resize(size) for size in ((90, 40), (40, 90)))
     alone, both = system.encode([tall]), join([system.encode([wide]), system.encode([tall])])
-    box, pool = torch.tensor([[0.2, 0.3, 0.8, 0.9]]), system.model.regions.pool
+    box, pool = torch.tensor([[0.2, 0.3, 1.0, 1.0]]), system.model.regions.pool
     torch.testing.assert_close(pool(both["maps"], box, torch.tensor([1])),
                                pool(alone["maps"], box, torch.tensor([0])))
 
