@@ -11,7 +11,8 @@ import os
 from pathlib import Path
 
 from lion_min import BadInput
-from lion_min.cli import SYSTEMS, Parser, command, note, prepare, whole
+from lion_min.cli import (SYSTEMS, Parser, command, note, part_flags, prepare, sources, tags_flag,
+                          whole)
 from lion_min.pretrained.presets import PRESETS
 
 
@@ -45,9 +46,9 @@ def parser() -> Parser:
     p.add_argument("--weights", type=Path, metavar="DIR",
                    help="a run's folder, such as runs/lion/stage3; default: the bundled weights "
                         "of the system's last stage")
-    p.add_argument("--vision", metavar="DIR",
-                   help="the ViT of a pretrained preset, where it is not what training took")
-    p.add_argument("--llm", metavar="DIR", help="its LLM, likewise")
+    part_flags(p.add_argument_group(
+        "parts", "of a pretrained preset, where they are not what training took, or of an import"))
+    tags_flag(p)
     p.add_argument("--save", type=Path, metavar="OUT.png", help="the picture with every box")
     p.add_argument("--show", nargs="?", type=Path, const=Path(), metavar="OUT",
                    help="a panel of where the answer looked; default: IMAGE's name + _show.png "
@@ -73,7 +74,10 @@ def infer(args: argparse.Namespace) -> None:
     if args.prompt is not None:
         parse_prompt(args.prompt, image)
     torch.manual_seed(args.seed)
-    system = launch.load(args.system, args.weights, args.device, args.preset, args.vision, args.llm)
+    system = launch.load(args.system, args.weights, args.device, args.preset, **sources(args))
+    if args.tags:
+        from lion_min.datasets.tags import TagFile
+        system.take_tags(TagFile(args.tags), args.tags)
     if args.prompt is None:
         from lion_min.dialogue import Dialogue
         Dialogue(system, args.image, args.device, lambda *answered: tell(args, *answered)).run()

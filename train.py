@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from lion_min import BadInput
-from lion_min.cli import SYSTEMS, Parser, command, several, training_flags, whole
+from lion_min.cli import (SYSTEMS, Parser, command, part_flags, several, sources, training_flags,
+                          whole)
 from lion_min.pretrained.presets import PRESETS
 
 STAGES = {"lion": ("0", "1", "2", "3", "4", "all", "joint"), "pvit": ("1", "2", "all"),
@@ -36,8 +37,7 @@ A stage whose earlier stages are not in --out starts from the bundled ones and s
     p.add_argument("--system", choices=SYSTEMS, default="lion")
     p.add_argument("--preset", choices=PRESETS, default="tiny",
                    help="tiny is bundled; the others train around pretrained backbones")
-    p.add_argument("--vision", metavar="DIR", help="the preset's ViT: a folder instead of its name")
-    p.add_argument("--llm", metavar="DIR", help="the preset's LLM: a folder instead of its name")
+    part_flags(p)
     p.add_argument("--plan", action="store_true",
                    help="train nothing; print what it would take: parameters, memory, FLOPs")
     p.add_argument("--processes", type=whole(1, 4096), metavar="N",
@@ -76,18 +76,20 @@ def check_stage(args: argparse.Namespace) -> None:
     if (args.format or args.images) and not args.data:
         raise BadInput(f"--format {args.format}: of which data? add --data PATH" if args.format else
                        f"--images {args.images}: of which data? add --data PATH")
+    if args.tags and (args.stage not in {"lion": ("4", "all"), "lyrics": ("1", "2", "all")}.get(
+            args.system, ()) or not args.data):
+        raise BadInput(f"--tags {args.tags}: is for LION's stage 4, for Lyrics around a pretrained "
+                       "preset (or all their stages), and the pictures of --data")
     if args.preset == "tiny":
-        if args.vision or args.llm:
-            raise BadInput("--vision, --llm: the tiny preset has its own; choose another --preset")
+        if given := sources(args):
+            raise BadInput(f"--{', --'.join(given)}: the tiny preset has its own; choose another "
+                           "--preset")
         if args.data and args.stage == "0":
             raise BadInput("--data: stage 0 learns from scenes it makes; give it to the later "
                            "stages")
     elif args.system not in PRESETS[args.preset].systems:
         raise BadInput(f"--preset {args.preset}: belongs to "
                        f"{', '.join(PRESETS[args.preset].systems)}, not to {args.system}")
-    elif args.system not in ("lion", "pvit") and not args.plan:
-        raise BadInput(f"--preset {args.preset}: train.py trains LION and PVIT around pretrained "
-                       f"backbones; for {args.system} add --plan, or import its published weights")
     elif args.part or args.labels or args.stage == "joint":
         raise BadInput(f"--preset {args.preset}: its backbones are pretrained; leave --part, "
                        "--labels and --stage joint to the tiny preset")
@@ -102,22 +104,23 @@ def train(args: argparse.Namespace) -> None:
         out=args.out, world=args.world, seed=args.seed, resume=args.resume, device=args.device,
         labels=args.labels, steps=args.steps, lr=args.lr, precision=args.precision,
         batch=args.batch_size, data=args.data, form=args.format, images=args.images,
-        max_bad=args.max_bad, preset=args.preset,
-        vision=args.vision, llm=args.llm, accumulate=args.accumulate,
+        max_bad=args.max_bad, tags=args.tags, preset=args.preset,
+        sources=sources(args), accumulate=args.accumulate,
         checkpointing=args.checkpointing, shard=args.shard, init=args.init)
-    numbers, lion = numbers_of(args), args.system == "lion"
+    numbers = numbers_of(args)
     if args.plan:
         print(costs(args))
-    elif lion and 0 in numbers:
-        stage_0_of_lion(args, o, numbers)
+    elif 0 in numbers and (args.system == "lion" or args.preset != "tiny"):
+        stage_0(args, o, numbers)
     elif args.stage == "all":
         launch.in_turn(args.system, numbers, o)
     else:
         launch.train_stage(args.system, *numbers, o)
 
 
-def stage_0_of_lion(args: argparse.Namespace, o, numbers: tuple) -> None:
-    """The frozen parts, which all systems share: tiny ones, or a tag head for photographs."""
+def stage_0(args: argparse.Namespace, o, numbers: tuple) -> None:
+    """The frozen parts, which all systems share: tiny ones, or a tag head for photographs (the
+    rest of Lyrics' refiner comes pretrained)."""
     from lion_min import launch
     from lion_min.tiny import pipeline
     if args.preset != "tiny":

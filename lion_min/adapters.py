@@ -92,10 +92,8 @@ def attach_adapters(llm: nn.Module, width: int, bottleneck: int, count: int) -> 
     adapters = nn.ModuleList()
     for module in llm.modules():
         names = {name for name, _ in module.named_children()}
-        # Gemma 2 and 3 norm once more between attention and MLP: another residual form, left out.
         hook = (_t5_hook if names >= {"DenseReluDense", "layer_norm"} else
-                _llama_hook if names >= {"self_attn", "mlp", "post_attention_layernorm"}
-                and "pre_feedforward_layernorm" not in names else None)
+                _llama_hook if names >= {"self_attn", "mlp", "post_attention_layernorm"} else None)
         if hook is not None:
             adapters.append(MixtureOfAdapters(width, bottleneck, count))
             hook(module, adapters[-1])
@@ -116,15 +114,18 @@ def _t5_hook(ffn: nn.Module, mixture: MixtureOfAdapters) -> None:
 
 
 def _llama_hook(layer: nn.Module, mixture: MixtureOfAdapters) -> None:
-    """The norm before the MLP gets X; the MLP's output joins the same residual."""
+    """The norm before the MLP gets X; the MLP's output joins the same residual. Gemma's layer norms
+    before and behind the MLP, so its second norm's output is what joins."""
     held: list[Tensor] = []
+    before = getattr(layer, "pre_feedforward_layernorm", layer.post_attention_layernorm)
+    last = getattr(layer, "post_feedforward_layernorm", layer.mlp)
 
     def keep(_, inputs: tuple) -> None:
         held[:] = inputs
 
-    layer.post_attention_layernorm.register_forward_pre_hook(keep)
+    before.register_forward_pre_hook(keep)
     # popped: no graph outlives its step
-    layer.mlp.register_forward_hook(lambda _, inputs, out: _added(out, mixture, held.pop()))
+    last.register_forward_hook(lambda _, inputs, out: _added(out, mixture, held.pop()))
 
 
 def merge_stage_adapters(region: dict[str, Tensor], image: dict[str, Tensor]

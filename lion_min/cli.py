@@ -21,6 +21,14 @@ TITLES = {LION: "LION", PVIT: "PVIT", LYRICS: "Lyrics", LMEYE: "LMEye"}
 MAX_SEED = 2**63 - 1
 MAX_BAD = 0.05             # the share of bad records and pictures that is left out without a question
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3        # of glibc's malloc.h
+PART_FLAGS = {                             # where a pretrained preset's parts lie
+    "vision": "the preset's ViT: a folder instead of its name",
+    "llm": "the preset's LLM, likewise",
+    "regions": "PVIT's RegionCLIP, its official file; default: the ViT's own states are pooled",
+    "detector": "Lyrics' Grounding-DINO, likewise a folder",
+    "segmenter": "Lyrics' SAM, for masks of the detected boxes; default: no masks",
+    "tower": "LMEye around FlanT5: the CLIP whose text tower interacts, likewise a folder"}
+PART_OF = {"regions": PVIT, "detector": LYRICS, "segmenter": LYRICS, "tower": LMEYE}
 # Those of lion_min.datasets, whose import would make --help slow.
 FORMATS = ("samples", "coco", "captions", "refcoco", "vg", "vsr", "pope", "llava", "pvit")
 
@@ -87,15 +95,38 @@ def training_flags(p: argparse.ArgumentParser) -> None:
                    help="default: the stage's own, fp32 on a CPU that is slow in bf16")
 
 
+def part_flags(p: argparse.ArgumentParser) -> None:
+    """The flags of every command that takes a pretrained preset's parts from the disk."""
+    for name, told in PART_FLAGS.items():
+        p.add_argument(f"--{name}", metavar="FILE" if name == "regions" else "DIR", help=told)
+
+
+def sources(args: argparse.Namespace) -> dict[str, str]:
+    """What part_flags were given; BadInput for one of another system."""
+    given = {name: path for name in PART_FLAGS if (path := getattr(args, name))}
+    for name in given:
+        if (owner := PART_OF.get(name, args.system)) != args.system:
+            raise BadInput(f"--{name}: belongs to {owner}; leave it out for {args.system}")
+    return given
+
+
 def data_flags(p: argparse.ArgumentParser, formats: tuple[str, ...]) -> None:
     """The flags of every command that reads photographs: how, and how many bad ones to leave out."""
     p.add_argument("--format", choices=formats,
                    help="of --data; default: by its files' names, instances*.json and so on")
     p.add_argument("--images", type=Path, metavar="DIR",
                    help="the folder of the photographs, where they are not beside --data")
+    tags_flag(p)
     p.add_argument("--max-bad", type=share, default=MAX_BAD, metavar="X",
                    help="share of bad records and pictures that is left out; more stop the run; "
                         f"default: {MAX_BAD}")
+
+
+def tags_flag(p: argparse.ArgumentParser) -> None:
+    """The flag of every command in which LION may read tags of another tagger."""
+    p.add_argument("--tags", type=Path, metavar="FILE",
+                   help="LION's tags from outside: JSON lines of image, tags and scores, see "
+                        "lion_min/datasets/tags.py; default: the tag head's")
 
 
 def share(text: str) -> float:

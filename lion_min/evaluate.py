@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 from lion_min import BadInput
-from lion_min.cli import FORMATS, SYSTEMS, Parser, command, data_flags, whole
+from lion_min.cli import (FORMATS, SYSTEMS, Parser, command, data_flags, part_flags, sources,
+                          whole)
 from lion_min.scenes import WORLDS
 
 
@@ -18,9 +19,8 @@ def parser() -> Parser:
     p.add_argument("--weights", type=Path, metavar="DIR",
                    help="a run's folder, such as runs/lion/stage3; default: the bundled weights "
                         "of the system's last stage")
-    p.add_argument("--vision", metavar="DIR",
-                   help="the ViT of a pretrained preset, where it is not what training took")
-    p.add_argument("--llm", metavar="DIR", help="its LLM, likewise")
+    part_flags(p.add_argument_group(
+        "parts", "of a pretrained preset, where they are not what training took, or of an import"))
     p.add_argument("--count", type=whole(2), default=500, metavar="N",
                    help="scenes, or questions of an annotation file, at most; default: 500")
     p.add_argument("--seed", type=whole(0), default=0, metavar="S")
@@ -58,6 +58,8 @@ def run(args: argparse.Namespace) -> None:
     if not photographs and (args.images or args.split or args.skip_bad or args.held_out):
         raise BadInput("--images, --split, --skip-bad and --held-out go with the annotation file of "
                        "photographs: --data PATH")
+    if args.tags and not args.data:
+        raise BadInput(f"--tags {args.tags}: of which pictures? add --data PATH")
     if args.held_out and args.split:
         raise BadInput("--held-out: goes without --split, as train.py reads --data")
     result, below = (score_photographs if photographs else score_scenes)(args)
@@ -67,10 +69,22 @@ def run(args: argparse.Namespace) -> None:
     print(json.dumps(result) if args.json else "\n".join([table, *below, f"weights {weights}"]))
 
 
-def opened(args: argparse.Namespace):
-    """The system that the command line names."""
+def opened(args: argparse.Namespace, tags=None):
+    """The system that the command line names, with the TagFile of --tags."""
     from lion_min import launch
-    return launch.load(args.system, args.weights, args.device, None, args.vision, args.llm)
+    system = launch.load(args.system, args.weights, args.device, **sources(args))
+    if tags:
+        system.take_tags(tags, tags.file)
+    return system
+
+
+def tagged(args: argparse.Namespace, pictures: list, max_bad: float, path: str = "path") -> tuple:
+    """(those of the pictures that --tags knows, its TagFile); (all, None) without it."""
+    if not args.tags:
+        return pictures, None
+    from lion_min.datasets.tags import TagFile
+    tags = TagFile(args.tags, max_bad)
+    return tags.known(pictures, max_bad, path), tags
 
 
 # ---- drawn scenes --------------------------------------------------------------------------------
@@ -78,9 +92,11 @@ def opened(args: argparse.Namespace):
 def score_scenes(args: argparse.Namespace) -> tuple[dict, list[str]]:
     """(scores, lines below their table) on made scenes, or on those of a folder."""
     from lion_min import datasets, launch, scores
-    world = WORLDS[args.world or launch.read_config(args.system, args.weights)["world"]]
+    imported = "medium" if launch.is_imported(args.weights) else None
+    world = WORLDS[args.world or imported or launch.read_config(args.system, args.weights)["world"]]
     scenes = args.data and datasets.read_scenes(args.data, world)[:args.count]
-    system = opened(args)
+    scenes, tags = tagged(args, scenes, args.max_bad)
+    system = opened(args, tags)
     result = scores.evaluate(system, world, args.count, args.seed, shuffled=args.shuffled, scenes=scenes)
     report = system.report(world, args.count, args.seed) if scenes is None else {}
     return result | report, [
@@ -113,8 +129,8 @@ def score_photographs(args: argparse.Namespace) -> tuple[dict, list[str]]:
         samples = photos.questions(photos.split(photos.photos_of(annotations))[1], args.seed)
     else:
         samples = of_split(annotations, args.split)
-    samples = benchmarks.some(samples, args.count, args.seed)
-    result = benchmarks.score_samples(opened(args), samples, shuffled=args.shuffled,
+    samples, tags = tagged(args, benchmarks.some(samples, args.count, args.seed), max_bad, "image")
+    result = benchmarks.score_samples(opened(args, tags), samples, shuffled=args.shuffled,
                                       max_bad=max_bad)
     result |= {"data": str(annotations.file), "format": annotations.form, "split": args.split,
                "count": args.count, "seed": args.seed, "left_out": annotations.left_out.count}

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -19,7 +20,8 @@ from lion_min.images import to_pixels
 from lion_min.left_out import UNREADABLE, BadRecord, LeftOut, note
 from lion_min.vision import VisionEncoder
 
-MEMORY = 8e9                               # bytes that kept states may take
+MEMORY = 8e9                               # bytes that kept states and pictures may take
+PICTURE = 1e6                              # bytes of a photograph of 640 x 480 pixels
 CHUNK = 128                                # pictures that are encoded at once
 
 
@@ -78,8 +80,17 @@ def _joined(values: list):
                                                                  for v in values))))
     if isinstance(first[0], Tensor):
         with torch.autocast(first[0].device.type, enabled=False):         # knows no float16
-            return [torch.cat(depth) for depth in zip(*values)]           # each [size, 1+N, Dv]
+            return [torch.cat(same_size(depth)) for depth in zip(*values)]    # each [size, 1+N, Dv]
     return [item for value in values for item in value]
+
+
+def same_size(tensors: tuple[Tensor, ...]) -> list[Tensor]:
+    """Maps [size, C, h, w] of different sizes, the last row and column repeated: what RoIAlign reads
+    inside a picture stays as it was. Other tensors as they are."""
+    if tensors[0].ndim != 4:
+        return list(tensors)
+    h, w = (max(t.shape[side] for t in tensors) for side in (2, 3))
+    return [F.pad(t, (0, w - t.shape[3], 0, h - t.shape[2]), mode="replicate") for t in tensors]
 
 
 class FeatureCache:
@@ -157,4 +168,6 @@ def features_of(system, scenes: list, encoder_trains: bool) -> Features:
     """The cache where it fits in MEMORY and stays valid while training."""
     v = system.parts.vision.settings
     size = 2 * len(scenes) * (1 + v.side ** 2) * v.width * max(1, len(system.depths))   # bytes
-    return (FeaturesOnTheFly if encoder_trains or size > MEMORY else FeatureCache)(system, scenes)
+    size += len(scenes) * PICTURE * system.keeps_pictures
+    anew = encoder_trains or size > MEMORY or not system.keeps_features
+    return (FeaturesOnTheFly if anew else FeatureCache)(system, scenes)

@@ -28,6 +28,7 @@ MAX_PIXELS = 50_000_000  # a 50-megapixel camera; 150 MB once decoded
 # The statistics CLIP was trained with (openai/CLIP, clip.py); LION's and PVIT's encoders use them.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)    # DINOv2's
 
 
 def load_image(path: str | Path) -> Image.Image:
@@ -35,11 +36,14 @@ def load_image(path: str | Path) -> Image.Image:
 
     Upright: a phone may store a photograph rotated, with a tag for its orientation; boxes refer to
     the displayed picture, so the tag is applied before anything else uses the size. Boxes of
-    annotation files, which are of the stored picture, are turned alike (boxes.turn_box).
+    annotation files, which are of the stored picture, are turned alike (boxes.turn_box). Its
+    `filename` is the path, by which datasets/tags.py knows it.
     Raises BadInput, one line, for whatever is not such a picture of at most 50 million pixels.
     """
     check_file(path, f"image {str(path)!r}")
-    return decode(path, repr(str(path)))
+    image = decode(path, repr(str(path)))
+    image.filename = str(path)
+    return image
 
 
 def decode(source: str | Path | BytesIO, name: str) -> Image.Image:

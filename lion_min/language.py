@@ -90,7 +90,7 @@ class LanguageModel(nn.Module):
     """One interface over transformers' T5ForConditionalGeneration and LlamaForCausalLM.
 
     model: a ready one (backbones.py); None: a random one of these settings. Family 'llama' is
-    every decoder-only LLM with the parts of Llama's: SmolLM2, Vicuna, Qwen2."""
+    every decoder-only LLM with the parts of Llama's: SmolLM2, Vicuna, Qwen2 and 3, Gemma 3."""
 
     def __init__(self, settings: LanguageSettings, model: nn.Module | None = None):
         super().__init__()
@@ -107,6 +107,12 @@ class LanguageModel(nn.Module):
     @property
     def width(self) -> int:
         return self.model.get_input_embeddings().weight.shape[1]
+
+    @property
+    def window(self) -> int | None:
+        """How far back the layers look that do not see all (Gemma 3's), in tokens; None: all do."""
+        slides = "sliding_attention" in (getattr(self.model.config, "layer_types", None) or ())
+        return self.model.config.sliding_window if slides else None
 
     def embed(self, ids: Tensor) -> Tensor:
         """[..., T] ids -> [..., T, D]. Ids beyond the vocabulary, which stand for features until
@@ -142,10 +148,15 @@ class LanguageModel(nn.Module):
         new, whole = embeds.shape[1], prefix.mask.shape[1]
         causal = mask.new_ones(new, whole).tril(whole - new)
         seen = causal & prefix.mask[:, None]                              # [S, L, T+L]
-        position = (prefix.mask.cumsum(1) - 1).clamp(min=0)[:, -new:]     # padding has none
+        every = (prefix.mask.cumsum(1) - 1).clamp(min=0)                  # padding has none
+        position, attention = every[:, -new:], additive(seen, embeds.dtype)[:, None]
+        if self.window:                                                   # a mask for each kind of layer
+            near = position[:, :, None] - every[:, None] < self.window
+            attention = {"full_attention": attention,
+                         "sliding_attention": additive(seen & near, embeds.dtype)[:, None]}
         return self.model.model(
-            inputs_embeds=embeds, attention_mask=additive(seen, embeds.dtype)[:, None],
-            position_ids=position, past_key_values=prefix.cache, use_cache=True).last_hidden_state
+            inputs_embeds=embeds, attention_mask=attention, position_ids=position,
+            past_key_values=prefix.cache, use_cache=True).last_hidden_state
 
     def prefix(self, shared: Tensor | None, samples: int, dtype: torch.dtype) -> Prefix:
         """Shared tokens [B, P, D] read once and repeated for S samples; None: an empty prefix."""
@@ -249,6 +260,8 @@ class LanguageModel(nn.Module):
             inputs, read = self._joined(embeds, text.mask, shared, own), 0
         else:                # generate wants a row as long as the mask and cuts off what was read
             embeds, mask, prefix = self._behind(embeds, text.mask, shared, own)
+            if self.window and not mask.all():     # which would count padding: one by one
+                return self._generate_each(embeds, mask, text, prefix, options)
             mask = torch.cat([prefix.mask, mask], 1)                  # [S, T+K+L]
             prefix.repeat(options["num_beams"])
             embeds = F.pad(embeds, (0, 0, mask.shape[1] - embeds.shape[1], 0))
@@ -258,3 +271,14 @@ class LanguageModel(nn.Module):
         ids = self.model.generate(**inputs, **options)
         self.notes = too_long(ids, read, options["max_new_tokens"], self.settings)
         return ids
+
+    def _generate_each(self, embeds: Tensor, mask: Tensor, text: TextBatch, prefix: Prefix,
+                       options: dict) -> Tensor:
+        """`generate` of each row without its padding."""
+        answers, notes = [], []
+        for i, real in enumerate(mask):
+            row = TextBatch(text.ids[i:i + 1], real[None, real])
+            ids = self.generate(embeds[i:i + 1, real], row, prefix.pick(torch.tensor([i])), **options)
+            answers, notes = [*answers, ids[0].tolist()], [*notes, *self.notes]
+        self.notes = [*dict.fromkeys(notes)]
+        return pad_rows(answers, self.settings.pad_id).to(self.device)

@@ -8,17 +8,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 
 import torch
 
 from lion_min import BadInput, checkpoints, scores, training
-from lion_min.cli import LION, MAX_BAD, SYSTEMS, several
-from lion_min.left_out import note
+from lion_min.cli import MAX_BAD, PART_FLAGS, SYSTEMS, several
+from lion_min.features import readable
+from lion_min.left_out import LeftOut, note
 from lion_min.parts import TINY, WEIGHTS, Parts, run_folder, stage_name, tiny_parts
-from lion_min.pretrained.presets import LION_SIZES, PRESETS
+from lion_min.pretrained.presets import PRESETS
 from lion_min.scenes import WORLDS
 from lion_min.stage import RunOptions, Stage, run_stage
 from lion_min.system import System
@@ -56,18 +57,21 @@ def bundled(system: str) -> Path:
 # ---- a system to ask ----------------------------------------------------------------------------
 
 def load(system: str = SYSTEMS[0], weights: Path | str | None = None, device: str = "auto",
-         preset: str | None = None, vision: str | None = None, llm: str | None = None) -> System:
+         preset: str | None = None, vision: str | None = None, llm: str | None = None,
+         **more: str) -> System:
     """A trained system: of a run's or an imported folder `weights`, or the bundled one.
 
-    vision, llm: the backbones' folders, where they are not what training took. BadInput for
-    weights that are missing, damaged, or of another preset than `preset`.
+    vision, llm and more: where its parts lie (cli.PART_FLAGS), if not where training took them.
+    BadInput for weights that are missing, damaged, or of another preset than `preset`.
     """
     if system not in SYSTEMS:
         raise BadInput(f"system {system!r:.40}: there is {', '.join(SYSTEMS)}")
+    if unknown := more.keys() - PART_FLAGS:
+        raise BadInput(f"{min(unknown)}: no part; there is {', '.join(PART_FLAGS)}")
     weights, device = weights and Path(weights), training.device_of(device)
-    file = weights and weights / checkpoints.CONFIG
-    if file and file.is_file() and "imported" in checkpoints.load_json(file):
-        opened = _imported(system, weights, device, vision, llm)
+    sources = {k: v for k, v in {"vision": vision, "llm": llm, **more}.items() if v}
+    if is_imported(weights):
+        opened = _imported(system, weights, device, sources)
     else:
         if preset not in (None, TINY) and weights is None:
             raise BadInput(f"--preset {preset}: nothing is bundled for it; train it and give its folder: "
@@ -76,15 +80,16 @@ def load(system: str = SYSTEMS[0], weights: Path | str | None = None, device: st
         if preset not in (None, config["preset"]):
             raise BadInput(f"--preset {preset}: the weights {str(weights)!r} are of the preset "
                            f"{config['preset']}; leave --preset out")
-        opened = open_run(system, Path(weights or bundled(system)).resolve(), config, device, vision, llm)
+        folder = Path(weights or bundled(system)).resolve()
+        opened = open_run(system, folder, config, device, sources)
     if opened.parts.preset == TINY:
         from lion_min.tiny.typed import Reader
         opened.reads = Reader(opened.tokenizer, opened.wordings)
     return opened
 
 
-def open_run(system: str, folder: Path, config: dict, device="cpu", vision: str | None = None,
-             llm: str | None = None) -> System:
+def open_run(system: str, folder: Path, config: dict, device="cpu",
+             sources: dict[str, str] | None = None) -> System:
     """The system of OUT/<system>/stageN, every tensor accounted for; its frozen parts come from
     OUT's stage 0, or the bundled one, or from where training took them."""
     stage = stage_of(system, config["stage"])
@@ -93,14 +98,16 @@ def open_run(system: str, folder: Path, config: dict, device="cpu", vision: str 
             values = tuple(vars(module_of(system, "model"))[known])
             stage = replace(stage, **{name: _setting(config, folder, ("settings", name), values)})
     family = _setting(config, folder, ("settings", "language", "family"), ("llama", "t5"))
-    parts = parts_for(folder.parents[1], *_source(config, folder, vision, llm), family)
+    sources = _sources(config, folder, sources or {})
+    parts = parts_for(folder.parents[1], config["preset"], sources, family, system)
+    stage = fitted(system, stage, parts)
     opened = module_of(system, "system").SYSTEM(parts, stage)
     opened.load(folder, config)
     opened.model.to(device), opened.tagger.to(device)
 
     def open_stage(number: int | str) -> System:
         other = run_folder(system, folder.parents[1], number)
-        return open_run(system, other, read_config(system, other, (number,)), device)
+        return open_run(system, other, read_config(system, other, (number,)), device, sources)
 
     opened.open_stage = open_stage
     return opened
@@ -142,39 +149,59 @@ def _setting(config: dict, folder: Path, names: tuple[str, ...], values: tuple,
     return value
 
 
-def _source(config: dict, folder: Path, vision: str | None, llm: str | None
-            ) -> tuple[str, str | None, str | None]:
-    """(preset, vision, llm) of a run; BadInput for damaged settings, or backbones for the tiny."""
+def _sources(config: dict, folder: Path, given: dict[str, str]) -> dict[str, str]:
+    """Where a run's parts come from: what is given, else what training took. BadInput for damaged
+    settings, or parts given to the tiny preset."""
     if config["preset"] == TINY:
-        if vision or llm:
-            raise BadInput("--vision, --llm: the tiny preset has its own; leave them out")
-        return TINY, None, None
+        if given:
+            raise BadInput(f"--{', --'.join(given)}: the tiny preset has its own; leave it out")
+        return {}
     try:
-        source = config["source"]
-        return source["preset"], vision or source["vision"], llm or source["language"]
+        taken = {"llm": config["source"]["language"]} | config["source"]
+        return {name: taken[name] for name in PART_FLAGS if taken.get(name)} | given
     except (KeyError, TypeError) as error:
         raise BadInput(f"{folder / checkpoints.CONFIG}: source is damaged ({error}); train the stage "
                        "again") from error
 
 
-def _imported(system: str, weights: Path, device, vision: str | None, llm: str | None) -> System:
-    """A published checkpoint that was imported; LION's can be asked."""
-    if not hasattr(published(system), "open_system"):
-        raise BadInput(f"weights {str(weights)!r}: an imported {system}, whose prompts have no way "
-                       f"from the command line yet; lion_min.published.{system}.load opens it")
-    return published(system).open_system(weights, stage_of(system, answers(system)[-1]), device, vision, llm)
+def is_imported(weights: Path | None) -> bool:
+    """Whether a folder of weights is a published checkpoint that was imported."""
+    file = weights and weights / checkpoints.CONFIG
+    return bool(file) and file.is_file() and "imported" in checkpoints.load_json(file)
 
 
-def parts_for(out: Path, preset: str = TINY, vision: str | None = None, llm: str | None = None,
-              family: str = "llama") -> Parts:
-    """The frozen parts of a preset; vision, llm: folders or names in the place of its own."""
+def _imported(system: str, weights: Path, device, given: dict[str, str]) -> System:
+    """The system of an imported checkpoint; BadInput, once for all, where parts are not found."""
+    module, config = published(system), checkpoints.load_json(weights / checkpoints.CONFIG)
+    _setting(config, weights, ("system",), (system,), "give --system, too")
+    preset = PRESETS.get(config.get("preset"))
+    sources = preset.sources(given) if preset else given
+    if any(name not in sources for name in module.NEEDS):
+        raise BadInput(f"{weights}: of no preset's size; say where its parts lie: "
+                       + " ".join(f"--{name} DIR" for name in module.NEEDS)
+                       + f" ({'; '.join(f'{k}: {v}' for k, v in module.NEEDS.items())})")
+    return module.open_system(weights, stage_of(system, answers(system)[-1]), device, **sources)
+
+
+def parts_for(out: Path, preset: str = TINY, sources: dict[str, str] | None = None,
+              family: str = "llama", system: str | None = None) -> Parts:
+    """The frozen parts of a preset, with what `system` needs beside the ViT and the LLM; sources:
+    folders in the place of the preset's own, by their flags."""
     if preset == TINY:
         return tiny_parts(out, family)
     from lion_min.pretrained.backbones import pretrained_parts
-    parts = pretrained_parts(out, preset, vision, llm)
-    if preset in LION_SIZES:
-        parts.published = published(LION).settings_by_name(preset)
+    given = sources or {}
+    parts = pretrained_parts(out, preset, given.get("vision"), given.get("llm"))
+    parts.source |= {k: v for k, v in given.items() if k not in ("vision", "llm")}
+    if system:
+        published(system).complete(parts, **PRESETS[preset].sources(given))
     return parts
+
+
+def fitted(system: str, stage: Stage, parts: Parts) -> Stage:
+    """The stage as the published form of a system around these parts trains it."""
+    fit = parts.published and getattr(published(system), "fitted", None)
+    return fit(stage, parts.published) if fit else stage
 
 
 # ---- stages to train ----------------------------------------------------------------------------
@@ -197,9 +224,9 @@ class Options:
     form: str | None = None                # of --data; None: by its files' names
     images: Path | None = None             # the folder of its photographs; None: beside it
     max_bad: float = MAX_BAD               # the share of bad records and pictures to leave out
+    tags: Path | None = None               # LION's, from outside: datasets/tags.py
     preset: str = TINY
-    vision: str | None = None
-    llm: str | None = None
+    sources: dict[str, str] = field(default_factory=dict)   # of the preset's parts, by their flags
     accumulate: int | None = None
     checkpointing: bool = False
     shard: bool = False                    # one model among the processes of torchrun
@@ -233,11 +260,20 @@ class Options:
         if photos.is_photos(self.data, self.form):
             return self.photographs(takes_turns)
         scenes, batch = datasets.read_scenes(self.data, WORLDS[self.world]), self.batch or stage.batch
+        scenes, tags = self.tagged(scenes)
         if len(scenes) < batch:
             raise BadInput(f"data {str(self.data)!r}: {len(scenes)} scenes do not fill a batch of "
                            f"{batch}; add some or lower --batch-size")
         return {"scenes": scenes, "data": {"file": str(self.data),
-                                           "fingerprint": datasets.fingerprint(scenes)}}
+                                           "fingerprint": datasets.fingerprint(scenes)}} | tags
+
+    def tagged(self, pictures: list) -> tuple[list, dict]:
+        """Those of the pictures that --tags knows, and the file as "tags"; all without it."""
+        if self.tags is None:
+            return pictures, {}
+        from lion_min.datasets.tags import TagFile
+        tags = TagFile(self.tags, self.max_bad)
+        return tags.known(pictures, self.max_bad), {"tags": tags}
 
     def photographs(self, takes_turns: bool) -> dict:
         """Photographs to train on, and the questions on those held out."""
@@ -248,6 +284,7 @@ class Options:
         if self.preset == TINY:
             raise BadInput(f"data {str(self.data)!r}: photographs; the tiny preset knows the drawn "
                            "world's words alone, so choose another one, --preset clip-smollm2")
+        every, tags = self.tagged(every)
         train, held = photos.split(every)
         asked = benchmarks.some(photos.questions(held), CHECKS, self.seed)
         print(f"{len(train)} photographs to train on, {len(held)} held out, of {annotations.file} "
@@ -255,10 +292,18 @@ class Options:
         if not takes_turns and any(sample.turns for sample in annotations.samples):
             note("this system takes no earlier turns: a conversation's later questions stand alone")
         floor = len({sample.image for sample in asked}) > 1    # shows the next picture
-        return {"scenes": train, "max_bad": self.max_bad,
-                "data": {"file": str(annotations.file), "fingerprint": datasets.fingerprint(every)},
-                "score": lambda system: benchmarks.score_samples(system, asked, shuffled=floor,
-                                                                 max_bad=self.max_bad)}
+
+        def score(system: System) -> dict:
+            if system.stage.number not in system.ANSWERS:      # Lyrics' alignment: no LLM
+                told = [photo for photo in held if photo.caption()][:CHECKS]
+                left_out = LeftOut(annotations.file, "pictures", len(told))
+                return system.score_scenes(
+                    [told[row] for row in readable([photo.draw for photo in told], left_out)])
+            return benchmarks.score_samples(system, asked, shuffled=floor, max_bad=self.max_bad)
+
+        return {"scenes": train, "max_bad": self.max_bad, "score": score,
+                "data": {"file": str(annotations.file),
+                         "fingerprint": datasets.fingerprint(every)}} | tags
 
 
 def train_stage(system: str, number: int | str, o: Options, stage: Stage | None = None, **run) -> dict:
@@ -268,8 +313,14 @@ def train_stage(system: str, number: int | str, o: Options, stage: Stage | None 
     takes_turns = scores.takes_turns(module_of(system, "system").SYSTEM)
     data = o.scenes(stage, takes_turns) if number else {}   # a stage 0 learns from scenes it makes
     torch.manual_seed(o.seed)
-    parts = parts_for(o.out, o.preset, o.vision, o.llm)
-    return run_stage(module_of(system, "system").SYSTEM(parts, stage), RunOptions(**{
+    parts = parts_for(o.out, o.preset, o.sources, system=system)
+    stage = fitted(system, stage, parts)
+    trained, tags = module_of(system, "system").SYSTEM(parts, stage), data.pop("tags", None)
+    if tags:
+        data["data"]["tags"] = str(tags.file)
+        if trained.reads_tags:                         # LION's stages before the fourth do not
+            trained.take_tags(tags, tags.file)
+    return run_stage(trained, RunOptions(**{
         "world": o.world, "seed": o.seed, "resume": o.resume, "batch": o.batch, "init": o.init,
         "device": training.device_of(o.device), "plan": o.plan(stage.plan)} | data | run))
 

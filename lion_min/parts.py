@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -40,13 +40,17 @@ class Parts:
     preset: str = TINY
     source: dict | None = None             # pretrained: where vision and language came from
     published: object = None               # pretrained: settings of the published model, if any
+    beside: dict[str, nn.Module] = field(default_factory=dict)   # frozen parts of one system alone:
+                                           # PVIT's 'regions', Lyrics' 'refiner', LMEye's 'tower'
 
     @cached_property
     def fingerprint(self) -> str:
         """Which frozen parts these are; compute it before any of them trains. A tag head for
         photographs may be trained before or after a run, so it does not count there."""
-        tiny = (self.vision, self.tagger, self.llm)
-        return fingerprint(*tiny if self.preset == TINY else (self.vision, self.llm))
+        if self.preset == TINY:
+            return fingerprint(self.vision, self.tagger, self.llm)
+        more = (getattr(part, "detector", part) for part in self.beside.values())   # masks: for show
+        return fingerprint(self.vision, self.llm, *more)
 
     def earlier(self, system: str, number: int | str, quiet: bool = False) -> dict[str, Tensor]:
         """The trained tensors of an earlier stage; one line says when they are the bundled ones.

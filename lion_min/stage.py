@@ -97,13 +97,13 @@ def row_sampler(stage: Stage, scenes: list, batch: int):
 
 def _unlike_captions(scenes: list, batch: int):
     """Batches without a caption twice: a contrastive loss would count a true pair as wrong."""
-    captions = [s.caption() for s in scenes]
-    if len(set(captions)) < 2 or batch < 2:
+    captions = {i: caption for i, s in enumerate(scenes) if (caption := s.caption())}
+    if len({*captions.values()}) < 2 or batch < 2:
         raise BadInput("this stage takes at least two scenes of different captions a step; raise "
                        "--batch-size or add scenes to --data")
 
     def draw_rows(round_: None, step: int, rng: random.Random) -> list[int]:
-        drawn = rng.sample(range(len(scenes)), min(2 * batch, len(scenes)))
+        drawn = rng.sample([*captions], min(2 * batch, len(captions)))
         return list({captions[r]: r for r in drawn}.values())[:batch]
 
     return draw_rows
@@ -128,7 +128,7 @@ def run_stage(system, o: RunOptions) -> dict:
     print(count_parameters(dict(model.named_children())))
     halved = parts.preset != TINY and plan.precision == "bf16"
     if halved:
-        halve_frozen(model.vision, model.llm)
+        halve_frozen(*(m for n, m in model.named_children() if n in ("vision", "llm")))
     if plan.shard and hasattr(model, "llm"):
         parallel.shard(model, layers_of(model.llm, "--shard"), torch.device(o.device))
         model.llm.equal_calls = True

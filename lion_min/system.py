@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lion_min import BadInput, checkpoints, scores
 from lion_min.boxes import Box, BoxText, typed_boxes
+from lion_min.cli import TITLES
 from lion_min.explanation import Explanation
 from lion_min.features import encode_images, index, join
 from lion_min.images import load_image
@@ -59,7 +60,11 @@ class System:
     """The interface of training, infer.py and the scores; a subclass has the first five methods."""
 
     ANSWERS: tuple[int | str, ...] = ()    # the stages that answer; the last is bundled
+    reads_tags = False                     # LION's stage 4, Lyrics
+    tags_of: Callable[[Image.Image], list[str]] | None = None   # None: the tag head's, see take_tags
+    keeps_features = True                  # False: they are too large, each batch is encoded anew
     wordings: tuple[str, ...] = ()         # questions that it is taught beside wordings.py
+    keeps_pictures = False                 # beside their states, in what `encode` returns
     reads: Callable[[Image.Image, str], tuple[str, list[str]]] | None = None   # of the tiny preset:
                                            # -> the prompt with its slips mended, notes for a Reply
     open_stage: Callable[[int], System] | None = None   # another stage of an opened run
@@ -101,11 +106,26 @@ class System:
 
     def encode(self, images: list[Image.Image]) -> dict:
         """Frozen features and tags of images, computed once for all of their questions."""
-        return self.features(encode_images(self.parts.vision, images))
+        return self.features(encode_images(self.parts.vision, images), images)
 
-    def features(self, states: list[Tensor]) -> dict:
-        """What `encode` makes of the encoder's states, each [B, 1+N, Dv]."""
-        return {"states": states, "tags": self.tagger.predict(states[-1])}
+    def features(self, states: list[Tensor], images: list[Image.Image]) -> dict:
+        """What `encode` makes of the encoder's states, each [B, 1+N, Dv], and the pictures."""
+        return {"states": states, "tags": self.tags(states, images)}
+
+    def tags(self, states: list[Tensor], images: list[Image.Image]) -> list[list[str]]:
+        """The tag head's; those from outside for every picture that comes from a file."""
+        found = self.tagger.predict(states[-1])
+        return found if not self.tags_of else [
+            self.tags_of(image) if getattr(image, "filename", "") else tags
+            for image, tags in zip(images, found)]
+
+    def take_tags(self, tags_of: Callable[[Image.Image], list[str]], name: Path) -> None:
+        """Tags from outside instead of the tag head's; name: what a refusal names. BadInput where
+        the stage reads no tags."""
+        if not self.reads_tags:
+            raise BadInput(f"--tags {name}: {TITLES[self.name]}'s stage {self.stage.number} reads no "
+                           "tags, only LION's stage 4 and Lyrics do; leave it out")
+        self.tags_of = tags_of
 
     @staticmethod
     def index(chunks: list[dict], rows: list[int]) -> dict:

@@ -3,7 +3,7 @@
 Symbols: B images, N patches (a square grid, row by row), Dv width, G tags.
 
 All families are transformers' own classes: a CLIP ViT (the tiny preset puts a small
-convolutional stem before it), the EVA ViT of InstructBLIP, which LION uses, and SigLIP's.
+convolutional stem before it), the EVA ViT of InstructBLIP, which LION uses, SigLIP's and DINOv2's.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lion_min.images import CLIP_MEAN, CLIP_STD
+from lion_min.images import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
+
+STATISTICS = {"siglip": ((0.5,) * 3,) * 2, "dinov2": (IMAGENET_MEAN, IMAGENET_STD)}
 
 
 @dataclass
 class VisionSettings:
     """Sizes of an encoder built from a config."""
 
-    family: str = "clip"                   # 'clip', 'eva' or 'siglip'
+    family: str = "clip"                   # 'clip', 'eva', 'siglip' or 'dinov2'
     image: int = 64                        # pixels of the square input
     patch: int = 8
     width: int = 128
@@ -43,12 +45,12 @@ class VisionSettings:
     @property
     def mean(self) -> tuple[float, float, float]:
         """Of the pixels it was trained on, a channel each; EVA's are CLIP's."""
-        return (0.5,) * 3 if self.family == "siglip" else CLIP_MEAN
+        return STATISTICS.get(self.family, (CLIP_MEAN, CLIP_STD))[0]
 
     @property
     def std(self) -> tuple[float, float, float]:
         """What pixels less their mean are divided by."""
-        return (0.5,) * 3 if self.family == "siglip" else CLIP_STD
+        return STATISTICS.get(self.family, (CLIP_MEAN, CLIP_STD))[1]
 
 
 class ConvStem(nn.Sequential):
@@ -76,7 +78,8 @@ class VisionEncoder(nn.Module):
 
     states[0] is the embedding (the stem), states[i] the raw residual stream after block i: no
     final norm. LION's 0-based blocks 38, 28, 18 are states 39, 29, 19 here. SigLIP has no CLS:
-    the mean of the patches stands first, at every depth.
+    the mean of the patches stands first, at every depth. DINOv2's registers, which stand between
+    CLS and the patches, are left out.
     model: a ready one of the family (backbones.py); None: a random one of these settings.
     """
 
@@ -91,6 +94,8 @@ class VisionEncoder(nn.Module):
         states = self.model(pixels, output_hidden_states=True).hidden_states
         if self.settings.family == "siglip":
             return [torch.cat([s.mean(1, keepdim=True), s], 1) for s in states]
+        if registers := getattr(self.model.config, "num_register_tokens", 0):
+            return [torch.cat([s[:, :1], s[:, 1 + registers:]], 1) for s in states]
         return list(states)
 
 

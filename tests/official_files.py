@@ -109,9 +109,9 @@ def write_lmeye(folder: Path, values, form: str = "q5") -> list[str]:
 SIZES = {"heads": 2, "vit_heads": 2, "qformer_heads": 2, "object_queries": 3}
 
 
-def lyrics_tensors(_=None) -> dict[str, Tensor]:
+def lyrics_tensors(_=None, objects: int = 6) -> dict[str, Tensor]:
     """Random tensors under the names of LyricsLMForConditionalGeneration: two layers of each
-    part, ViT 8 wide, MQ-Former 12, objects 6, LLM 16; 2 image and 3 object queries."""
+    part, ViT 8 wide, MQ-Former 12, `objects`, LLM 16; 2 image and 3 object queries."""
     generator = torch.Generator().manual_seed(0)
     found: dict[str, Tensor] = {}
 
@@ -142,7 +142,7 @@ def lyrics_tensors(_=None) -> dict[str, Tensor]:
                              ("mlp.fc2", 8, 10)):
             pair(f"{vit}.{name}", *shape)
         for kind, context in (("attention", 12), ("crossattention", 8),
-                              ("detection_crossattention", 6))[:1 if i else 3]:
+                              ("detection_crossattention", objects))[:1 if i else 3]:
             pair(f"{q}.{kind}.attention.query", 12, 12)
             pair(f"{q}.{kind}.attention.key", 12, context)
             pair(f"{q}.{kind}.attention.value", 12, context)
@@ -162,12 +162,12 @@ def lyrics_tensors(_=None) -> dict[str, Tensor]:
     return found
 
 
-def write_lyrics(folder: Path, _=None) -> list[str]:
+def write_lyrics(folder: Path, _=None, objects: int = 6) -> list[str]:
     """The released folder's form: shards, with the tagger and the detector among them."""
     more = {"ram.fc.weight": torch.ones(1, 3), "grounding_dino.bbox_embed.0.bias": torch.ones(4),
             "qformer.embeddings.position_ids": torch.arange(9)[None],
             "language_model." + ROTARY.format(0): torch.ones(4)}
-    return [str(shard(folder / "ziya", lyrics_tensors() | more))]
+    return [str(shard(folder / "ziya", lyrics_tensors(objects=objects) | more))]
 
 
 # ---- the command -----------------------------------------------------------------------------------

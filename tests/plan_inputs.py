@@ -66,8 +66,9 @@ def objects(s, batch: int, state: torch.Tensor, module):
     """As many objects as the refiner has queries."""
     count = getattr(s.refiner, "queries", DETECTIONS)
     seen = torch.ones(batch, count, dtype=torch.bool, device=state.device)
+    lines = seen.long()[..., None].repeat(1, 1, 10)
     return module.Objects(torch.randn(batch, count, s.mqformer.object_width, device=state.device),
-                          seen, seen.long()[..., None].repeat(1, 1, 10))
+                          seen, lines, lines)
 
 
 def pair_text(batch: int, length: int, device: str) -> PairText:

@@ -1,4 +1,4 @@
-"""Adapters and LoRA beside a frozen T5 and a frozen Llama; routes, gradients, cache. (The merge of
+"""Adapters and LoRA beside a frozen T5, Llama and Gemma 3; routes, gradients, cache. (The merge of
 two stages' adapters: test_stages.py.)"""
 
 import pytest
@@ -28,11 +28,22 @@ def llama():
         initializer_range=0.3, bos_token_id=1, eos_token_id=2, pad_token_id=0)).eval()
 
 
-FAMILIES = pytest.mark.parametrize("build", [t5, llama])
-SITES = {("adapters", t5): 5, ("adapters", llama): 3,
-         ("lora", t5): 3 * (3 + 2 * 2), ("lora", llama): 9}     # T5's decoder: self and cross
+def gemma():
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+    torch.manual_seed(0)
+    return Gemma3ForCausalLM(Gemma3TextConfig(
+        vocab_size=VOCAB, hidden_size=D, intermediate_size=32, num_hidden_layers=3, head_dim=8,
+        num_attention_heads=4, num_key_value_heads=2, query_pre_attn_scalar=8, sliding_window=3,
+        tie_word_embeddings=False,
+        initializer_range=0.3, bos_token_id=1, eos_token_id=2, pad_token_id=0)).eval()
+
+
+FAMILIES = pytest.mark.parametrize("build", [t5, llama, gemma])
+SITES = {("adapters", t5): 5, ("adapters", llama): 3, ("adapters", gemma): 3,
+         ("lora", t5): 3 * (3 + 2 * 2), ("lora", llama): 9,     # T5's decoder: self and cross
+         ("lora", gemma): 9}
 BESIDE = pytest.mark.parametrize("kind, build", SITES)
-TARGETS = {t5: ("q", "k", "v"), llama: ("q_proj", "k_proj", "v_proj")}
+TARGETS = {t5: ("q", "k", "v")} | dict.fromkeys((llama, gemma), ("q_proj", "k_proj", "v_proj"))
 IDS = torch.tensor([[5, 6, 7, 8, 9], [11, 12, 13, 14, 15]])
 
 
@@ -115,12 +126,14 @@ def test_what_stands_beside_learns_alone(kind, build):
 # ---- adapters ----------------------------------------------------------------------------------
 
 @torch.no_grad()
-def test_a_llama_layer_adds_the_adapter_of_its_raw_input():
+@pytest.mark.parametrize("build", [llama, gemma])
+def test_a_llama_layer_adds_the_adapter_of_its_raw_input(build):
     """An adapter fed with the normalised input, put behind the FFN instead of beside it, or fed with
-    the layer's input before attention. (T5's: test_parity_lion.py.)"""
-    llm = llama()
+    the layer's input before attention; Gemma's second norm over it. (T5's: test_parity_lion.py.)"""
+    llm = build()
     layer, seen = llm.model.layers[1], {}
-    layer.post_attention_layernorm.register_forward_hook(lambda m, inputs, out: seen.update(x=inputs[0]))
+    norm = "post_attention_layernorm" if build is llama else "pre_feedforward_layernorm"
+    getattr(layer, norm).register_forward_hook(lambda m, inputs, out: seen.update(x=inputs[0]))
     layer.register_forward_hook(lambda m, i, out: seen.update(out=out))
     logits(llm)
     x, plain = seen["x"], seen["out"]

@@ -14,7 +14,7 @@ from lion_min import BadInput
 from lion_min.adapters import REGION, attach_adapters, set_task
 from lion_min.language import TextBatch
 from lion_min.lora import attach_lora
-from lion_min.pretrained.backbones import load_language, load_vision, pretrained_parts
+from lion_min.pretrained.backbones import LANGUAGE, VISION, load_language, load_vision, pretrained_parts
 from lion_min.pretrained.presets import PRESETS
 from lion_min.vision import VisionEncoder, VisionSettings
 
@@ -35,12 +35,23 @@ def file_of(where) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 @pytest.mark.parametrize("family", TOWERS)
 def test_tower_states(folder, family):
-    """A tower filled at random; a normed last state; SigLIP's first patch taken for a CLS."""
+    """A tower filled at random; a normed last state; SigLIP's first patch taken for a CLS; DINOv2's
+    registers taken for patches, or the size it was trained on for the one to show."""
     eyes = load_vision(folder(family)).eval()
     s, own = eyes.settings, file_of(folder(family))
-    assert (s.family, s.image, s.patch, s.width, s.blocks, s.stem) == (family, 32, 8, 32, 2, ())
-    states = eyes(torch.randn(2, 3, 32, 32))
+    assert (s.image, s.patch, s.width, s.blocks, s.mlp, s.stem) == (32, 8, 32, 2, 64, ())
+    assert s.family == ("dinov2" if family == "registers" else family)
+    states = eyes(torch.randn(2, 3, 32, 32, generator=torch.manual_seed(1)))
     assert [list(state.shape) for state in states] == [[2, 1 + s.side ** 2, 32]] * 3
+    if s.family == "dinov2":
+        import transformers
+        kind = getattr(transformers, VISION[eyes.model.config.model_type][1])
+        theirs = kind.from_pretrained(folder(family)).eval()
+        last = theirs(torch.randn(2, 3, 32, 32, generator=torch.manual_seed(1))).last_hidden_state
+        normed, registers = theirs.layernorm(states[-1]), last.shape[1] - 17
+        assert registers == (4 if family == "registers" else 0)
+        torch.testing.assert_close(normed, torch.cat([last[:, :1], last[:, 1 + registers:]], 1))
+        return
     for name, parameter in eyes.model.named_parameters():
         assert torch.equal(parameter, own[f"vision_model.{name}"]), name
     if family == "siglip":
@@ -57,6 +68,7 @@ def test_half_precision_and_statistics(folder):
     assert eyes(torch.randn(1, 3, 32, 32))[0].dtype == torch.bfloat16
     assert eyes.settings.mean == eyes.settings.std == (0.5, 0.5, 0.5)
     assert VisionSettings("eva").mean == VisionSettings("clip").mean != eyes.settings.mean
+    assert load_vision(folder("registers")).settings.std == (0.229, 0.224, 0.225)    # ImageNet's
     sizes = VisionSettings("siglip", image=16, patch=8, width=16, blocks=1, mlp=16)
     assert VisionEncoder(sizes)(torch.randn(2, 3, 16, 16))[1].shape == (2, 5, 16)
 
@@ -85,6 +97,21 @@ def test_logits_are_transformers_own(llm, name):
         found.append(model.logits(embeds[:, 2:], behind, shared)[-1, :7])
         for logits in found:
             torch.testing.assert_close(logits, expected[-len(logits):], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_sliding_layers_count_no_padding(llm):
+    """A short prompt beside a long one whose window is spent on the padding before it."""
+    model, _ = llm("gemma3")
+    model.settings.eos_id = -1
+    rows = [ids_of(model)[0, :n].tolist() for n in (3, 9)]
+    shared = model.embed(torch.tensor([[5, 6, 7, 8, 9]]))
+    both = model.pack(rows)
+    answers = model.generate(model.embed(both.ids), both, shared, max_new_tokens=7)
+    for row, answer in zip(rows, answers):
+        alone = model.pack([row])
+        assert torch.equal(model.generate(model.embed(alone.ids), alone, shared, max_new_tokens=7)[0], answer)
+    assert model.notes == ["the answer was cut at 7 tokens, the most that are written"]
 
 
 @torch.no_grad()
@@ -127,9 +154,11 @@ def test_sizes_and_placeholders(llm, name):
     model, words = llm(name)
     rows, s = model.model.get_input_embeddings().weight, model.settings
     assert (s.vocab, s.width, s.layers, s.heads) == (len(rows), 32, 2, 4) == (len(words), 32, 2, 4)
+    assert (s.head_width == 16) == (name in ("qwen3", "gemma3"))
     assert words.region_id == len(words) + 2 and words.hint_id == len(words) + 3
     embeds = model.embed(torch.tensor([[5, words.region_id, len(words)]]))
-    assert torch.equal(embeds[0], rows[[5, 0, 0]])
+    scale = 32 ** 0.5 if name == "gemma3" else 1
+    torch.testing.assert_close(embeds[0], scale * rows[[5, 0, 0]])
 
 
 @pytest.mark.parametrize("name", LLMS)
@@ -171,7 +200,10 @@ def rekeyed(where, change) -> None:
 NORM = "vision_model.post_layernorm.weight"
 SPOILT = {
     "config.json": lambda f: (f / "config.json").unlink(),
-    "'bert'": lambda f: changed(f, model_type="bert"),
+    f"'bert' is no vision tower known here; give one whose model_type is {', '.join(VISION)}":
+        lambda f: changed(f, model_type="bert"),
+    "a 'sees-2030' is no": lambda f: changed(f, model_type="sees-2030"),
+    "a None is no": lambda f: (f / "config.json").write_text("{}"),
     "no model.safetensors": lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
     "cannot be read": lambda f: (f / "model.safetensors").write_bytes(b"\x08" * 99),
     f"key '{NORM.removeprefix('vision_model.')}' is missing":
@@ -189,6 +221,8 @@ def refused(call, where, capfd) -> str:
     with pytest.raises(BadInput) as told:
         call(where)
     line = str(told.value)
+    if call is load_language:
+        assert "packages" not in line and "required" not in line
     assert "\n" not in line and str(where) in line and capfd.readouterr() == ("", "")
     return line
 
@@ -201,11 +235,24 @@ def test_spoilt_folder(folder, tmp_path, what, capfd):
     assert what in refused(load_vision, where, capfd)
 
 
+def test_unknown_llm(folder, tmp_path, capfd):
+    """A family without a word about those that are known."""
+    where = shutil.copytree(folder("llama"), tmp_path / "llama")
+    changed(where, model_type="mamba")
+    assert f"'mamba' is no LLM known here; give one whose model_type is {', '.join(LANGUAGE)}" \
+        in refused(load_language, where, capfd)
+
+
 def test_spoilt_tokenizer(folder, tmp_path, capfd):
     """An empty vocabulary made up; a tokenizer with more words than the LLM has rows."""
     bare = shutil.copytree(folder("t5"), tmp_path / "t5")
     (bare / "tokenizer.json").unlink()
     assert "holds no tokenizer" in refused(load_language, bare, capfd)
+    for name in ("spiece.model", "tokenizer.model"):       # asked for packages nobody has
+        (bare / name).write_bytes(b"\x0a\x0c\x0a\x03dog\x15\x00\x00\x00\x00\x18\x01")
+        line = refused(load_language, bare, capfd)
+        assert f"holds its tokenizer as {name} alone" in line and "save_pretrained" in line
+        (bare / name).unlink()
     longer = shutil.copytree(folder("llama"), tmp_path / "longer")
     shutil.copy(folder("qwen2") / "tokenizer.json", longer)
     changed(longer, vocab_size=290)

@@ -3,6 +3,7 @@
 import pytest
 from random_backbones import CHAT, LLMS, folder  # noqa: F401: a fixture
 
+from lion_min import BadInput
 from lion_min.boxes import BoxText
 from lion_min.pvit.prompt import encode
 from lion_min.pretrained.hf_tokenizer import PretrainedTokenizer
@@ -55,9 +56,29 @@ def test_ask_is_the_chat_template(ours, theirs, name):
     words = ours(name)
     hf = theirs(name)
     whole = hf.apply_chat_template([{"role": "user", "content": "what is this ?"}],
-                                       add_generation_prompt=True, return_dict=False)
+                                   add_generation_prompt=True, return_dict=False, enable_thinking=False)
     assert words.chat_prompt(words.encode("what is this ?")) == list(whole)
     assert words.eos_id == hf.convert_tokens_to_ids("<|im_end|>")
+
+
+WITH_SYSTEM = "{% if messages[0]['role'] != 'system' %}{{ raise_exception('no system message') }}{% endif %}"
+USER_LAST = "{% if messages[-1]['role'] != 'user' %}{{ raise_exception('user must speak last') }}{% endif %}"
+
+
+def test_template_that_raises(ours, theirs):
+    """A traceback of jinja2: where a system message is missing, where there is none to refuse (Gemma's
+    template, above), where an answer may not stand last; one without an answer to any question."""
+    plain = theirs("llama")
+    body, expected = plain.chat_template, ours("llama").chat_prompt([77])
+    for before in (WITH_SYSTEM, USER_LAST, WITH_SYSTEM + USER_LAST):
+        plain.chat_template = before + body
+        words = PretrainedTokenizer(plain, 310)
+        assert words.chat_prompt([77]) == expected and words.eos_id == plain.eos_token_id
+    for broken in ("{{ raise_exception('tools\nonly') }}", "{% for", "hello"):
+        plain.chat_template = broken
+        with pytest.raises(BadInput, match="llama: its chat template takes no plain question") as told:
+            PretrainedTokenizer(plain, 310)
+        assert "\n" not in str(told.value)
 
 
 def test_ask_without_template(ours, theirs):

@@ -168,8 +168,8 @@ def test_hidden_cells(monkeypatch):
     states = [torch.rand(1, 65, 4), torch.rand(1, 65, 4)]
     monkeypatch.setattr("lion_min.page.session.encode_images",
                         lambda vision, given: images.extend(given) or states)
-    system = SimpleNamespace(features=hidden.append, parts=SimpleNamespace(vision=SimpleNamespace(
-        settings=SimpleNamespace(side=8))))
+    system = SimpleNamespace(features=lambda states, _: hidden.append(states), parts=SimpleNamespace(
+        vision=SimpleNamespace(settings=SimpleNamespace(side=8))))
     for by in ("pixels", "states"):
         session.encode(system, picture, frozenset([row * GRID + column]), by)
     box = ImageChops.difference(images[0], picture.image).getbbox()

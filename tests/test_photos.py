@@ -10,17 +10,20 @@ from types import SimpleNamespace
 import pytest
 from commands import call, refused
 from field_files import write_coco
-from random_backbones import write_clip, write_llama, write_qwen2, write_siglip, write_t5
+from random_backbones import LLMS, TOWERS
 
 import infer
 import train
 from lion_min import BadInput, evaluate
 from lion_min.datasets import photos
+from lion_min.datasets.records import Sample
 from lion_min.boxes import BoxText
 from lion_min.parts import Parts
 from lion_min.published import lion
 from lion_min.lion.system import settings_around
+from lion_min.lyrics.stage1 import STAGE as STAGE1
 from lion_min.scenes import WORLDS, Thing, make_scene
+from lion_min.stage import row_sampler
 
 BOX = BoxText()
 COUNT = 10
@@ -40,8 +43,7 @@ def coco(tmp_path_factory) -> Path:
 def backbones(tmp_path_factory) -> Path:
     """Tiny random ones in the published layouts."""
     folder = tmp_path_factory.mktemp("backbones")
-    for name, write in (("clip", write_clip), ("siglip", write_siglip), ("llama", write_llama),
-                        ("qwen2", write_qwen2), ("t5", write_t5)):
+    for name, write in (TOWERS | LLMS).items():
         write(folder / name)
     return folder
 
@@ -155,8 +157,7 @@ def test_what_is_no_data_is_told(coco, tmp_path, capsys):
 def test_options_that_mean_nothing_are_refused(coco, tmp_path, capsys):
     """Guards: a preset's option read by nobody, a system under another's preset."""
     for words, told in (
-            (["--preset", "clip-smollm2", "--system", "lmeye"], "belongs to lion, pvit"),
-            (["--preset", "lmeye-llama7b", "--system", "lmeye"], "add --plan"),
+            (["--preset", "pvit-7b", "--system", "lmeye"], "belongs to pvit"),
             (["--vision", "x"], "the tiny preset has its own"), (["--format", "coco"], "--data"),
             (["--preset", "clip-smollm2", "--part", "llama", "--stage", "0"], "leave --part")):
         refused(call(train.main, capsys, "--stage", "1", "--out", tmp_path, *words), told)
@@ -170,16 +171,16 @@ def test_options_that_mean_nothing_are_refused(coco, tmp_path, capsys):
 
 # ---- training ------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("vision, llm", [("clip", "llama"), ("siglip", "qwen2")])
+@pytest.mark.parametrize("vision, llm", [("clip", "llama"), ("siglip", "qwen2"), ("registers", "gemma3")])
 def test_pvit_trains_and_answers(coco, backbones, tmp_path, capsys, vision, llm):
     """Guards: PVIT's stages tied to the tiny tokenizer, or a run that infer.py cannot open."""
     for number in (1, 2):
         code, out, err = call(train.main, capsys, *stage(coco, backbones, tmp_path, "pvit",
                                                          number, vision, llm))
         assert code == 0 and "reg_nearest" in out and "8 photographs" in out, err
-    code, out, err = call(infer.main, capsys, coco / "images" / "0.jpg",
-                          "What is in [12,8,60,40]?", "--system", "pvit", "--weights",
-                          tmp_path / "pvit" / "stage2", "--json", "--show", tmp_path / "s.png")
+        code, out, err = call(infer.main, capsys, coco / "images" / "0.jpg",
+                              "What is in [12,8,60,40]?", "--system", "pvit", "--weights",
+                              tmp_path / "pvit" / f"stage{number}", "--json", "--show", tmp_path / "s.png")
     assert code == 0 and json.loads(out)["preset"] == "clip-smollm2", err
     assert "photograph" not in err and (tmp_path / "s.png").stat().st_size
     refused(call(infer.main, capsys, coco / "images" / "0.jpg", "What?", "--system", "pvit",
@@ -220,3 +221,12 @@ def test_published_sizes_around_the_published_vit():
     assert s.region_id > 32128 and s.mlp == whole.mlp
     vision.settings = replace(whole.vision, blocks=12)
     assert settings_around(parts, "all").depths[0] == 12
+
+
+def test_a_caption_is_the_data_sets_own():
+    """Guards: Lyrics aligned with a list of kinds where people wrote a caption; an error, or an
+    empty caption learnt, for a picture that has none."""
+    told = photos.Photo(Path("x.jpg"), (Sample(Path("x.jpg"), "caption", "What?", "A cat."),))
+    assert told.caption() == "A cat." and photo_of().caption() == ""
+    draw = row_sampler(STAGE1, [told, photo_of(), CROWD], 3)
+    assert {row for step in range(9) for row in draw(None, step, random.Random(step))} == {0, 2}

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from PIL import Image
+from random_backbones import grounding_dino, sam
 
 from lion_min.boxes import box_iou
 from lion_min.published.lyrics_refiner import (PublishedRefiner, PublishedSettings, prompt_of,
@@ -18,45 +19,8 @@ TAGS = [["dog", "grass"], ["Frisbee"]]
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     """(detector, its processor, segmenter, its processor), random, never from the network."""
-    import transformers as t
-    words = [f"[unused{i}]" for i in range(1100)]       # Grounding-DINO knows BERT's ids of these
-    for place, word in {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]",
-                        1010: ",", 1012: ".", 1029: "?"}.items():
-        words[place] = word
-    words[200:200 + len(WORDS)] = WORDS
-    vocab = tmp_path_factory.mktemp("vocab") / "vocab.txt"
-    vocab.write_text("\n".join(words))
-    torch.manual_seed(0)
-    detector = t.GroundingDinoForObjectDetection(t.GroundingDinoConfig(
-        backbone_config=t.SwinConfig(embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2],
-                                     window_size=4, out_indices=[2, 3, 4]),
-        text_config=t.BertConfig(vocab_size=1100, hidden_size=32, num_hidden_layers=1,
-                                 num_attention_heads=2, intermediate_size=32),
-        num_queries=QUERIES, d_model=WIDTH, encoder_layers=1, decoder_layers=2,
-        encoder_ffn_dim=32, decoder_ffn_dim=32, encoder_attention_heads=2,
-        decoder_attention_heads=2, max_text_len=32))
-    with torch.no_grad():                               # queries of a fresh model are all alike
-        for name, p in detector.named_parameters():
-            if p.ndim >= 2 and "backbone" not in name:
-                p.normal_(0, 0.15)
-        detector.model.decoder.layer_norm.weight.normal_(1, 0.5)     # as trained: not the identity
-    sam = t.SamModel(t.SamConfig(
-        vision_config=dict(hidden_size=16, output_channels=16, num_hidden_layers=1, mlp_dim=16,
-                           num_attention_heads=2, image_size=64, patch_size=8, window_size=4,
-                           global_attn_indexes=[0], num_pos_feats=8, initializer_range=0.05),
-        prompt_encoder_config=dict(hidden_size=16, image_size=64, patch_size=8,
-                                   mask_input_channels=4),
-        mask_decoder_config=dict(hidden_size=16, mlp_dim=16, num_hidden_layers=1,
-                                 num_attention_heads=2, iou_head_hidden_dim=16)))
-    with torch.no_grad():                               # else every mask is the same grey
-        for p in sam.mask_decoder.parameters():
-            p.add_(0.6 * torch.randn_like(p))
-    processor = t.GroundingDinoProcessor(
-        t.GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 96}),
-        t.BertTokenizerFast(vocab=str(vocab)))
-    sam_processor = t.SamImageProcessor(size={"longest_edge": 64},
-                                        pad_size={"height": 64, "width": 64})
-    return detector.eval(), processor, sam.eval(), sam_processor
+    detector = grounding_dino(tmp_path_factory.mktemp("vocab") / "vocab.txt", WORDS, QUERIES, WIDTH)
+    return *detector, *sam()
 
 
 def make(parts, segmenter: bool = True, **settings) -> PublishedRefiner:
@@ -89,7 +53,7 @@ def test_phrase_to_tag(phrase, tag):
 
 def test_features_are_last_state_and_last_reference(parts):
     """Bug: pred_boxes or an earlier reference in the features; states and boxes of other rows."""
-    out, refined = raw(parts, ["dog, grass.", "frisbee."]), make(parts).refine(PICTURES)
+    out, refined = raw(parts, ["dog, grass.", "frisbee."]), make(parts).detect(PICTURES)
     reference = out.intermediate_reference_points[:, -1]
     assert refined.features.shape == (2, QUERIES, WIDTH + 4)
     assert (reference - out.pred_boxes).abs().max() > 1e-3           # the two can be told apart
@@ -107,7 +71,7 @@ def test_features_are_last_state_and_last_reference(parts):
 
 def test_kept_are_above_the_threshold_and_apart(parts):
     """Bug: no suppression, kept rows out of order, boxes outside of the picture, empty labels."""
-    refined = make(parts, threshold=0.4, overlap=0.5).refine(PICTURES)
+    refined = make(parts, threshold=0.4, overlap=0.5).detect(PICTURES)
     assert refined.boxes.min() >= 0 and refined.boxes.max() <= 1
     assert 0 < refined.mask.sum() < refined.mask.numel()
     for b, count in enumerate(refined.mask.sum(1).tolist()):
@@ -121,7 +85,7 @@ def test_kept_are_above_the_threshold_and_apart(parts):
 
 def test_labels_are_the_prompted_words(parts):
     """Bug: token places of another prompt, or a comma, [CLS] and [SEP] that count as words."""
-    refined = make(parts, threshold=0.05, text_threshold=0.01).refine(PICTURES)
+    refined = make(parts, threshold=0.05, text_threshold=0.01).detect(PICTURES)
     assert {w for w in refined.labels[1] if w} == {"Frisbee"}        # the tag, not the phrase
     said = {word for label in refined.labels[0] for word in label.split()}
     assert said and said <= {"dog", "grass"}
@@ -130,7 +94,7 @@ def test_labels_are_the_prompted_words(parts):
 def test_no_tags_give_no_boxes(parts):
     """Bug: '.' alone matches [CLS] or the full stop, and the box gets an empty name; or a crash
     of the segmenter without a box."""
-    refined = make(parts, threshold=0.0).refine(PICTURES, [[], []])
+    refined = make(parts, threshold=0.0).detect(PICTURES, [[], []])
     assert not refined.mask.any() and refined.segments.shape == (2, 0, 16, 16)
     assert refined.features.isfinite().all()
 
@@ -138,7 +102,7 @@ def test_no_tags_give_no_boxes(parts):
 def test_segments_follow_the_kept_boxes(parts):
     """Bug: SAM given fractions or the wrong side first; its padding left in the masks."""
     refiner = make(parts, threshold=0.3)
-    refined = refiner.refine(PICTURES)
+    refined = refiner.detect(PICTURES)
     count = int(refined.mask[1].sum())
     assert refined.segments.shape[:2] == (2, int(refined.mask.sum(1).max())) and count
     sam, processor = parts[2:]
@@ -157,7 +121,7 @@ def test_segments_follow_the_kept_boxes(parts):
 def test_segmenter_is_a_setting_and_all_is_frozen(parts):
     """Bug: masks without a segmenter; a refiner that trains or drops out with its model."""
     refiner = make(parts, segmenter=False).train()
-    assert refiner.refine(PICTURES).segments is None
+    assert refiner.detect(PICTURES).segments is None
     assert not any(p.requires_grad for p in refiner.parameters())
     assert not any(m.training for m in refiner.modules())
     with pytest.raises(ValueError, match="together"):

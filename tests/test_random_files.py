@@ -159,10 +159,11 @@ def write(folder: Path, rng: random.Random) -> tuple[Path, str]:
 def cheap(tmp_path, monkeypatch):
     """The backbones are read once; no text is generated: what is tried is the way of the data."""
     write_clip(tmp_path / "clip"), write_llama(tmp_path / "llama")
-    once = functools.cache(launch.parts_for)
+    read = launch.parts_for
+    once = functools.cache(lambda preset, *items: read(tmp_path, preset, dict(items)))
 
-    def parts_for(out, preset, vision, llm, family="llama"):
-        parts = copy.copy(once(tmp_path, preset, vision, llm))
+    def parts_for(out, preset, sources, *_, **__):
+        parts = copy.copy(once(preset, *sources.items()))
         parts.out = out
         return parts
     monkeypatch.setattr(launch, "parts_for", parts_for)

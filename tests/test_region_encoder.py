@@ -5,10 +5,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from lion_min.features import encode_images
 from lion_min.images import CLIP_MEAN, CLIP_STD
 from lion_min.published.regionclip import (FrozenBatchNorm, RegionCLIP, RegionCLIPSettings,
                                            region_pixels, region_size)
-from lion_min.pvit.region_encoder import TinyRegions, TinyRegionSettings
+from lion_min.pvit.region_encoder import (CropRegions, CropSettings, TinyRegions,
+                                          TinyRegionSettings)
+from lion_min.vision import VisionEncoder, VisionSettings
 
 SMALL = RegionCLIPSettings(layers=(1, 1, 1, 1), width=8, heads=4, output=12, resolution=64,
                            shortest=64, longest=107)
@@ -112,3 +115,24 @@ def test_tiny_regions_read_their_depths_without_cls():
         state[:, 0] = 100
     pooled = tiny.pool(states, torch.tensor([[0., 0, 1, 1]]), torch.tensor([0]))
     assert pooled.tolist() == [[0, 0, 4, 4]] and tiny.width == 4
+
+
+@torch.no_grad()
+def test_crop_regions_see_each_box_alone():
+    """The box of another picture or with x for y, the whole picture; the patches' mean before CLS; a
+    feature that is kept under the box alone, and given for another picture."""
+    vision = VisionEncoder(VisionSettings(image=16)).eval()
+    crops, size = CropRegions(CropSettings(128, depth=3), vision), (40, 20)
+    pictures = [picture(*size, seed=i) for i in range(2)]
+    for i, image in enumerate(pictures):
+        image.filename = f"{i}.png"
+    boxes = torch.tensor([[.25, .5, .75, 1], [.25, .5, .75, 1], [0, 0, .001, .001]])
+    found = crops.pool(pictures, boxes, torch.tensor([0, 1, 1]))
+    cut = [pictures[0].crop((10, 10, 30, 20)), pictures[1].crop((10, 10, 30, 20)),
+           pictures[1].crop((0, 0, 2, 2))]
+    state = encode_images(vision, cut)[3]
+    torch.testing.assert_close(found, torch.cat([state[:, 0], state[:, 1:].mean(1)], 1))
+    assert crops.width == 256 and not [*crops.parameters()]
+    crops.encode = None                            # every crop is known
+    assert torch.equal(crops.pool(pictures, boxes[1:2], torch.tensor([1])), found[1:2])
+    assert crops.pool(pictures, boxes[:0], torch.tensor([])).shape == (0, 256)

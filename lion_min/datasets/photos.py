@@ -57,9 +57,13 @@ class Photo:
         return load_image(self.path)
 
     def caption(self) -> str:
-        """The kinds that are here, the largest object first (instances have no captions)."""
+        """The data set's own; of COCO's instances, which have none, the kinds that are here, the
+        largest object first; else ''."""
+        if told := [s.answer for s in self.samples if s.task == "caption"]:
+            return told[0]
         ordered = sorted(self.objects, key=lambda o: -(o.box[2] - o.box[0]) * (o.box[3] - o.box[1]))
-        return listed([a(name) for name in dict.fromkeys(thing.kind for thing in ordered)])
+        kinds = dict.fromkeys(thing.kind for thing in ordered)
+        return listed([a(name) for name in kinds]) if kinds else ""
 
     def examples(self, rng: random.Random, tasks: tuple[str, ...]) -> list[Example]:
         """One question a task; what cannot be asked here is replaced by a like one."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
+from PIL import Image
 from torch import Tensor
 
 from lion_min.adapters import IMAGE, REGION
@@ -31,13 +34,23 @@ class LionSystem(System):
     def depths(self) -> set[int]:
         return {*self.model.settings.depths, *self.model.settings.region_depths}
 
+    @property
+    def reads_tags(self) -> bool:
+        """Stage 4 and an imported LION do."""
+        return "soft_prompt" in self.stage.trains
+
+    def take_tags(self, tags_of: Callable[[Image.Image], list[str]], name: Path) -> None:
+        super().take_tags(tags_of, name)
+        self.stage = replace(self.stage, tags=True)
+
     def batch_loss(self, round_, scenes, features, rng) -> tuple[Tensor, dict[str, Tensor]]:
         """A batch is of one level, as the router needs; some boxes stay text alone; in stage 4
         every prompt has its tags, some of them wrong."""
         s = self.stage
         questions = [e for scene in scenes for e in examples(scene, rng, round_.tasks)]
-        tags = [noisy_tags(t, self.tagger.tags, rng, s.tag_noise)
-                for t in features["tags"] for _ in round_.tasks] if s.tags else None
+        noise = (lambda t: t) if self.tags_of else (      # those have their mistakes already
+            lambda t: noisy_tags(t, self.tagger.tags, rng, s.tag_noise))
+        tags = [noise(t) for t in features["tags"] for _ in round_.tasks] if s.tags else None
         as_text = [rng.random() < s.box_as_text for _ in questions]
         task = REGION if round_.level == "region" else IMAGE
         return self.model(self.inputs(features, [e.prompt for e in questions], task,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lion_min.explanation import (REQUEST, AttentionMap, Explanation, Token, moved, numbered,
                                   other_question, text_tokens, visual_tokens)
-from lion_min.lmeye.prompt import make_inputs, prompt_ids
+from lion_min.lmeye.prompt import make_inputs
 from lion_min.system import Reply, System
 
 
@@ -22,21 +22,22 @@ def explain(system: System, reply: Reply) -> Explanation:
     model, s = system.model, system.model.settings
     x = make_inputs(model, system.tokenizer, reply.features["states"], [reply.prompt],
                     requests=system.stage.requests)
-    static = torch.stack(model.qformer(model.patches(x), return_attention=True)[1])[:, 0].cpu()
-    queries = numbered("query", s.qformer.queries)
-    maps, before = [AttentionMap("static queries", static, queries)], None
+    maps, before, queries = [], None, s.qformer.queries if s.qformer else 0
+    if queries:
+        static = torch.stack(model.qformer(model.patches(x), return_attention=True)[1])[:, 0].cpu()
+        maps = [AttentionMap("static queries", static, numbered("query", queries))]
     if system.stage.requests and s.control == "interactive":
+        before = without_request(system, reply)
+    if before is not None and s.reads == "patches":       # elsewhere they see no patches
         one, other = (AttentionMap("requests", attention_maps(system, reply.features, prompt)
                                    .flatten(1)[None, None], numbered("request", s.interaction.requests))
                       for prompt in (reply.prompt, other_question(reply.prompt)))
         one.moved = moved(one, other)
-        maps, before = [one, *maps], without_request(system, reply)
-    ids = prompt_ids(model, system.tokenizer, reply.prompt) if system.stage.requests \
-        else x.prompts[0]
-    words = text_tokens(system.tokenizer, ids, {
-        s.request_id: Token("<img-q>", REQUEST), s.slot_id: Token("<img-d>", REQUEST)})
-    return Explanation(s.vision.side, visual_tokens("query", s.qformer.queries) + words, maps,
-                       before=before)
+        maps = [one, *maps]
+    words = text_tokens(system.tokenizer, x.prompts[0], {
+        s.request_id: Token("<img-q>", REQUEST), s.slot_id: Token("<img-d>", REQUEST),
+        s.img_id: Token("<img>", REQUEST)})
+    return Explanation(s.vision.side, visual_tokens("query", queries) + words, maps, before=before)
 
 
 def without_request(system: System, reply: Reply) -> str:

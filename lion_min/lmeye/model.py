@@ -16,14 +16,14 @@ width, Q queries, L tokens, m return slots, D LLM width.
 
 Deviations from the paper and its code:
 - tiny: two requests for up to four objects: five listed them all, whatever the question;
-- tiny: the interaction is a trainable block over 64 patches, not CLIP's text tower;
+- tiny and `around`: a trainable block over the patches interacts, not CLIP's text tower;
 - tiny: a static query begins with two patches (QFormer.anchor): 1,500 steps of stage 1 then end at
   a loss of .03, 4,500 without it at .06 (one seed). The static tokens then hold so much that a
   quarter of stage 2's steps hides them (`blind`), or nothing would be left to request;
 - tiny: an image token carries the LLM's words for its column and row, as stage 0's text scenes do,
   a static one those of the patches it attends to; what a request attends to is also returned as
   it is, beside the transmitted vector;
-- tiny: the question is repeated behind the slots, where the LLM expects it;
+- but in the paper's form: the question is repeated behind the slots, where the LLM expects it;
 - `zeroed` blanks the LLM's state before the projection, whose bias stays: one question for all;
 - the later form's order is [static | text | request | slots]; officially text comes first;
 - a placeholder outside the LLM's vocabulary starts from zero, officially from a pad's row;
@@ -213,6 +213,18 @@ def without_text(qformer: QFormer) -> QFormer:
     for layer in qformer.layers:
         layer.text_ffn = None
     return qformer
+
+
+def around(vision: VisionSettings, language: LanguageSettings, vocab: int) -> LmeyeSettings:
+    """LMEye between a pretrained ViT and LLM; <img-q> and <img-d> follow its `vocab` words."""
+    depths, width = (vision.blocks // 2, vision.blocks), 2 * vision.width
+    return LmeyeSettings(
+        vision, language, InteractionSettings(
+            language.width, width, width=language.width, mlp=2 * language.width,
+            heads=language.heads, ffn=2 * language.width, init_std=language.width ** -0.5),
+        request_id=vocab, slot_id=vocab + 1, depths=depths, token_std=0.1,
+        qformer=QFormerSettings(width=256, layers=4, heads=4, ffn=1024, queries=32, vocab=1,
+                                init_std=256 ** -0.5, vision_width=width, max_text=1))
 
 
 def tiny(vision: VisionSettings, vocab: int) -> LmeyeSettings:

@@ -7,8 +7,9 @@ from dataclasses import replace
 from torch import Tensor
 
 from lion_min.lmeye.explain import explain
-from lion_min.lmeye.model import Lmeye, tiny
+from lion_min.lmeye.model import Lmeye, around, tiny
 from lion_min.lmeye.prompt import OTHER, make_inputs
+from lion_min.parts import TINY
 from lion_min.stage import ROUNDS
 from lion_min.system import System
 from lion_min.questions import examples
@@ -22,13 +23,20 @@ class LmeyeSystem(System):
 
     def build(self) -> Lmeye:
         p = self.parts
-        settings = replace(tiny(p.vision.settings, len(p.tokenizer)), control=self.stage.control,
-                           **self.stage.changes)
-        return Lmeye(settings, p.vision, p.llm)
+        vision, vocab = p.vision.settings, len(p.tokenizer)
+        settings = p.published or (tiny(vision, vocab) if p.preset == TINY else
+                                   around(vision, p.llm.settings, vocab))
+        settings = replace(settings, control=self.stage.control, **self.stage.changes)
+        model = Lmeye(settings, p.vision, p.llm)
+        if "tower" in p.beside:
+            model.interaction.encoder.model.load_state_dict(p.beside["tower"].state_dict())
+        return model
 
     @property
     def depths(self) -> set[int]:
-        return {*self.model.settings.depths, self.model.settings.vision.blocks}
+        s = self.model.settings
+        states = 1 if s.reads == "pooled" else s.vision.blocks + 1
+        return {d % states for d in (*s.depths, -1)}
 
     def batch_loss(self, round_, scenes, features, rng) -> tuple[Tensor, dict[str, Tensor]]:
         questions = [e for scene in scenes for e in examples(scene, rng, round_.tasks)]

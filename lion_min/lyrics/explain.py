@@ -12,7 +12,6 @@ from torch import Tensor
 from lion_min.drawing import COLOURS, INK, PAPER, RULE, SHORT_SIDE
 from lion_min.explanation import (REGION, AttentionMap, Detection, Explanation, Token, coverage,
                                   moved, numbered, other_question, text_tokens, visual_tokens)
-from lion_min.lyrics.prompt import make_inputs
 from lion_min.lyrics.refiner import Refined
 from lion_min.system import Reply, System
 
@@ -23,7 +22,7 @@ MARGIN = 60                                # pixels for the groups' names beside
 def explain(system: System, reply: Reply) -> Explanation:
     """The refiner's tags, boxes and segments, and what both kinds of queries attend to."""
     model = system.model
-    refined = model.refiner and model.refiner.refine(reply.features["states"])
+    refined = model.refiner and system.refined(reply.features["states"], [reply.image])
     (x, maps), (_, others) = (query_maps(system, reply, prompt, refined)
                               for prompt in (reply.prompt, other_question(reply.prompt)))
     for one, other in zip(maps, others):
@@ -44,8 +43,7 @@ def query_maps(system: System, reply: Reply, prompt: str, refined: Refined | Non
     """(inputs, maps) of a prompt. An object query's attention to an object is spread over the
     object's box, so that both kinds can be drawn on the patches."""
     model, s = system.model, system.model.settings
-    x = make_inputs(model, system.tokenizer, reply.features["states"], reply.features["objects"],
-                    [prompt])
+    x = system.inputs(reply.features, [prompt])
     layers = model.query_tokens(x, maps=True)[1]
     image = [m if refined is None else m[0] for m in layers]              # [1, H, Qi, N] a layer
     maps = [AttentionMap("image queries", torch.stack(image)[:, 0].cpu(),

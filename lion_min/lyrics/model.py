@@ -15,7 +15,8 @@ Deviations from the paper and its code: the language input has tags and boxes in
 (`object_lines`), as the abstract says (the code: stage 1 alone); stage 2 trains MQ-Former and
 projection together with LoRA (the code's script freezes them); the refiner has a segmenter, which
 the code lacks, but no query reads its masks; object queries read the kept detections, officially
-all 900; V is the patches of two ViT depths, without CLS, and ln_vision trains (as BLIP-2's does).
+(and around pretrained parts) all 900; V is the patches of two ViT depths, without CLS, and
+ln_vision trains (as BLIP-2's does); in a line's digits a box has commas, as elsewhere here.
 Tiny: a line is one slot, the sum of its words, the form in which the LLM learned scenes; a box is
 six words of the tokenizer; language_projection starts at zero, so that the LLM first reads the
 lines alone; every MQ-Former layer has cross-attention.
@@ -56,8 +57,12 @@ class LyricsSettings:
 
     @property
     def special(self) -> Specials:
-        """The MQ-Former's four words behind those of the tokenizer."""
-        return Specials(0, 1, *range(self.mqformer.vocab - 4, self.mqformer.vocab))
+        """The MQ-Former's words behind those of the tokenizer: four, for the tiny one begins with a
+        pad and an end, or six."""
+        first, end = self.language.vocab, self.mqformer.vocab
+        if end - first == 4:
+            return Specials(0, 1, *range(first, end))
+        return Specials(end - 2, end - 1, *range(end - 6, end - 2))
 
 
 @dataclass
@@ -65,7 +70,8 @@ class Objects:
     """The detected objects as the model takes them: M rows a picture, the kept ones first."""
     features: Tensor                       # O [B, M, Do]
     mask: Tensor                           # [B, M] True = kept
-    lines: Tensor                          # [B, M, W] ids of 'small red circle' and its box, or 0
+    lines: Tensor                          # [B, <= M, W] ids of 'red circle' and its box, or pad
+    parts: Tensor                          # the same shape: which of them MSP hides together, or 0
 
     def pick(self, rows: list[int]) -> Objects:
         return Objects(*(f[rows] for f in vars(self).values()))
@@ -121,8 +127,9 @@ class Lyrics(LyricsBase):
         super().__init__(s, vision, refiner)
         self.llm = freeze(llm)
         self.language_projection = nn.Linear(s.mqformer.width, llm.width)
-        for parameter in self.language_projection.parameters():
-            nn.init.zeros_(parameter)
+        if s.object_lines or s.refiner is None:    # else the LLM would read tokens of zeros alone
+            for parameter in self.language_projection.parameters():
+                nn.init.zeros_(parameter)
         self.loras = attach_lora(llm.model, s.lora_targets, s.lora_rank, s.lora_alpha,
                                  s.lora_dropout)
 
@@ -153,6 +160,25 @@ class Lyrics(LyricsBase):
         text = self.llm.pack(x.prompts)
         return self.llm.generate(self.llm.embed(text.ids), text, self.lines(x),
                                  self.query_tokens(x), **self.settings.generate | options)
+
+
+def around(vision: VisionSettings, language: LanguageSettings, vocab: int, refiner: object,
+           object_width: int) -> LyricsSettings:
+    """Lyrics between a pretrained ViT, LLM and refiner, as published: queries read every detection,
+    `object_width` wide, and the LLM no lines. The MQ-Former's text is the LLM's `vocab` words."""
+    depths, width = (vision.blocks // 2, vision.blocks), 2 * vision.width
+    return LyricsSettings(
+        vision, language, refiner, MQFormerSettings(
+            width=256, layers=4, heads=4, ffn=1024, queries=96, object_queries=64,
+            vision_width=width, object_width=object_width, vocab=vocab + 6, max_text=512,
+            init_std=256 ** -0.5),
+        ObjectiveSettings(matched_objects=0.5), depths, object_lines=False,
+        lora_targets=lora_targets(language))
+
+
+def lora_targets(language: LanguageSettings) -> tuple[str, str, str]:
+    """What q, k and v are called in an LLM."""
+    return ("q", "k", "v") if language.family == "t5" else LyricsSettings.lora_targets
 
 
 def tiny(vision: VisionSettings, vocab: int, refiner: bool = True) -> LyricsSettings:

@@ -59,24 +59,29 @@ class PairText:
 
 
 def pair_text(lines: Sequence[Sequence[list[int]]], captions: Sequence[list[int]],
-              special: Specials, limit: int = 88, most: int = 512) -> PairText:
+              special: Specials, limit: int = 88, most: int = 512,
+              parts: Sequence[Sequence[list[int]]] | None = None) -> PairText:
     """The lines of B pictures' objects and B captions' ids -> one padded batch.
 
-    lines: the ids of an object's label and box, of which the last six are the box's, padded; a
-    line of padding is no object. A unit is a label or one word of a box; 0 is never masked.
-    Objects that end beyond `most` tokens are left out: give the surest first. A caption and its
+    lines: the ids of an object's label and box, padded; a line of padding is no object. parts: the
+    unit of each id in its line, from 1 on, or 0, which is never masked; None: the label is a unit
+    and each of the last six ids, the tiny tokenizer's words of a box, another one. Objects that end
+    beyond `most` tokens are left out: give the surest first. A caption and its
     end take at most `limit` tokens, numbered from 1 again: what the table of positions must hold
     is the longer of the two parts, not their sum.
     """
     rows = []
-    for picture, caption in zip(lines, captions, strict=True):
+    for b, (picture, caption) in enumerate(zip(lines, captions, strict=True)):
         ids, units = [special.cls], [0]
-        for line in filter(None, ([i for i in line if i != special.pad] for line in picture)):
+        for m, line in enumerate(picture):
+            line = [i for i in line if i != special.pad]
             if len(ids) + len(line) + 1 > most:
                 break
-            label = max(units) + 1
-            units += [label] * (len(line) - WORDS) + [label + i for i in range(1, WORDS + 1)] + [0]
-            ids += [*line, special.sep]
+            if line:
+                own = parts[b][m] if parts else [1] * (len(line) - WORDS) + [*range(2, WORDS + 2)]
+                last = max(units)
+                units += [n and last + n for n in own[:len(line)]] + [0]
+                ids += [*line, special.sep]
         caption = [*caption[:limit - 1], special.end]
         size, rest = len(ids), len(caption)
         rows.append(torch.tensor([ids + caption, [1] * (size + rest),

@@ -43,6 +43,9 @@ class Refined:
     mask: Tensor                 # [B, M] kept: above the threshold and left by the suppression
     segments: Tensor | None      # [B, K, H, W] logits of the first K rows, no row kept beyond
 
+    def to(self, device: torch.device) -> Refined:
+        return Refined(*(v.to(device) if isinstance(v, Tensor) else v for v in vars(self).values()))
+
 
 @dataclass
 class RefinerSettings:

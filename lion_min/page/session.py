@@ -158,7 +158,7 @@ class Session:
             at = [int((i + 0.5) / side * GRID) for i in range(side)]       # the cell of its middle
             states = hide(states, [i for i in range(side * side)
                                    if at[i // side] * GRID + at[i % side] in hidden])
-        return system.features(states)
+        return system.features(states, [image])
 
 
 # ---- to and from JSON -----------------------------------------------------------------------------

@@ -8,6 +8,7 @@ we take must be there: a half-loaded model answers nonsense without a word.
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,9 +30,13 @@ VISION = {"clip": ("clip", "CLIPVisionModel"), "clip_vision_model": ("clip", "CL
           "siglip_vision_model": ("siglip", "SiglipVisionModel"),
           "instructblip": ("eva", "InstructBlipVisionModel"),
           "instructblip_vision_model": ("eva", "InstructBlipVisionModel"),
-          "blip-2": ("eva", "Blip2VisionModel"), "blip_2_vision_model": ("eva", "Blip2VisionModel")}
+          "blip-2": ("eva", "Blip2VisionModel"), "blip_2_vision_model": ("eva", "Blip2VisionModel"),
+          "dinov2": ("dinov2", "Dinov2Model"),
+          "dinov2_with_registers": ("dinov2", "Dinov2WithRegistersModel")}
 LANGUAGE = {"llama": ("llama", "LlamaForCausalLM"), "qwen2": ("llama", "Qwen2ForCausalLM"),
+            "qwen3": ("llama", "Qwen3ForCausalLM"), "gemma3_text": ("llama", "Gemma3ForCausalLM"),
             "t5": ("t5", "T5ForConditionalGeneration")}
+TOWER = {r"^vision_model\.": ""}           # a tower alone, out of a whole CLIP or BLIP
 # Keys that may be left over: the other parts of a whole CLIP or BLIP, computed tables, and
 # the decoder's table in old T5 files, which nothing reads.
 OTHERS = re.compile(r"(text_model|text_projection|visual_projection|logit_scale|logit_bias|"
@@ -41,7 +46,8 @@ OTHERS = re.compile(r"(text_model|text_projection|visual_projection|logit_scale|
 
 
 def load_vision(source: str | Path, dtype: torch.dtype | None = None) -> VisionEncoder:
-    """The ViT of a CLIP, SigLIP, InstructBLIP or BLIP-2; float32 unless dtype says otherwise.
+    """The ViT of a CLIP, SigLIP, InstructBLIP or BLIP-2, or a DINOv2; float32 unless dtype says
+    otherwise.
 
     BadInput, one line: not here and no network, of another kind, damaged, keys missing.
     """
@@ -49,16 +55,35 @@ def load_vision(source: str | Path, dtype: torch.dtype | None = None) -> VisionE
         config = _config(source, VISION, "vision tower", options)
         family, kind = VISION[config.model_type]
         config = getattr(config, "vision_config", config)
+        image, mlp = config.image_size, getattr(config, "intermediate_size", 0)
+        if family == "dinov2":
+            image = _input_side(source, image, config.patch_size, options)
+            mlp = int(config.hidden_size * config.mlp_ratio)
         model = _weights(kind, source, config, dtype, options)
     return VisionEncoder(VisionSettings(
-        family=family, image=config.image_size, patch=config.patch_size, width=config.hidden_size,
+        family=family, image=image, patch=config.patch_size, width=config.hidden_size,
         blocks=config.num_hidden_layers, heads=config.num_attention_heads,
-        mlp=config.intermediate_size, stem=(), ln_eps=config.layer_norm_eps), model)
+        mlp=mlp, stem=(), ln_eps=config.layer_norm_eps), model)
+
+
+def load_whole(kind: str, model_type: str, source: str | Path, flag: str,
+               processor: str = "") -> tuple[nn.Module, object]:
+    """(a model of transformers as it is, float32; its `processor`, where one is named).
+
+    kind, processor: transformers' classes; flag: what gives its folder. BadInput as load_vision.
+    """
+    import transformers
+    with _reading(source, flag) as options:
+        config = _config(source, {model_type: ()}, kind, options)
+        read = getattr(transformers, processor).from_pretrained(source, **options) \
+            if processor else None
+        return _weights(kind, source, config, None, options, {}), read
 
 
 def load_language(source: str | Path, dtype: torch.dtype | None = None
                   ) -> tuple[LanguageModel, PretrainedTokenizer]:
-    """A T5, Llama or Qwen2 with its tokenizer; float32 unless dtype says otherwise.
+    """A T5, Llama, Qwen2, Qwen3 or Gemma 3 (text) with its tokenizer; float32 unless dtype says
+    otherwise.
 
     BadInput as load_vision, and where the tokenizer does not belong to the weights.
     """
@@ -74,14 +99,18 @@ def load_language(source: str | Path, dtype: torch.dtype | None = None
     return LanguageModel(_sizes(family, model, tokenizer), model), tokenizer
 
 
-def load_tokenizer(source: str | Path, vocab: int, part: str = "") -> PretrainedTokenizer:
+def load_tokenizer(source: str | Path, vocab: int, part: str = "",
+                   template: str | None = None) -> PretrainedTokenizer:
     """A tokenizer alone, for `vocab` rows of embeddings that are at hand already.
 
-    part: a folder inside, such as InstructBLIP's qformer_tokenizer. BadInput as load_language.
+    part: a folder inside, such as InstructBLIP's qformer_tokenizer; template: a chat template in
+    the place of its own. BadInput as load_language.
     """
     with _reading(source, "--vision" if part else "--llm") as options:
         options |= ({"subfolder": part} if part else {})
-        return PretrainedTokenizer(_tokenizer(source, options), vocab)
+        tokenizer = _tokenizer(source, options)
+        tokenizer.chat_template = template or tokenizer.chat_template
+        return PretrainedTokenizer(tokenizer, vocab)
 
 
 def _sizes(family: str, model: nn.Module, tokenizer: PretrainedTokenizer) -> LanguageSettings:
@@ -103,21 +132,37 @@ def _sizes(family: str, model: nn.Module, tokenizer: PretrainedTokenizer) -> Lan
 
 def _config(source: str | Path, known: dict, part: str, options: dict):
     """The transformers config; BadInput for a model_type that is not known here."""
-    from transformers import AutoConfig
-    config = AutoConfig.from_pretrained(source, **options)
-    if config.model_type not in known:
-        raise BadInput(f"{source}: a {config.model_type!r} is no {part} known here; give one whose "
+    from transformers import AutoConfig, PreTrainedConfig
+    # Read first: AutoConfig has no words for a model_type that is new to transformers.
+    kind = PreTrainedConfig.get_config_dict(source, **options)[0].get("model_type")
+    if kind not in known:
+        raise BadInput(f"{source}: a {kind!r} is no {part} known here; give one whose "
                        f"model_type is {', '.join(known)}")
-    return config
+    return AutoConfig.from_pretrained(source, **options)
 
 
-def _weights(kind: str, source: str | Path, config, dtype: torch.dtype | None, options: dict) -> nn.Module:
-    """A transformers model with every weight in place."""
+def _input_side(source: str | Path, trained: int, patch: int, options: dict) -> int:
+    """Pixels of the square input of a ViT that interpolates its positions to any size: what
+    preprocessor_config.json says, else the size that it was trained on. BadInput for one that
+    is not made of whole patches."""
+    file = _file(source, "preprocessor_config.json", options)
+    said = json.loads(Path(file).read_bytes()) if file else {}
+    size = said.get("crop_size") or trained
+    sides = [size] * 2 if isinstance(size, int) else [size.get("height"), size.get("width")]
+    if sides[0] != sides[1] or not isinstance(sides[0], int) or sides[0] < 1 or sides[0] % patch:
+        raise BadInput(f"{source}: preprocessor_config.json: crop_size {size!r:.60} is no square of "
+                       f"whole patches of {patch} pixels; write a multiple such as {16 * patch}")
+    return sides[0]
+
+
+def _weights(kind: str, source: str | Path, config, dtype: torch.dtype | None, options: dict,
+             renamed: dict[str, str] = TOWER) -> nn.Module:
+    """A transformers model with every weight in place; renamed: pattern of a key -> its name."""
     import transformers
     model, info = getattr(transformers, kind).from_pretrained(
         source, config=config, dtype=dtype or torch.float32, use_safetensors=True,
         output_loading_info=True, ignore_mismatched_sizes=True,      # named below
-        key_mapping={r"^vision_model\.": ""}, **options)
+        key_mapping=renamed or None, **options)
     faults = [f"key '{key}' is {list(shape)} instead of {list(expected)}"
               for key, shape, expected in sorted(info["mismatched_keys"])]
     faults += [f"key '{key}' is missing" for key in sorted(info["missing_keys"])]
@@ -135,16 +180,29 @@ def _weights(kind: str, source: str | Path, config, dtype: torch.dtype | None, o
     return model
 
 
+def _file(source: str | Path, name: str, options: dict) -> str | None:
+    """Where this file of a folder, or of a name on the Hub, lies; None where there is none."""
+    from transformers.utils import cached_file
+    return cached_file(source, name, _raise_exceptions_for_missing_entries=False,
+                       _raise_exceptions_for_connection_errors=False, **options)
+
+
 def _tokenizer(source: str | Path, options: dict):
     import transformers
-    files = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
-    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    files = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model")
     # Without any of them transformers makes an empty vocabulary up.
-    if not any(transformers.utils.cached_file(source, name, **options, **quiet) for name in files):
+    found = [name for name in files if _file(source, name, options)]
+    if not found:
         raise BadInput(f"{source}: holds no tokenizer; copy tokenizer.json beside the weights")
     try:
         return transformers.AutoTokenizer.from_pretrained(source, **options)
     except Exception as error:                 # transformers raises nearly anything here
+        if found[0].endswith(".model"):        # needs packages beyond transformers' own
+            raise BadInput(
+                f"{source}: holds its tokenizer as {found[0]} alone; where `pip install transformers "
+                f"sentencepiece protobuf` has been run, make tokenizer.json of it: python -c \"from "
+                "transformers import AutoTokenizer as T; "
+                f"T.from_pretrained('{source}').save_pretrained('{source}')\"") from error
         raise BadInput(f"{source}: its tokenizer cannot be read ({_first_line(error)}); copy a "
                        "whole tokenizer.json beside the weights") from error
 

@@ -13,6 +13,7 @@ from lion_min import BadInput
 from lion_min.boxes import BRACKETS, BoxText
 
 MARK = "\ue000"                            # a private character, which no template contains
+SYSTEM = {"role": "system", "content": "You are a helpful assistant."}
 
 
 class PretrainedTokenizer:
@@ -82,12 +83,29 @@ class PretrainedTokenizer:
             at = next(i for i in range(len(ids)) if ids[i:i + len(plain)] == plain)
             return ids[:at], ids[at + len(plain):], self._hf.eos_token_id
         before, after = self._rendered([{"role": "user", "content": MARK}], add_generation_prompt=True)
-        closing = self._rendered([{"role": "user", "content": "?"},
-                                  {"role": "assistant", "content": MARK}])[1]
+        try:
+            closing = self._rendered([{"role": "user", "content": "?"},
+                                      {"role": "assistant", "content": MARK}])[1]
+        except BadInput:                               # some want the user's word last
+            closing = []
         ends = [i for i in closing if i in self._special]  # ChatML: <|im_end|>, then a line's end
         return before, after, ends[0] if ends else self._hf.eos_token_id
 
     def _rendered(self, messages: list[dict], **options) -> list[list[int]]:
-        """The ids around MARK in a conversation; here the names of special tokens count."""
-        text = self._hf.apply_chat_template(messages, tokenize=False, **options)
-        return [self._hf(side, add_special_tokens=False).input_ids for side in text.split(MARK)]
+        """The ids around MARK in a conversation; here the names of special tokens count.
+
+        Templates raise what they like: for a system message that is there, or that is not. So it
+        is left out, and tried with one where that is refused; BadInput where both are.
+        """
+        reason = "it leaves the question out"
+        for opening in ([], [SYSTEM]):
+            try:
+                text = self._hf.apply_chat_template([*opening, *messages], tokenize=False,
+                                                    enable_thinking=False, **options)   # Qwen3's word
+            except Exception as error:                 # of jinja2, which runs the template
+                reason = " ".join(str(error).split())[:200]
+                continue
+            if text.count(MARK) == 1:
+                return [self._hf(side, add_special_tokens=False).input_ids for side in text.split(MARK)]
+        raise BadInput(f"{self._hf.name_or_path}: its chat template takes no plain question ({reason}); "
+                       "mend chat_template in tokenizer_config.json, or take it out there")

@@ -36,8 +36,9 @@ from lion_min.cli import LION, LMEYE, LYRICS, PVIT
 from lion_min.launch import module_of, published
 from lion_min.language import LanguageModel, LanguageSettings
 from lion_min.pretrained.presets import PRESETS
+from lion_min.published.lyrics_refiner import PublishedSettings
 from lion_min.published.regionclip import RegionCLIP
-from lion_min.pvit.region_encoder import TinyRegions, TinyRegionSettings
+from lion_min.pvit.region_encoder import CropRegions, CropSettings, TinyRegions, TinyRegionSettings
 from lion_min.scenes import WORLDS
 from lion_min.tokenizer import TinyTokenizer
 from lion_min.trainable import layers_of, matches, only_trainable
@@ -49,10 +50,6 @@ PROMPT, ANSWER, DETECTIONS = 64, 32, 900   # tokens of a sample's text; Groundin
 STAGES = {LION: (1, 2, 3, 4), PVIT: (1, 2), LMEYE: (1, 2), LYRICS: (1, 2)}
 CLIP_B = VisionSettings(image=224, patch=16, width=768, blocks=12, heads=12, mlp=3072, stem=())
 SMOLLM2 = LanguageSettings(vocab=49152, width=576, layers=30, heads=9, ffn=1536, positions=8192)
-# LMEye's published forms: CLIP's text tower inside the interaction stays frozen.
-LMEYE_TRAINS = {1: ("ln_vision", "qformer", "query_proj", "img_proj", "e_img"),
-                2: ("interaction.request", "interaction.decompose", "interaction.transmit",
-                    "e_imgq", "e_imgd")}
 ADDED = ("out", "o", "o_proj", "out_proj", "wo", "down_proj", "fc2")   # to a residual, which a norm saves
 GATES = ("gate_proj", "wi_0")              # saved before and behind the activation function
 # Read the input of another matrix; under autocast each has a copy of its own.
@@ -149,9 +146,10 @@ def build(system: str, preset: str, number: int) -> nn.Module:
     s = settings_of(system, preset, stage)
     with torch.device("meta"):
         model = _model(system, s, number)
-    published_lmeye = system == LMEYE and s.interaction.encoder == "clip_text"
     names = [name for name, _ in model.named_parameters()]
-    only_trainable(model, [prefix for prefix in (LMEYE_TRAINS[number] if published_lmeye else stage.trains)
+    if system == LMEYE and s.interaction.encoder == "clip_text":
+        stage = published(system).fitted(stage, s)
+    only_trainable(model, [prefix for prefix in stage.trains
                            if any(matches(name, prefix) for name in names)])
     return model
 
@@ -165,7 +163,8 @@ def settings_of(system: str, preset: str, stage):
         vision = VisionSettings.of(WORLDS["medium"].image)
         settings = module_of(system, "model").tiny(vision, len(TinyTokenizer()))
     elif preset == "clip-smollm2":
-        settings = module_of(system, "model").around(CLIP_B, SMOLLM2, SMOLLM2.vocab)
+        refiner = (PublishedSettings(), 260) if system == LYRICS else ()
+        settings = module_of(system, "model").around(CLIP_B, SMOLLM2, SMOLLM2.vocab, *refiner)
     else:
         settings = published(system).settings_by_name(preset)
     return replace(settings, mode=stage.mode) if system == LION else settings
@@ -176,8 +175,10 @@ def _model(system: str, s, number: int) -> nn.Module:
     if system == LION:
         return m.Lion(s, vision, _llm(s.language))
     if system == PVIT:
-        regions = TinyRegions if isinstance(s.regions, TinyRegionSettings) else RegionCLIP
-        return m.Pvit(s, vision, _llm(s.language), regions(s.regions))
+        regions = (CropRegions(s.regions, vision) if isinstance(s.regions, CropSettings) else
+                   TinyRegions(s.regions) if isinstance(s.regions, TinyRegionSettings) else
+                   RegionCLIP(s.regions))
+        return m.Pvit(s, vision, _llm(s.language), regions)
     if system == LMEYE:                  # the paper's era reads CLIP's pooled feature from a file
         return m.Lmeye(s, nn.Identity() if s.reads == "pooled" else vision, _llm(s.language))
     tags = TagHead(s.vision.width, (*world.colours, *world.kinds))
@@ -210,7 +211,8 @@ def tokens(system: str, s, number: int) -> dict[str, int]:
         side, crop = getattr(s.regions, "shortest", 0), getattr(s.regions, "roi", 0)
         pixels = {f"regions.layer{i}": side ** 2 * 4 // 3 // 4 ** (i + 1) for i in (1, 2, 3)}
         pixels |= {"regions.stem": side ** 2 // 3, "regions": crop ** 2 // 4}
-        return rules | pixels | _language(s, V - 1, V - 1) | {
+        seen = 0 if number == 1 and isinstance(s.regions, CropSettings) else V - 1
+        return rules | pixels | _language(s, seen, seen) | {
             "prompt_projector|bbox_fc": 1, "mm_projector": V - 1}
     if system == LMEYE:
         Q, i, requests = s.qformer.queries if s.qformer else 0, s.interaction, number == 2

@@ -41,7 +41,7 @@ def train(o: Options) -> dict[str, float]:
                        "give COCO instances, or begin at stage 1")
     learnt, held = photos.split(every)
     device = training.device_of(o.device)
-    vision = parts_for(o.out, o.preset, o.vision, o.llm).vision.to(device)
+    vision = parts_for(o.out, o.preset, o.sources).vision.to(device)
     torch.manual_seed(o.seed)
     tagger = TagHead(vision.settings.width, names).to(device)
     left_out = LeftOut(annotations.file, "pictures", len(every))

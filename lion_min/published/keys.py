@@ -185,6 +185,12 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], path: Path | str,
     checkpoints.copy_into(owned(model, prefixes), tensors, path, MEND)
 
 
+def lacks(folder: Path | str, prefixes: Iterable[str]) -> list[bool]:
+    """Of each part, by the beginning of its names, whether an imported folder has nothing of it."""
+    tensors, _ = checkpoints.load_run(folder)
+    return [not any(name.startswith(prefix) for name in tensors) for prefix in prefixes]
+
+
 def load(folder: Path | str, kind: type, build: Callable, prefixes: Iterable[str] = (),
          more: dict[str, Tensor] | None = None, **parts: type) -> nn.Module:
     """The model of an imported folder. kind, parts: as in `restore`; build: settings -> model;

@@ -19,20 +19,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lion_min import BadInput, checkpoints
 from lion_min.language import LanguageModel
 from lion_min.lion.model import Lion, LionSettings
 from lion_min.lion.system import LionSystem
 from lion_min.parts import Parts
 from lion_min.pretrained.backbones import load_language, load_tokenizer, load_vision
-from lion_min.pretrained.hf_tokenizer import PretrainedTokenizer
-from lion_min.pretrained.presets import PRESETS
 from lion_min.published import keys, layouts
+from lion_min.published.asking import Questions, imported_parts
 from lion_min.published.layouts import attention, ffn
 from lion_min.qformer import QFormerSettings
-from lion_min.vision import TagHead, VisionEncoder
+from lion_min.vision import VisionEncoder
 
 STAGE = 4
+NEEDS = {"vision": "InstructBLIP, its ViT and the Q-Former's tokenizer", "llm": "FlanT5"}
 FROZEN = ("vision.", "llm.")               # may be absent: files of their own
 OPTIONS = {"vit_heads": 16, "qformer_heads": 12, "aggregator_heads": 16, "distance": 128,
            "hint_id": 32099}               # what no shape tells, as published
@@ -165,38 +164,26 @@ def load(folder: Path | str, vision: nn.Module | None = None,
     return keys.load(folder, LionSettings, lambda s: build(s, vision, llm), prefixes)
 
 
-def open_system(folder: Path | str, stage, device="cpu", vision: str | None = None,
-                language: str | None = None) -> LionSystem:
+def open_system(folder: Path | str, stage, device, vision: str, llm: str, **_) -> LionSystem:
     """An imported LION, ready to be asked; without tags, for RAM is a model of its own.
 
-    stage: LION's stage 4. language: FlanT5's folder or name, for its tokenizer, and its weights
-    where the import has none; vision: InstructBLIP's, for the Q-Former's tokenizer in
-    qformer_tokenizer/ and, likewise, the ViT. None: those of the preset.
+    stage: LION's stage 4. llm: FlanT5's folder or name, for its tokenizer, and its weights where
+    the import has none; vision: InstructBLIP's, for the Q-Former's tokenizer in
+    qformer_tokenizer/ and, likewise, the ViT.
     """
-    tensors, config = checkpoints.load_run(folder)
-    if (preset := PRESETS.get(config.get("preset"))) is None and not (vision and language):
-        raise BadInput(f"{folder}: of no preset's size; say where its parts lie: --vision DIR "
-                       "--llm DIR")
-    vision, language = vision or preset.vision, language or preset.language
-    no_vision, no_llm = (not any(name.startswith(p) for name in tensors) for p in FROZEN)
+    no_vision, no_llm = keys.lacks(folder, FROZEN)
     model = load(folder, load_vision(vision) if no_vision else None,
-                 load_language(language)[0] if no_llm else None)
+                 load_language(llm)[0] if no_llm else None)
     s = model.settings
-    tokenizer = load_tokenizer(language, s.language.vocab)
-    questions = Questions(load_tokenizer(vision, s.qformer.vocab, "qformer_tokenizer"))
-    tagger = TagHead(s.vision.width, ()).to(device)
-    parts = Parts(model.vision, tagger, model.llm, tokenizer, preset=config.get("preset"))
-    system = LionSystem(parts, replace(stage, tags=False), model.to(device))
-    system.question_tokenizer = questions
+    tokenizer = load_tokenizer(llm, s.language.vocab)
+    system = LionSystem(imported_parts(model, folder, tokenizer, device),
+                        replace(stage, tags=False), model.to(device))
+    system.question_tokenizer = Questions(
+        load_tokenizer(vision, s.qformer.vocab, "qformer_tokenizer"))
     return system
 
 
-class Questions:
-    """BERT's words for the Q-Former: [CLS] the bare question [SEP]."""
-
-    def __init__(self, tokenizer: PretrainedTokenizer):
-        self.tokenizer = tokenizer
-        self.pad_id, self.unk_id = tokenizer.pad_id, tokenizer.unk_id
-
-    def encode(self, text: str) -> list[int]:
-        return self.tokenizer.chat_prompt(self.tokenizer.encode(text))
+def complete(parts: Parts, **_) -> None:
+    """LION's published settings, where the preset has some."""
+    if parts.preset in SIZES:
+        parts.published = settings_by_name(parts.preset)

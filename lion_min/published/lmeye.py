@@ -12,6 +12,7 @@ P positions, T layers; t is the return slots times d. Symbols: D LLM width.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,17 +21,27 @@ from torch import Tensor, nn
 from lion_min.language import LanguageModel
 from lion_min.lmeye.interaction import InteractionSettings
 from lion_min.lmeye.model import Lmeye, LmeyeSettings
+from lion_min.lmeye.stages import LmeyeStage
+from lion_min.lmeye.system import LmeyeSystem
+from lion_min.parts import Parts
+from lion_min.pretrained.backbones import load_language, load_tokenizer, load_whole
 from lion_min.published import keys, layouts
+from lion_min.published.asking import imported_parts
 from lion_min.qformer import QFormerSettings
-from lion_min.vision import VisionSettings
+from lion_min.vision import TagHead, VisionEncoder, VisionSettings
 
 STAGE = 2
+NEEDS = {"vision": "CLIP ViT-L/14, whole", "llm": "LLaMA"}
 FROZEN = ("interaction.encoder.", "llm.")  # may be absent: files of their own
 OPTIONS = {"img_id": 32000, "imgd_id": 32001, "heads": 0, "clip_heads": 12, "bos_id": 49406,
            "eos_id": 49407}                # what no shape tells; 0: LLaMA's, a head for 128
 # CLIP's image half, whose pooled feature comes from get_image_features, and computed tables.
 IGNORED = (r"vision_model\..*|visual_projection\.weight|logit_scale|"
            r"text_model\.embeddings\.position_ids|") + layouts.ROTARY
+# What trains in the published forms, where CLIP's text tower is frozen; else what the stage says.
+LINEARS = ("interaction.request", "interaction.decompose", "interaction.transmit", "e_imgd")
+TRAINS = {("pooled", 1): ("img_proj", "e_img"), ("pooled", 2): LINEARS,
+          ("qformer", 2): (*LINEARS, "e_imgq")}
 DROPOUT = 0.5                              # of the image tokens, in training alone
 _TOWER = "interaction.encoder.model."      # CLIP's text tower in our Lmeye
 CLIP_L = {"c": 768, "W": 49408, "P": 77, "T": 12, "e": 3072}     # ViT-L/14's
@@ -87,7 +98,7 @@ def settings(n: keys.Sizes, **options) -> LmeyeSettings:
             vision=layouts.eva(eva, 16), depths=(-1,), reads="queries", slot_id=32100,
             request_id=32101, language=layouts.t5(n),
             qformer=QFormerSettings(**layouts.qformer(eva, 12)),
-            interaction=_interaction(n, 12, image_width=768, pool="tail", dropout=0.0))
+            interaction=_interaction(n, 12, image_width=eva["q"], pool="tail", dropout=0.0))
     return LmeyeSettings(
         vision=VisionSettings(image=224, patch=14, stem=()), language=layouts.llama(n, o["heads"]),
         interaction=_interaction(n, o["clip_heads"], image_width=n["c"], soft=5, requests=1,
@@ -107,15 +118,93 @@ settings_by_name = partial(keys.settings_by_name, "LMEye", SIZES | {
     "lmeye-flant5-xl": CLIP_L | layouts.FLAN_T5_XL}, settings)
 
 
-def build(settings: LmeyeSettings, llm: LanguageModel | None = None) -> Lmeye:
-    """An Lmeye of these settings. Its image input is CLIP's pooled feature: it has no ViT."""
-    return Lmeye(settings, nn.Identity(), llm or LanguageModel(settings.language))
+def build(settings: LmeyeSettings, llm: LanguageModel | None = None,
+          vision: nn.Module | None = None) -> Lmeye:
+    """An Lmeye of these settings. Its image input is CLIP's pooled feature; vision: a PooledClip,
+    or None where that is at hand."""
+    return Lmeye(settings, vision or nn.Identity(), llm or LanguageModel(settings.language))
 
 
 def load(folder: Path | str, tower: dict[str, Tensor] | None = None,
-         llm: LanguageModel | None = None) -> Lmeye:
+         llm: LanguageModel | None = None, vision: nn.Module | None = None) -> Lmeye:
     """The Lmeye of an imported folder. What the folder lacks must be given: the state dict of
     CLIPTextModelWithProjection, the LLM."""
     more = {f"{_TOWER}{k}": v for k, v in (tower or {}).items()}
-    return keys.load(folder, LmeyeSettings, lambda s: build(s, llm),
-                     FROZEN[1:] if llm is not None else (), more)
+    return keys.load(folder, LmeyeSettings, lambda s: build(s, llm, vision),
+                     ("vision.", *FROZEN[1:] * (llm is not None)), more)
+
+
+# ---- CLIP's two halves: the image feature, and the text tower that interacts ---------------------
+
+class PooledClip(VisionEncoder):
+    """CLIP's get_image_features as an encoder of one state: pixels [B, 3, H, W] -> [[B, 1, c]]."""
+
+    def __init__(self, clip: nn.Module):
+        v = clip.config.vision_config
+        super().__init__(VisionSettings(
+            image=v.image_size, patch=v.patch_size, width=v.hidden_size, blocks=v.num_hidden_layers,
+            heads=v.num_attention_heads, mlp=v.intermediate_size, stem=(), ln_eps=v.layer_norm_eps),
+            clip.vision_model)
+        self.projection = clip.visual_projection
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        cls = super().forward(pixels)[-1][:, :1]
+        return [self.projection(self.model.post_layernorm(cls))]
+
+
+def load_clip(source: str, flag: str = "--vision") -> nn.Module:
+    """A whole CLIP, both towers and projections."""
+    return load_whole("CLIPModel", "clip", source, flag)[0]
+
+
+def text_tower(clip: nn.Module) -> nn.Module:
+    """The CLIPTextModelWithProjection of a whole CLIP."""
+    import transformers
+    config = clip.config.text_config
+    config.projection_dim = clip.config.projection_dim
+    tower = transformers.CLIPTextModelWithProjection(config)
+    tower.text_model, tower.text_projection = clip.text_model, clip.text_projection
+    return tower
+
+
+def complete(parts: Parts, vision: str, tower: str = "", **_) -> None:
+    """The published forms around these parts: CLIP's halves, and the settings that fit them."""
+    forms = SIZES | {"lmeye-flant5-xl": {"X": 1}}
+    if parts.preset not in forms:
+        return
+    pooled = "X" not in forms[parts.preset]
+    clip = load_clip(vision) if pooled else load_clip(tower, "--tower")
+    parts.beside["tower"] = text_tower(clip)
+    v, t, llm = parts.vision.settings, clip.config.text_config, parts.llm.settings
+    s, vocab, c = settings_by_name(parts.preset), len(parts.tokenizer), t.hidden_size
+    if pooled:
+        parts.vision, parts.tagger = PooledClip(clip), TagHead(c, (), heads=1)
+    image = {"image_width": c} if pooled else {}
+    parts.published = replace(
+        s, vision=v, language=llm, slot_id=vocab, generate={},
+        **{"img_id": vocab + 1} if pooled else {"request_id": vocab + 1, "qformer": replace(
+            s.qformer, vision_width=v.width)},
+        interaction=replace(
+            s.interaction, llm_width=llm.width, width=c, vocab=t.vocab_size,
+            positions=t.max_position_embeddings, layers=t.num_hidden_layers,
+            ffn=t.intermediate_size, heads=t.num_attention_heads, **image,
+            bos_id=t.vocab_size - 2, eos_id=t.vocab_size - 1))      # hub configs say 0 and 2
+
+
+def fitted(stage: LmeyeStage, settings: LmeyeSettings) -> LmeyeStage:
+    """The stage as a published form trains it."""
+    return replace(stage, plan=replace(stage.plan, lr_scale={}),
+                   trains=TRAINS.get((settings.static, stage.number), stage.trains))
+
+
+def open_system(folder: Path | str, stage, device, vision: str, llm: str, **_) -> LmeyeSystem:
+    """An imported LMEye, ready to be asked. vision: a whole CLIP, whose image half is in no import;
+    llm: LLaMA, for its tokenizer and, where the import has none, its weights."""
+    no_tower, no_llm = keys.lacks(folder, FROZEN)
+    clip = load_clip(vision)
+    model = load(folder, text_tower(clip).state_dict() if no_tower else None,
+                 load_language(llm)[0] if no_llm else None, PooledClip(clip))
+    s = model.settings
+    tokenizer = load_tokenizer(llm, s.language.vocab)
+    parts = imported_parts(model, folder, tokenizer, device, s.interaction.width)
+    return LmeyeSystem(parts, stage, model.to(device))

@@ -13,20 +13,27 @@ Letters of the table: those of layouts.py, o the width of an object's features.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from lion_min.language import LanguageModel
-from lion_min.lyrics.model import Lyrics, LyricsSettings
+from lion_min.lyrics.model import Lyrics, LyricsSettings, around, lora_targets
 from lion_min.lyrics.objectives import ObjectiveSettings
 from lion_min.lyrics.mqformer import MQFormerSettings
-from lion_min.published import keys, layouts
+from lion_min.lyrics.system import LyricsSystem
+from lion_min.parts import Parts
+from lion_min.pretrained.backbones import load_tokenizer
+from lion_min.published import keys, layouts, lyrics_refiner
+from lion_min.published.asking import Questions, imported_parts
 from lion_min.published.lyrics_refiner import PublishedSettings
 from lion_min.vision import VisionEncoder
 
 STAGE = 2
+NEEDS = {"vision": "InstructBLIP, for the Q-Former's tokenizer", "llm": "Vicuna, for its tokenizer",
+         "detector": "Grounding-DINO"}
 FROZEN = ("refiner.", "loras.")            # in no official file: transformers' own, and zero
 # What no shape tells. heads, vit_heads, qformer_heads; how many of the queries read objects.
 OPTIONS = {"heads": 0, "vit_heads": 16, "qformer_heads": 12, "object_queries": 64}
@@ -87,3 +94,29 @@ def load(folder: Path | str, refiner: nn.Module | None = None) -> Lyrics:
     """The Lyrics of an imported folder, around a PublishedRefiner or none. LoRA is zero."""
     return keys.load(folder, LyricsSettings, lambda s: build(s, refiner), FROZEN,
                      refiner=PublishedSettings)
+
+
+def complete(parts: Parts, detector: str, segmenter: str = "", **_) -> None:
+    """The published refiner, and the settings around it and these parts."""
+    parts.beside["refiner"] = refiner = lyrics_refiner.load(detector, segmenter)
+    vision, llm, vocab = parts.vision.settings, parts.llm.settings, len(parts.tokenizer)
+    width = refiner.detector.config.d_model + 4
+    parts.published = around(vision, llm, vocab, refiner.settings, width)
+    if parts.preset in SIZES:
+        s = settings_by_name(parts.preset)
+        parts.published = replace(
+            s, vision=vision, language=llm, lora_targets=lora_targets(llm), mqformer=replace(
+                s.mqformer, vision_width=vision.width, object_width=width, vocab=vocab + 6))
+
+
+def open_system(folder: Path | str, stage, device, vision: str, llm: str, detector: str,
+                segmenter: str = "", **_) -> LyricsSystem:
+    """An imported Lyrics, ready to be asked; no tags prompt its detector, for RAM is another model.
+    vision: InstructBLIP's folder or name, for qformer_tokenizer/; llm: Vicuna's."""
+    model = load(folder, lyrics_refiner.load(detector, segmenter))
+    s = model.settings
+    tokenizer = load_tokenizer(llm, s.language.vocab)
+    system = LyricsSystem(imported_parts(model, folder, tokenizer, device), stage, model.to(device))
+    system.question_tokenizer = Questions(
+        load_tokenizer(vision, s.mqformer.vocab, "qformer_tokenizer"))
+    return system

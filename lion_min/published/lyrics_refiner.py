@@ -15,16 +15,23 @@ Symbols: B pictures, M queries, L prompt tokens, K most boxes kept of a picture,
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from functools import cached_property
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from lion_min import checkpoints, parallel
 from lion_min.lyrics.refiner import Refined
 from lion_min.lyrics.suppression import choose, corners, rows_of
+from lion_min.parts import fingerprint
+from lion_min.pretrained.backbones import load_whole
 
 
 @dataclass
@@ -56,13 +63,13 @@ def tag_of(phrase: str, tags: list[str]) -> str:
 class PublishedRefiner(nn.Module):
     """`refine(images)` -> Refined; everything is frozen.
 
-    tagger     RGB pictures -> the tags of each
+    tagger     RGB pictures -> the tags of each; None: the caller gives them
     detector   GroundingDinoForObjectDetection, with its GroundingDinoProcessor
     segmenter  SamModel with its SamImageProcessor, or None for both
     """
 
     def __init__(self, settings: PublishedSettings,
-                 tagger: Callable[[list[Image.Image]], list[list[str]]],
+                 tagger: Callable[[list[Image.Image]], list[list[str]]] | None,
                  detector: nn.Module, detector_processor,
                  segmenter: nn.Module | None = None, segmenter_processor=None):
         super().__init__()
@@ -71,17 +78,44 @@ class PublishedRefiner(nn.Module):
         self.settings, self.tagger = settings, tagger
         self.detector, self.detector_processor = detector, detector_processor
         self.segmenter, self.segmenter_processor = segmenter, segmenter_processor
+        self.keep: Path | None = None      # a folder for what was found, a file a picture
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> PublishedRefiner:
         """Frozen: no dropout, whatever the model around it does."""
         return super().train(False)
 
-    @torch.no_grad()
     def refine(self, images: list[Image.Image], tags: list[list[str]] | None = None) -> Refined:
-        """RGB pictures of any sizes; `tags` prompt the detector in the tagger's place."""
-        s = self.settings
+        """As `detect`, one picture after another, so that none depends on those beside it; what
+        `keep` holds is read, not detected again."""
         tags = self.tagger(images) if tags is None else tags
+        return joined([self.kept(image, words) for image, words in zip(images, tags, strict=True)])
+
+    def kept(self, image: Image.Image, tags: list[str]) -> Refined:
+        """One picture's, from its file in `keep` or into it: named by pixels, tags and refiner."""
+        if self.keep is None:
+            return self.detect([image], [tags])
+        known = repr((self.fingerprint, image.size, tags)).encode()
+        path = self.keep / f"{hashlib.sha256(known + image.tobytes()).hexdigest()[:32]}.safetensors"
+        if not path.exists():
+            found = self.detect([image], [tags])
+            if not parallel.is_first():    # the first process writes
+                return found
+            save(found, path)
+        return read(path).to(self.detector.device)
+
+    @cached_property
+    def fingerprint(self) -> tuple:
+        return fingerprint(self), astuple(self.settings)
+
+    @torch.no_grad()
+    def detect(self, images: list[Image.Image], tags: list[list[str]] | None = None) -> Refined:
+        """RGB pictures of any sizes in one batch; `tags` prompt in the tagger's place."""
+        with torch.autocast(self.detector.device.type, enabled=False):
+            return self._detect(images, self.tagger(images) if tags is None else tags)
+
+    def _detect(self, images: list[Image.Image], tags: list[list[str]]) -> Refined:
+        s = self.settings
         x = self.detector_processor(images=images, text=[prompt_of(t) for t in tags],
                                     padding=True, return_tensors="pt").to(self.detector.device)
         out = self.detector(**x)
@@ -130,3 +164,46 @@ class PublishedRefiner(nn.Module):
                 logits[b, :count] = F.interpolate(square[..., :height, :width], size,
                                                   mode="bilinear")[:, 0]
         return logits
+
+
+# ---- on the disk ---------------------------------------------------------------------------------
+
+def save(found: Refined, path: Path) -> None:
+    """One picture's boxes, features (half precision) and masks (yes or no)."""
+    words = json.dumps([found.tags, found.labels]).encode()
+    tensors = {"boxes": found.boxes, "scores": found.scores, "features": found.features.half(),
+               "mask": found.mask, "words": torch.frombuffer(bytearray(words), dtype=torch.uint8)}
+    if found.segments is not None:
+        tensors["segments"] = found.segments > 0
+    checkpoints.save_tensors(tensors, path)
+
+
+def read(path: Path) -> Refined:
+    """What `save` wrote; a mask's logits are 10 and -10."""
+    t = checkpoints.load_tensors(path)
+    tags, labels = json.loads(bytes(t["words"].tolist()))
+    segments = t["segments"] * 20.0 - 10 if "segments" in t else None
+    return Refined(tags, t["boxes"], t["scores"], labels, t["features"].float(), t["mask"],
+                   segments)
+
+
+def joined(found: list[Refined]) -> Refined:
+    """Several pictures' as one; rows of masks are filled up with no pixel."""
+    tensors = {name: torch.cat([getattr(one, name) for one in found])
+               for name in ("boxes", "scores", "features", "mask")}
+    masks = [one.segments for one in found]
+    most = 0 if masks[0] is None else max(m.shape[1] for m in masks)
+    return Refined(
+        tags=[words for one in found for words in one.tags],
+        labels=[words for one in found for words in one.labels], **tensors,
+        segments=None if masks[0] is None else torch.cat([
+            F.pad(m, (0, 0, 0, 0, 0, most - m.shape[1]), value=-torch.inf) for m in masks]))
+
+
+def load(detector: str | Path, segmenter: str | Path = "") -> PublishedRefiner:
+    """Grounding-DINO and, where one is given, SAM, from folders or names on the Hub."""
+    dino = load_whole("GroundingDinoForObjectDetection", "grounding-dino", detector, "--detector",
+                      "GroundingDinoProcessor")
+    sam = load_whole("SamModel", "sam", segmenter, "--segmenter", "SamImageProcessor") \
+        if segmenter else ()
+    return PublishedRefiner(PublishedSettings(), None, *dino, *sam)

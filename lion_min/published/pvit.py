@@ -10,6 +10,7 @@ times as many channels outside. Symbols: V words, D width.
 """
 
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,12 +18,23 @@ from torch import Tensor, nn
 
 from lion_min import BadInput
 from lion_min.language import LanguageModel
-from lion_min.published import keys, layouts
+from lion_min.parts import Parts
+from lion_min.pretrained.backbones import load_tokenizer, load_vision
+from lion_min.published import importing, keys, layouts
+from lion_min.published.asking import imported_parts
 from lion_min.published.regionclip import RegionCLIP, RegionCLIPSettings
 from lion_min.pvit.model import Pvit, PvitSettings
+from lion_min.pvit.system import PvitSystem
 from lion_min.vision import VisionEncoder, VisionSettings
 
 STAGE = 2
+NEEDS = {"vision": "CLIP ViT-L/14", "llm": "LLaMA, for its tokenizer"}
+VICUNA = (                                 # the template of its training, with one system's words
+    "{{ bos_token }}A chat between a curious user and an artificial intelligence assistant. The "
+    "assistant gives helpful, detailed, and polite answers to the user's questions. "
+    "{% for m in messages %}{{ 'USER: ' + m['content'] + ' ' if m['role'] == 'user' else "
+    "'ASSISTANT: ' + m['content'] + eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}")
 FROZEN = ("vision.",)                      # CLIP's ViT: in none of the files
 OPTIONS = {"heads": 32}                    # of the LLM: what no shape tells, as published
 VIT_L = VisionSettings(family="clip", image=224, patch=14, width=1024, blocks=24, heads=16,
@@ -98,14 +110,18 @@ def convert(tensors: dict[str, Tensor], base: dict[str, Tensor] | None = None,
 def settings(n: keys.Sizes, box_embedding: bool = True, heads: int = 32) -> PvitSettings:
     """The settings of the model of these sizes; the LLM's last words are the new ones."""
     patch, *_, opening, closing = range(n["V"] - NEW_WORDS, n["V"])
-    regions = RegionCLIPSettings(
-        layers=tuple(n[stage] for stage in STAGES), width=2 * n["h"], heads=n["h"], output=n["F"],
-        resolution=32 * keys.side(n["p"] - 1, "backbone.attnpool.positional_embedding"))
     return PvitSettings(
-        vision=VIT_L, language=layouts.llama(n, heads), regions=regions, open_id=opening,
+        vision=VIT_L, language=layouts.llama(n, heads), regions=region_settings(n), open_id=opening,
         close_id=closing, region_id=patch, image_id=patch, depths=(-2,), mlp=0, region_mlp=0,
         box_embedding=box_embedding,
         generate={"max_new_tokens": 128})  # the demo's; run_cli's 32 cut answers
+
+
+def region_settings(n: keys.Sizes) -> RegionCLIPSettings:
+    """RegionCLIP's of these sizes."""
+    return RegionCLIPSettings(
+        layers=tuple(n[stage] for stage in STAGES), width=2 * n["h"], heads=n["h"], output=n["F"],
+        resolution=32 * keys.side(n["p"] - 1, "backbone.attnpool.positional_embedding"))
 
 
 settings_by_name = partial(keys.settings_by_name, "PVIT", SIZES, settings)
@@ -121,6 +137,32 @@ def load(folder: Path | str, vision: nn.Module) -> Pvit:
     """The Pvit of an imported folder around CLIP's ViT, a VisionEncoder or what acts like one."""
     return keys.load(folder, PvitSettings, lambda s: build(s, vision), FROZEN,
                      regions=RegionCLIPSettings)
+
+
+def load_regions(file: Path | str) -> RegionCLIP:
+    """RegionCLIP of its official file (regionclip_pretrained-cc_rn50x4.pth). BadInput as `read`."""
+    tensors = keys.without(importing.read_file(file), IGNORED)
+    ours, n = keys.read(tensors, _backbone(), "RegionCLIP", SIZES.values())
+    regions = RegionCLIP(region_settings(n))
+    keys.fill(regions, {k.removeprefix("regions."): v for k, v in ours.items()}, file)
+    return regions.eval()
+
+
+def complete(parts: Parts, regions: str = "", **_) -> None:
+    """RegionCLIP, where its file is given; else the ViT's own states are pooled."""
+    if regions:
+        parts.beside["regions"] = load_regions(regions)
+
+
+def open_system(folder: Path | str, stage, device, vision: str, llm: str, **_) -> PvitSystem:
+    """An imported PVIT, ready to be asked. vision: CLIP's folder or name; llm: LLaMA's, for its
+    tokenizer, which gets the template that PVIT was trained with."""
+    encoder = load_vision(vision)
+    model = load(folder, encoder)
+    s = model.settings = replace(model.settings, vision=encoder.settings)
+    tokenizer = load_tokenizer(llm, s.language.vocab, template=VICUNA)
+    tokenizer.vocab, tokenizer.region_id = s.open_id, s.region_id      # the last two: marks
+    return PvitSystem(imported_parts(model, folder, tokenizer, device), stage, model.to(device))
 
 
 def add_base(delta: dict[str, Tensor], base: dict[str, Tensor]) -> dict[str, Tensor]:

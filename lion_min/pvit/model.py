@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from lion_min.boxes import Box
 from lion_min.language import LanguageModel, LanguageSettings, TextBatch, splice
-from lion_min.pvit.region_encoder import TinyRegionSettings
+from lion_min.pvit.region_encoder import CropSettings, TinyRegionSettings
 from lion_min.trainable import freeze
 from lion_min.vision import VisionEncoder, VisionSettings
 
@@ -67,7 +67,7 @@ class PvitInputs:
     prompts: list[list[int]]               # S prompts, earlier turns included
     boxes: list[list[Box]]                 # the S prompts' boxes, fractions, in reading order
     answers: list[list[int]] | None = None
-    maps: list[Tensor] | None = None       # of a region encoder with a backbone of its own
+    maps: list | None = None               # what `regions` pools from, where not the states
 
 
 class Pvit(nn.Module):
@@ -83,8 +83,9 @@ class Pvit(nn.Module):
             raise ValueError(f"unknown representation {s.representation!r}: {', '.join(SLOTS)}")
         if s.representation == "feature" and regions is None:
             raise ValueError("representation 'feature' needs a region encoder")
-        width, words = llm.width, llm.model.get_input_embeddings().weight.detach()
+        width, words = llm.width, llm.embed(torch.arange(llm.settings.vocab, device=llm.device)).detach()
         self.vision, self.llm = freeze(vision), llm
+        self.sees_image = True             # False: the image's projection was never trained
         self.mm_projector = projector(len(s.depths) * s.vision.width, s.mlp, width)
         if s.mlp and s.first_cell_id is not None:      # else tokens of zeros: a norm over them
             start_at_zero(self.mm_projector[-1])       # multiplies gradients by 300, layer by layer
@@ -141,7 +142,7 @@ class Pvit(nn.Module):
 
     def shared(self, x: PvitInputs) -> Tensor | None:
         """Image tokens before the text, read once an image; None where the text holds them."""
-        return self.image_tokens(x) if self.settings.image_id is None else None
+        return self.image_tokens(x) if self.settings.image_id is None and self.sees_image else None
 
     def check(self, x: PvitInputs) -> None:
         """ValueError naming the first sample whose placeholders and boxes differ in number."""
@@ -201,11 +202,12 @@ def flat_boxes(x: PvitInputs) -> tuple[Tensor, Tensor]:
 
 def around(vision: VisionSettings, language: LanguageSettings, vocab: int,
            representation: str = "feature") -> PvitSettings:
-    """PVIT between a pretrained ViT, which pools the regions, too, and an LLM; new ids follow its
-    `vocab` words."""
+    """PVIT between a pretrained ViT, which sees the regions, too, and an LLM; new ids follow its
+    `vocab` words. A box's feature comes from three quarters of the ViT's depth: the last blocks
+    serve what it was trained for."""
     depths = (vision.blocks // 2, vision.blocks - 1)
     return PvitSettings(
-        vision, language, TinyRegionSettings(vision.width, depths),
+        vision, language, CropSettings(vision.width, 3 * vision.blocks // 4),
         open_id=vocab, close_id=vocab + 1, region_id=vocab + 2, representation=representation,
         depths=depths, mlp=2 * language.width, region_mlp=2 * language.width)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lion_min import BadInput
 from lion_min.boxes import BRACKETS, Box, BoxText
-from lion_min.pvit.model import SLOTS, Pvit, PvitInputs
+from lion_min.pvit.model import SLOTS, Pvit, PvitInputs, PvitSettings
 from lion_min.tokenizer import TinyTokenizer
 
 MARKS = re.compile(r"(</?Region>)", re.IGNORECASE)
@@ -73,17 +73,27 @@ def encode(tokenizer: TinyTokenizer, text: str, representation: str = "feature",
 
 
 def conversation(tokenizer: TinyTokenizer, turns: list[Turn], question: str,
-                 representation: str = "feature",
-                 move: Move | None = None) -> tuple[list[int], list[Box]]:
+                 representation: str = "feature", move: Move | None = None,
+                 picture: tuple[int, ...] = ()) -> tuple[list[int], list[Box]]:
     """Earlier turns, each answer closed by <eos>, then the question: (ids, boxes) of one prompt.
-    Boxes of earlier answers stay words, as the model wrote them."""
+    Boxes of earlier answers stay words, as the model wrote them. picture: ids before the first
+    question."""
     ids, boxes = [], []
-    for question, answer in [*turns, (question, None)]:
+    for i, (question, answer) in enumerate([*turns, (question, None)]):
         question_ids, question_boxes = encode(tokenizer, question, representation, move)
+        question_ids = [*picture * (i == 0), *question_ids]
         ids, boxes = ids + tokenizer.chat_prompt(question_ids), boxes + question_boxes
         if answer is not None:
             ids += [*tokenizer.encode(answer), tokenizer.eos_id]
     return ids, boxes
+
+
+def picture_ids(tokenizer: TinyTokenizer, s: PvitSettings) -> tuple[int, ...]:
+    """Where the text holds the picture's tokens: <im_start>, <im_patch> for each, <im_end>, then a
+    line's end; else nothing. The ids of patch, start and end follow one another."""
+    if (patch := s.image_id) is None:
+        return ()
+    return (patch + 1, *[patch] * s.vision.side ** 2, patch + 2, *tokenizer.encode("\n"))
 
 
 def jitter(boxes: Tensor, share: float = 0.02, generator: torch.Generator | None = None) -> Tensor:
@@ -96,18 +106,20 @@ def jitter(boxes: Tensor, share: float = 0.02, generator: torch.Generator | None
 
 def make_inputs(model: Pvit, tokenizer: TinyTokenizer, states: list[Tensor], prompts: list[str],
                 answers: list[str] | None = None, turns: list[list[Turn]] | None = None,
-                maps: list[Tensor] | None = None, train: bool = False,
+                maps: list | None = None, train: bool = False,
                 generator: torch.Generator | None = None) -> PvitInputs:
     """Text to ids and boxes. Samples of an image stand together: S = n*B.
     turns: the earlier turns of each sample; None: none of them has any.
-    maps: model.regions.encode_images(images) of a RegionCLIP; TinyRegions needs none.
+    maps: model.regions.encode_images(images) of a RegionCLIP, the pictures themselves of
+    CropRegions; TinyRegions needs none.
     train: jitter the boxes, by `generator` (a CPU one) or else by torch's own.
     """
     def move(boxes: list[Box]) -> list[Box]:
         return [tuple(b) for b in jitter(torch.tensor(boxes), generator=generator).tolist()]
 
+    picture = picture_ids(tokenizer, model.settings)
     rows = [conversation(tokenizer, before, prompt, model.settings.representation,
-                         move if train else None)
+                         move if train else None, picture)
             for prompt, before in zip(prompts, turns or [[]] * len(prompts), strict=True)]
     return PvitInputs(states, [ids for ids, _ in rows], [boxes for _, boxes in rows],
                       answers and [tokenizer.encode(a) for a in answers], maps)

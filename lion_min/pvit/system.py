@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from lion_min.features import index, join
 from lion_min.parts import TINY
 from lion_min.pvit.explain import explain
 from lion_min.pvit.instructions import scene_instructions
 from lion_min.pvit.instructions.questions import TEMPLATES
 from lion_min.pvit.model import Pvit, around, tiny
 from lion_min.pvit.prompt import Turn, make_inputs
-from lion_min.pvit.region_encoder import TinyRegions
+from lion_min.pvit.region_encoder import CropRegions, TinyRegions
 from lion_min.scenes import Scene, World
 from lion_min.system import System
 from lion_min.questions import examples
@@ -35,13 +37,44 @@ class PvitSystem(System):
         p, kind = self.parts, self.stage.representation
         settings = tiny(p.vision.settings, len(p.tokenizer), kind) if p.preset == TINY \
             else around(p.vision.settings, p.llm.settings, len(p.tokenizer), kind)
-        settings = replace(settings, **self.stage.changes)
-        return Pvit(settings, p.vision, p.llm, TinyRegions(settings.regions))
+        regions = p.beside.get("regions") or (
+            TinyRegions(settings.regions) if p.preset == TINY else
+            CropRegions(settings.regions, p.vision))
+        settings = replace(settings, regions=regions.settings, **self.stage.changes)
+        model = Pvit(settings, p.vision, p.llm, regions)
+        # LLaVA's projection is trained before the paper's stage 1, this one in stage 2.
+        model.sees_image = p.preset == TINY or "mm_projector" in self.stage.trains
+        return model
+
+    @property
+    def keeps_pictures(self) -> bool:
+        """Whether `encode` gives the pictures on, for boxes to be cut out."""
+        return isinstance(getattr(self.model, "regions", None), CropRegions)
 
     @property
     def depths(self) -> set[int]:
         s = self.model.settings
-        return {*s.depths, *s.regions.depths, s.vision.blocks}
+        return {d % (s.vision.blocks + 1)
+                for d in (*s.depths, *getattr(s.regions, "depths", ()), s.vision.blocks)}
+
+    @property
+    def keeps_features(self) -> bool:
+        """RegionCLIP's maps take 20 MB a picture."""
+        return not hasattr(getattr(self.model, "regions", None), "encode_images")
+
+    def features(self, states: list[Tensor], images: list[Image.Image]) -> dict:
+        """Frozen features, and what regions are pooled from where that is not the ViT's states: the
+        pictures, or RegionCLIP's maps, of one picture at a time, so that they do not depend on
+        those beside it."""
+        features = super().features(states, images)
+        if self.keeps_pictures:
+            return features | {"maps": images}
+        if self.keeps_features:
+            return features
+        with torch.no_grad():
+            return join([index(features, [row]) | {
+                "maps": self.model.regions.encode_images([image])}
+                for row, image in enumerate(images)])
 
     def batch_loss(self, round_, scenes, features, rng) -> tuple[Tensor, dict[str, Tensor]]:
         """In an 'instructions' round the questions are region instructions; every turn of a
@@ -49,7 +82,8 @@ class PvitSystem(System):
         samples = [sample for scene in scenes for sample in self.samples(scene, round_.tasks, rng)]
         questions, answers, earlier = map(list, zip(*samples))
         return self.model(make_inputs(
-            self.model, self.tokenizer, features["states"], questions, answers, earlier, train=True,
+            self.model, self.tokenizer, features["states"], questions, answers, earlier,
+            features.get("maps"), train=not self.keeps_pictures,       # a kept crop has a fixed box
             generator=torch.Generator().manual_seed(rng.getrandbits(32))))
 
     @staticmethod
@@ -63,7 +97,8 @@ class PvitSystem(System):
     def answer(self, features: dict, prompts: list[str],
                turns: list[list[Turn]] | None = None, **options) -> list[str]:
         """One answer a picture; turns: what each sample asked and answered before."""
-        x = make_inputs(self.model, self.tokenizer, features["states"], prompts, turns=turns)
+        x = make_inputs(self.model, self.tokenizer, features["states"], prompts, turns=turns,
+                        maps=features.get("maps"))
         return [self.tokenizer.decode(row) for row in self.model.generate(x, **options).tolist()]
 
     def report(self, world: World, count: int, seed: int) -> dict:

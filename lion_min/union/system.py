@@ -38,7 +38,7 @@ class UnionSystem(LionSystem):
     def depths(self) -> set[int]:
         return {*super().depths, *self.model.settings.request_depths}
 
-    def features(self, states: list[Tensor]) -> dict:
+    def features(self, states: list[Tensor], images: list) -> dict:
         """States, tags and detected objects of images."""
         return refined_features(self.model.refiner, states, self.tokenizer)
 
