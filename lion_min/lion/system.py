@@ -48,9 +48,9 @@ class LionSystem(System):
         every prompt has its tags, some of them wrong."""
         s = self.stage
         questions = [e for scene in scenes for e in examples(scene, rng, round_.tasks)]
-        noise = (lambda t: t) if self.tags_of else (      # those have their mistakes already
-            lambda t: noisy_tags(t, self.tagger.tags, rng, s.tag_noise))
-        tags = [noise(t) for t in features["tags"] for _ in round_.tasks] if s.tags else None
+        # Tags from outside have their mistakes already.
+        tags = [t if self.tags_of else noisy_tags(t, self.tagger.tags, rng, s.tag_noise)
+                for t in features["tags"] for _ in round_.tasks] if s.tags else None
         as_text = [rng.random() < s.box_as_text for _ in questions]
         task = REGION if round_.level == "region" else IMAGE
         return self.model(self.inputs(features, [e.prompt for e in questions], task,
