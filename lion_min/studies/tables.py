@@ -17,13 +17,12 @@ from pathlib import Path
 from statistics import mean
 
 from lion_min import BadInput, checkpoints
-from lion_min.cli import SYSTEMS, Parser, command, progress
+from lion_min.cli import LION, LYRICS, PVIT, SYSTEMS, TITLES, Parser, command, progress
 
 HERE = Path(__file__).parent
 LOG = HERE / "scores.jsonl"
 RESULTS, README = HERE / "RESULTS.md", HERE.parents[1] / "README.md"
 COUNT, SEEDS = 200, (7, 8, 9)
-NAMES = {"lion": "LION", "pvit": "PVIT", "lmeye": "LMEye", "lyrics": "Lyrics"}
 COLUMNS = {"existence": "existence", "colour": "colour", "kind": "kind", "count": "count",
            "relation_acc": "relation", "caption_object_f1": "captions", "reg_exact": "REG",
            "reg_exact_heldout_pairs": "REG, unseen pairs", "rec_acc50": "REC",
@@ -105,19 +104,19 @@ def tables(log: Log) -> dict[str, str]:
     """Every table by the name of its marks."""
     last = {system: max(stage for name, stage, _ in log if name == system) for system in SYSTEMS}
     scored = {key: e["scores"] for key, e in log.items()}
-    systems = {s: [scored[s, last[s], seed] for seed in SEEDS] for s in NAMES}
+    systems = {s: [scored[s, last[s], seed] for seed in SEEDS] for s in TITLES}
     seeds, heads = [], [*COLUMNS.values()]
     for system, results in systems.items():
-        seeds += [row(f"{NAMES[system]}, {seed}", r) for seed, r in zip(SEEDS, results)]
+        seeds += [row(f"{TITLES[system]}, {seed}", r) for seed, r in zip(SEEDS, results)]
         flat = [r | r["vqa_by_type"] for r in results]
-        seeds.append(row(f"{NAMES[system]}, mean", {k: mean(r[k] for r in flat) for k in COLUMNS}))
-    lion = [row(stage.replace("stage", "stage "), scored["lion", stage, SEEDS[0]])
-            for name, stage, seed in sorted(log) if name == "lion" and seed == SEEDS[0]]
-    floors = [row(NAMES[s], results[0]["shuffled"]) for s, results in systems.items()]
-    fine = systems["pvit"][0]["fine_eval"]
-    lyrics = systems["lyrics"][0]
+        seeds.append(row(f"{TITLES[system]}, mean", {k: mean(r[k] for r in flat) for k in COLUMNS}))
+    lion = [row(stage.replace("stage", "stage "), scored[LION, stage, SEEDS[0]])
+            for name, stage, seed in sorted(log) if name == LION and seed == SEEDS[0]]
+    floors = [row(TITLES[s], results[0]["shuffled"]) for s, results in systems.items()]
+    fine = systems[PVIT][0]["fine_eval"]
+    lyrics = systems[LYRICS][0]
     return {
-        "scores": markdown(["system", *heads], [row(NAMES[s], r[0]) for s, r in systems.items()]),
+        "scores": markdown(["system", *heads], [row(TITLES[s], r[0]) for s, r in systems.items()]),
         "seeds": markdown(["system, `--seed`", *heads], [*seeds, row("aim", AIM)]),
         "lion stages": markdown(["LION", *heads], lion),
         "floors": markdown(["another picture", *heads], floors),
