@@ -42,3 +42,4 @@ def test_a_log_of_something_else(tmp_path, capsys):
     """Guards: a traceback."""
     (tmp_path / "log.jsonl").write_text(json.dumps({"step": 1}) + "\n")
     refused(call(tables.main, capsys, "--log", tmp_path / "log.jsonl"), "line 1")
+    refused(call(tables.main, capsys, "--log", tmp_path / "none.jsonl"), "--measure")

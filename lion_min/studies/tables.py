@@ -79,6 +79,8 @@ def read_lines(path: Path, what: str, check) -> list[dict]:
 
 def read_log(path: Path = LOG) -> Log:
     found = read_lines(path, "evaluation", lambda e: e["scores"]["vqa_by_type"]["count"])
+    if not found:
+        raise BadInput(f"--log {path}: holds no evaluation; take them with --measure")
     return {(e["system"], e["stage"], e["scores"]["seed"]): e for e in found}
 
 
