@@ -23,9 +23,10 @@ class Known:
     stage = SimpleNamespace(requests=True)
 
     def __init__(self, control: str = "interactive"):
-        self.tokenizer = SimpleNamespace(encode=lambda prompt: [prompt])
+        self.tokenizer = SimpleNamespace(encode=lambda prompt: [prompt], chat_prompt=list)
         self.model = SimpleNamespace(attention_maps=self.attention_maps, settings=SimpleNamespace(
-            request_id=0, slot_id=1, control=control, interaction=SimpleNamespace(returned=2)))
+            request_id=0, slot_id=1, control=control, static="qformer",
+            interaction=SimpleNamespace(returned=2)))
 
     def encode(self, images):
         return {"states": [torch.zeros(len(images), 65, 8)]}

@@ -29,7 +29,8 @@ LISTED = 12                                # slots of the list form
 ROUND = (IMAGE_LEVEL + ("count", "count", "relation", "side", "reg", "rec")
          + ("rec_relational",) * 5 + ("talk",) * 5 + ("box_talk",) * 3)
 # what is learnt last, without the questions that every reader soon answers
-HARD = ("count", "relation", "rec", "reg") + ("rec_relational",) * 3 + ("talk",) * 6 + ("box_talk",) * 3
+HARD = (("count", "relation", "rec", "reg") + ("rec_relational",) * 5 + ("talk",) * 6
+        + ("box_talk",) * 3)
 
 
 @dataclass
