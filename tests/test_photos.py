@@ -171,6 +171,7 @@ def test_options_that_mean_nothing_are_refused(coco, tmp_path, capsys):
 
 # ---- training ------------------------------------------------------------------------------------
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vision, llm", [("clip", "llama"), ("siglip", "qwen2"), ("registers", "gemma3")])
 def test_pvit_trains_and_answers(coco, backbones, tmp_path, capsys, vision, llm):
     """Guards: PVIT's stages tied to the tiny tokenizer, or a run that infer.py cannot open."""
@@ -199,6 +200,7 @@ def test_held_out_photographs_are_scored(coco, capsys):
     assert result["n"]["existence"] >= 4 and "shuffled" in result
 
 
+@pytest.mark.slow
 def test_lion_trains_through_its_stages(coco, backbones, tmp_path, capsys):
     """Guards: a stage of LION that needs the drawn world: tags, routes, the T5's order; a run made
     before the tag head refused after it."""

@@ -136,6 +136,7 @@ def asked(capsys, system: str, weights: Path, parts: list[str], tmp_path: Path) 
     return json.loads(out)["preset"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset, system", CELLS)
 def test_a_preset_trains_and_is_asked(place, tmp_path, capsys, monkeypatch, preset, system):
     """Guards: a stage that needs the drawn world; a run that is trained and then cannot be asked,

@@ -133,6 +133,7 @@ def test_the_curriculum_rises():
     assert asked == {len(ROUND) + 1}
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_line_a_task(capsys, tmp_path):
     """Guards: a reading table of other parts than the bundled ones, taken without a word."""
     code, out, _ = call(main, capsys, "--count", 32, "--seed", 7, "--out", tmp_path)

@@ -17,6 +17,7 @@ from lion_min.language import LanguageModel, LanguageSettings
 from lion_min.lora import attach_lora
 from lion_min.scenes import WORLDS, make_scene
 
+pytestmark = pytest.mark.slow
 STEPS = 4
 CPU = torch.device("cpu")
 MODELS = {"trained": ("llama", True), "frozen": ("llama", False), "t5": ("t5", False)}

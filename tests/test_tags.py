@@ -48,6 +48,7 @@ def test_low_scores_are_dropped(tmp_path):
     assert TagFile(file).tags == {"a.jpg": ["cat", "cow"]}
 
 
+@pytest.mark.slow
 def test_train_evaluate_and_ask(tmp_path, capsys):
     """The tag head's words in spite of the file, or noise on top of it; a picture that the file lacks
     ends the run; other systems and stages that read the file without a word."""

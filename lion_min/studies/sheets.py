@@ -45,8 +45,8 @@ def shown(name: str, prompt: str) -> tuple[Reply, Explanation]:
 
 
 def where() -> list[str]:
-    """Two questions about the example picture that a map should tell apart."""
-    return [f"Where is the {name}?" for name in example()[2].values()][:2]
+    """A question about each object of the example picture, which a map should tell apart."""
+    return [f"Where is the {name}?" for name in example()[2].values()]
 
 
 def describe(thing: Thing) -> str:
@@ -134,14 +134,15 @@ def roialign() -> Image.Image:
     ], side=WIDE)
 
 
-def compared(name: str, query: str) -> Image.Image:
-    """The maps of each query of a system's first part for two questions, a row each, one scale."""
-    asked, picture = [shown(name, prompt) for prompt in where()], scaled(example()[0], DRAWN)
+def compared(name: str, query: str, questions: list[str]) -> Image.Image:
+    """The maps of each query of a system's first part, a row a question, on one scale."""
+    asked, picture = [shown(name, prompt) for prompt in questions], scaled(example()[0], DRAWN)
     parts = [found.maps[0] for _, found in asked]
     maps = [[replace(part, start=[q]) for q in range(len(part.queries))] for part in parts]
     most, rows = max(float(one.share().max()) for row in maps for one in row), []
     for row, (reply, _) in enumerate(asked):
-        notes = [[(None, f"{moved(*pair):.0%} of it has moved")] * bool(row) for pair in zip(*maps)]
+        notes = [[(None, f"{moved(first, now):.0%} of it has moved")] * bool(row)
+                 for first, now in zip(maps[0], maps[row])]
         tiles = [Tile(tile(picture, reply.boxes, COLOURS, side=DRAWN // 2), "the answer")] + [
             Tile(heat_map(picture, one.share(), most), f"{query} {q + 1}", note)
             for q, (one, note) in enumerate(zip(maps[row], notes))]
@@ -152,12 +153,12 @@ def compared(name: str, query: str) -> Image.Image:
 
 def qformer() -> Image.Image:
     """LION's Q-Former: queries look at the picture under the question (mean of layers and heads)"""
-    return compared(LION, "query")
+    return compared(LION, "query", where()[:2])
 
 
 def lmeye() -> Image.Image:
     """LMEye: the LLM reads the question, then its requests look at the picture"""
-    return compared(LMEYE, "request")
+    return compared(LMEYE, "request", where())
 
 
 def aggregator() -> Image.Image:
