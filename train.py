@@ -76,8 +76,8 @@ def check_stage(args: argparse.Namespace) -> None:
     if (args.format or args.images) and not args.data:
         raise BadInput(f"--format {args.format}: of which data? add --data PATH" if args.format else
                        f"--images {args.images}: of which data? add --data PATH")
-    if args.tags and (args.stage not in {"lion": ("4", "all"), "lyrics": ("1", "2", "all")}.get(
-            args.system, ()) or not args.data):
+    tagged = {"lion": ("4", "all"), "lyrics": ("1", "2", "all") if args.preset != "tiny" else ()}
+    if args.tags and (args.stage not in tagged.get(args.system, ()) or not args.data):
         raise BadInput(f"--tags {args.tags}: is for LION's stage 4, for Lyrics around a pretrained "
                        "preset (or all their stages), and the pictures of --data")
     if args.preset == "tiny":

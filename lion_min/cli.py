@@ -102,9 +102,11 @@ def part_flags(p: argparse.ArgumentParser) -> None:
 
 
 def sources(args: argparse.Namespace) -> dict[str, str]:
-    """What part_flags were given; BadInput for one of another system."""
-    given = {name: path for name in PART_FLAGS if (path := getattr(args, name))}
-    for name in given:
+    """What part_flags were given; BadInput for one of another system, or an empty one."""
+    given = {name: path for name in PART_FLAGS if (path := getattr(args, name)) is not None}
+    for name, path in given.items():
+        if not path:
+            raise BadInput(f"--{name} '': is empty; name a place or leave it out")
         if (owner := PART_OF.get(name, args.system)) != args.system:
             raise BadInput(f"--{name}: belongs to {owner}; leave it out for {args.system}")
     return given

@@ -18,7 +18,7 @@ from lion_min import BadInput, checkpoints, scores, training
 from lion_min.cli import MAX_BAD, PART_FLAGS, SYSTEMS, several
 from lion_min.features import readable
 from lion_min.left_out import LeftOut, note
-from lion_min.parts import TINY, WEIGHTS, Parts, run_folder, stage_name, tiny_parts
+from lion_min.parts import TINY, WEIGHTS, Parts, check_init, run_folder, stage_name, tiny_parts
 from lion_min.pretrained.presets import PRESETS
 from lion_min.scenes import WORLDS
 from lion_min.stage import RunOptions, Stage, run_stage
@@ -241,15 +241,15 @@ class Options:
                   "shard": self.shard or None}
         return replace(plan, seed=self.seed, **{k: v for k, v in wanted.items() if v is not None})
 
-    def check(self) -> None:
-        """Raises BadInput, before any work, where --out cannot be written, --init holds no run or
-        --shard has nobody to share with."""
+    def check(self, **run: object) -> None:
+        """Raises BadInput, before any work, where --out cannot be written, --init holds another run
+        than `run` (system, stage), or --shard has nobody to share with."""
         if self.shard and not several():
             raise BadInput("--shard: shares one model among processes; start them with torchrun "
                            "--nproc-per-node N train.py ..., or leave --shard out")
         checkpoints.check_writable(self.out)
         if self.init is not None:
-            checkpoints.load_json(Path(self.init) / checkpoints.CONFIG)
+            check_init(self.init, **run)
 
     def scenes(self, stage: Stage, takes_turns: bool = True) -> dict:
         """--data as `scenes` (and `score`) of RunOptions; {} without it."""
@@ -309,7 +309,7 @@ class Options:
 def train_stage(system: str, number: int | str, o: Options, stage: Stage | None = None, **run) -> dict:
     """One stage of a system (or `stage`, a variant of it); its scores 'before' and 'after'."""
     stage = stage or stage_of(system, number)
-    o.check()
+    o.check(system=system, stage=stage.number)
     takes_turns = scores.takes_turns(module_of(system, "system").SYSTEM)
     data = o.scenes(stage, takes_turns) if number else {}   # a stage 0 learns from scenes it makes
     torch.manual_seed(o.seed)

@@ -141,14 +141,20 @@ def load_init(init: Path, check: Callable[[dict, Path], None] = lambda config, f
               **wanted) -> dict[str, Tensor]:
     """The tensors of the run of --init, which must be what `wanted` says: system, stage, for stage
     0 part. BadInput for another one, or one that `check` refuses."""
+    check_init(init, **wanted)
     tensors, config = checkpoints.load_run(init)
+    check(config, init)
+    return {k: v.float() for k, v in tensors.items()}
+
+
+def check_init(init: Path, **wanted) -> None:
+    """BadInput where the run of --init is another one than load_init's `wanted`."""
+    config = checkpoints.load_json(Path(init) / checkpoints.CONFIG)
     actual = {key: config.get(key) for key in wanted}
     if actual != wanted:
         is_, needed = (" ".join(str(v) for v in (c["system"], "stage", c["stage"], c.get("part"))
                                 if v is not None) for c in (actual, wanted))
         raise BadInput(f"{init}: is {is_}; --init goes on from a run of {needed}")
-    check(config, init)
-    return {k: v.float() for k, v in tensors.items()}
 
 
 # ---- the tiny parts -----------------------------------------------------------------------------

@@ -124,7 +124,8 @@ class System:
         the stage reads no tags."""
         if not self.reads_tags:
             raise BadInput(f"--tags {name}: {TITLES[self.name]}'s stage {self.stage.number} reads no "
-                           "tags, only LION's stage 4 and Lyrics do; leave it out")
+                           "tags, only LION's stage 4 and Lyrics around a pretrained preset do; "
+                           "leave it out")
         self.tags_of = tags_of
 
     @staticmethod

@@ -88,3 +88,10 @@ def test_the_diagram_shows_the_models_shapes(name, stage, changed, shape):
 def test_an_unknown_picture_is_refused(capsys):
     """Guards: a picture's name mistyped, and nothing is drawn in silence."""
     refused(call(pictures.main, capsys, "--only", "ruoter"), "ruoter", "router")
+
+
+def test_a_place_is_refused_before_the_drawing(tmp_path, monkeypatch, capsys):
+    """Guards: half a minute of drawing, or a new example picture, that nothing comes of."""
+    monkeypatch.setattr(pictures, "picture", lambda name: pytest.fail("was drawn"))
+    monkeypatch.setattr(example, "choose", lambda: pytest.fail("was chosen"))
+    refused(call(pictures.main, capsys, "--out", tmp_path / "none", "--example"), "create it first")

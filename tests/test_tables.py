@@ -43,3 +43,10 @@ def test_a_log_of_something_else(tmp_path, capsys):
     (tmp_path / "log.jsonl").write_text(json.dumps({"step": 1}) + "\n")
     refused(call(tables.main, capsys, "--log", tmp_path / "log.jsonl"), "line 1")
     refused(call(tables.main, capsys, "--log", tmp_path / "none.jsonl"), "--measure")
+    (tmp_path / "log.jsonl").write_bytes(b"\x89PNG\r\n")
+    refused(call(tables.main, capsys, "--log", tmp_path / "log.jsonl"), "line 1")
+    lines = tables.LOG.read_text().splitlines()
+    for changed, told in (("\n".join(lines[:3]), "no evaluation of pvit with the seed 7"),
+                          (lines[0].replace('"system"', '"sytem"'), "line 1")):
+        (tmp_path / "log.jsonl").write_text(changed)
+        refused(call(tables.main, capsys, "--log", tmp_path / "log.jsonl"), told)

@@ -165,15 +165,18 @@ def picture(name: str) -> Image.Image:
 
 def run(args) -> None:
     """Draw the pictures that are named, all by default."""
-    from lion_min.drawing import save_image
+    from lion_min.drawing import check_output, save_image
     if unknown := {*(args.only or ())} - {*PICTURES}:
         raise BadInput(f"--only {' '.join(sorted(unknown))}: there is {', '.join(PICTURES)}")
+    paths = {name: args.out / f"{name}.png" for name in args.only or PICTURES}
+    for path in paths.values():
+        check_output(path)
     if args.example:
         from lion_min.studies.example import choose
         choose()
-    for name in args.only or PICTURES:
-        save_image(picture(name), args.out / f"{name}.png")
-        print(f"wrote {args.out / name}.png", flush=True)
+    for name, path in paths.items():
+        save_image(picture(name), path)
+        print(f"wrote {path}", flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+from itertools import product
 from pathlib import Path
 from statistics import mean
 
@@ -67,7 +68,7 @@ def stamp(module: str, *words) -> dict[str, str]:
 def read_lines(path: Path, what: str, check) -> list[dict]:
     """The JSON lines of a log, each of which `check` has looked at; BadInput where one is none."""
     lines = []
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), 1):
+    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else (), 1):
         try:
             lines.append(json.loads(line))
             check(lines[-1])
@@ -78,10 +79,11 @@ def read_lines(path: Path, what: str, check) -> list[dict]:
 
 
 def read_log(path: Path = LOG) -> Log:
-    found = read_lines(path, "evaluation", lambda e: e["scores"]["vqa_by_type"]["count"])
-    if not found:
-        raise BadInput(f"--log {path}: holds no evaluation; take them with --measure")
-    return {(e["system"], e["stage"], e["scores"]["seed"]): e for e in found}
+    def key(e: dict) -> tuple[str, str, int]:
+        return e["system"], e["stage"], e["scores"]["seed"]
+
+    found = read_lines(path, "evaluation", lambda e: (key(e), e["scores"]["vqa_by_type"]["count"]))
+    return {key(e): e for e in found}
 
 
 # ---- tables --------------------------------------------------------------------------------------
@@ -103,8 +105,13 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 
 def tables(log: Log) -> dict[str, str]:
-    """Every table by the name of its marks."""
-    last = {system: max(stage for name, stage, _ in log if name == system) for system in SYSTEMS}
+    """Every table by the name of its marks; BadInput where an evaluation is missing."""
+    last = {system: max((stage for name, stage, _ in log if name == system), default="")
+            for system in SYSTEMS}
+    for system, seed in product(SYSTEMS, SEEDS):
+        if (system, last[system], seed) not in log:
+            raise BadInput(f"--log: holds no evaluation of {system} with the seed {seed}; take all "
+                           "with --measure")
     scored = {key: e["scores"] for key, e in log.items()}
     systems = {s: [scored[s, last[s], seed] for seed in SEEDS] for s in TITLES}
     seeds, heads = [], [*COLUMNS.values()]

@@ -21,7 +21,7 @@ from lion_min.training import device_of
 
 def train_part(part: str, o: Options) -> None:
     """One part of stage 0."""
-    o.check()
+    o.check(system=LION, stage=0, part=part)
     labels = {"labels": o.labels} if part == "vision" and o.labels else {}
     stage0.train(part, o.out, o.world, o.seed, o.resume, device_of(o.device),
                  o.plan(stage0.PLANS[part]), init=o.init, batch=o.batch, **labels)
