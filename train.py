@@ -90,6 +90,8 @@ def check_stage(args: argparse.Namespace) -> None:
     elif args.system not in PRESETS[args.preset].systems:
         raise BadInput(f"--preset {args.preset}: belongs to "
                        f"{', '.join(PRESETS[args.preset].systems)}, not to {args.system}")
+    elif args.tower and not PRESETS[args.preset].tower:
+        raise BadInput(f"--tower: the preset {args.preset} reads no second CLIP; leave it out")
     elif args.part or args.labels or args.stage == "joint":
         raise BadInput(f"--preset {args.preset}: its backbones are pretrained; leave --part, "
                        "--labels and --stage joint to the tiny preset")

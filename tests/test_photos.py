@@ -18,7 +18,7 @@ from lion_min import BadInput, evaluate
 from lion_min.datasets import photos
 from lion_min.datasets.records import Sample
 from lion_min.boxes import BoxText
-from lion_min.parts import Parts
+from lion_min.parts import WEIGHTS, Parts
 from lion_min.published import lion
 from lion_min.lion.system import settings_around
 from lion_min.lyrics.stage1 import STAGE as STAGE1
@@ -159,6 +159,10 @@ def test_options_that_mean_nothing_are_refused(coco, tmp_path, capsys):
     for words, told in (
             (["--preset", "pvit-7b", "--system", "lmeye"], "belongs to pvit"),
             (["--vision", "x"], "the tiny preset has its own"), (["--format", "coco"], "--data"),
+            (["--regions", "", "--system", "pvit"], "--regions '': is empty"),
+            (["--preset", "lmeye-llama7b", "--system", "lmeye", "--tower", "x"], "no second CLIP"),
+            (["--tags", "x", "--data", coco, "--system", "lyrics"], "--tags x: is for LION's"),
+            (["--init", WEIGHTS / "pvit/stage1"], "is pvit stage 1; --init goes on"),
             (["--preset", "clip-smollm2", "--part", "llama", "--stage", "0"], "leave --part")):
         refused(call(train.main, capsys, "--stage", "1", "--out", tmp_path, *words), told)
     code, _, err = call(train.main, capsys, "--stage", "1", "--preset", "clip-smollm2", "--out",

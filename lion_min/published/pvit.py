@@ -142,7 +142,7 @@ def load(folder: Path | str, vision: nn.Module) -> Pvit:
 def load_regions(file: Path | str) -> RegionCLIP:
     """RegionCLIP of its official file (regionclip_pretrained-cc_rn50x4.pth). BadInput as `read`."""
     tensors = keys.without(importing.read_file(file), IGNORED)
-    ours, n = keys.read(tensors, _backbone(), "RegionCLIP", SIZES.values())
+    ours, n = keys.read(tensors, _backbone(), f"RegionCLIP ({file})", SIZES.values())
     regions = RegionCLIP(region_settings(n))
     keys.fill(regions, {k.removeprefix("regions."): v for k, v in ours.items()}, file)
     return regions.eval()
