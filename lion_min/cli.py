@@ -24,7 +24,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3        # of glibc's malloc.h
 PART_FLAGS = {                             # where a pretrained preset's parts lie
     "vision": "the preset's ViT: a folder instead of its name",
     "llm": "the preset's LLM, likewise",
-    "regions": "PVIT's RegionCLIP, its official file; default: the ViT's own states are pooled",
+    "regions": "PVIT's RegionCLIP, its official file; default: the ViT sees each box cut out",
     "detector": "Lyrics' Grounding-DINO, likewise a folder",
     "segmenter": "Lyrics' SAM, for masks of the detected boxes; default: no masks",
     "tower": "LMEye around FlanT5: the CLIP whose text tower interacts, likewise a folder"}

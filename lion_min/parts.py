@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from lion_min import BadInput, checkpoints
-from lion_min.cli import note
 from lion_min.language import LanguageModel, LanguageSettings
+from lion_min.left_out import note
 from lion_min.scenes import WORLDS
 from lion_min.tokenizer import TinyTokenizer
 from lion_min.vision import TagHead, VisionEncoder, VisionSettings

@@ -136,3 +136,16 @@ def test_crop_regions_see_each_box_alone():
     crops.encode = None                            # every crop is known
     assert torch.equal(crops.pool(pictures, boxes[1:2], torch.tensor([1])), found[1:2])
     assert crops.pool(pictures, boxes[:0], torch.tensor([])).shape == (0, 256)
+
+
+def test_crops_of_pictures_without_a_file_are_not_kept():
+    """Guards: a feature given for another picture in memory, whose name is '' or whose id was used
+    before."""
+    crops = CropRegions(CropSettings(128, depth=3), VisionEncoder(VisionSettings(image=16)).eval())
+    box, row = torch.tensor([[.25, .5, .75, 1]]), torch.tensor([0])
+    found = []
+    for i in range(2):
+        image = picture(40, 20, seed=i)
+        image.filename = ""
+        found.append(crops.pool([image], box, row))
+    assert not torch.allclose(*found) and not crops.kept

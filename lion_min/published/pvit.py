@@ -149,7 +149,7 @@ def load_regions(file: Path | str) -> RegionCLIP:
 
 
 def complete(parts: Parts, regions: str = "", **_) -> None:
-    """RegionCLIP, where its file is given; else the ViT's own states are pooled."""
+    """RegionCLIP, where its file is given; else the ViT sees each box cut out (CropRegions)."""
     if regions:
         parts.beside["regions"] = load_regions(regions)
 

@@ -66,9 +66,10 @@ class CropRegions(nn.Module):
     def pool(self, pictures: list[Image.Image], boxes: Tensor, box_image: Tensor) -> Tensor:
         """pictures: upright, RGB; boxes [R, 4] xyxy fractions; box_image [R] the row of `pictures`
         -> [R, F]."""
-        shown = [pictures[i] for i in box_image.tolist()]
-        keys = [(getattr(image, "filename", id(image)), *(round(x, 4) for x in box))
-                for image, box in zip(shown, boxes.tolist())]
+        rows = box_image.tolist()
+        shown = [pictures[row] for row in rows]
+        keys = [(getattr(image, "filename", "") or row, *(round(x, 4) for x in box))
+                for row, image, box in zip(rows, shown, boxes.tolist())]
         if len(self.kept) > KEPT:
             self.kept.clear()
         new = {key: crop(image, key[1:]) for key, image in zip(keys, shown) if key not in self.kept}
@@ -76,7 +77,10 @@ class CropRegions(nn.Module):
             some = [*new][start:start + CHUNK]
             states = self.encode([new[key] for key in some]).float()      # [some, 1+N, Dv]
             self.kept |= zip(some, torch.cat([states[:, 0], states[:, 1:].mean(1)], 1))
-        return torch.stack([self.kept[key] for key in keys]) if keys else boxes.new_zeros(0, self.width)
+        pooled = [self.kept[key] for key in keys]
+        for key in {key for key in keys if isinstance(key[0], int)}:      # of no file: not kept
+            del self.kept[key]
+        return torch.stack(pooled) if keys else boxes.new_zeros(0, self.width)
 
 
 def crop(image: Image.Image, box: tuple[float, ...]) -> Image.Image:

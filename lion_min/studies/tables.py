@@ -154,8 +154,7 @@ def run(args) -> None:
         measure(args.log)
     for name, text in tables(read_log(args.log)).items():
         for path in (README, RESULTS):
-            if between(path, name) is not None:
-                between(path, name, text)
+            if between(path, name, text) is not None:
                 print(f"wrote {name} in {path.name}")
 
 
