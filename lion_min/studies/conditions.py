@@ -102,6 +102,13 @@ def tag_errors(share: float) -> Callable:
     return probe
 
 
+def foreign_route(system):
+    """LION: region-level questions take the image-level route, and the other way round."""
+    inputs = system.inputs
+    return patched(system, inputs=lambda features, prompts, task, *rest: inputs(
+        features, prompts, 1 - task, *rest))
+
+
 def control(name: str) -> Callable:
     """LMEye: the trained model under another control."""
     return lambda system: patched(system.model.settings, control=name)
@@ -132,6 +139,7 @@ PROBES = {
     "no-question": question(lambda t: t[:, :1] * 0 + 1),
     "tag-errors-.15": tag_errors(0.15), "tag-errors-.3": tag_errors(0.3),
     "tag-errors-.5": tag_errors(0.5),
+    "foreign-route": foreign_route,
     "zeroed-request": control("zeroed"), "foreign-request": control("foreign"),
     "no-static": zeroed("static_tokens"),
     "zeroed-region": zeroed("region_tokens"), "zeroed-queries": zeroed("query_tokens"),
@@ -207,12 +215,14 @@ CONDITIONS = {
                                                    changes={"adapters": 2})),
     "lion-no-qformer": lion(lambda: both_levels(without=QFORMER, mode="aggregator",
                                                 changes={"adapters": 2})),
+    "lion-no-adapters": lion(lambda: both_levels(without=("adapters",))),
     "lion-one-depth": lion(lambda: both_levels(changes={"depths": (4, 4, 4)})),
     "lion-small-mixture": lion(lambda: both_levels(changes={"bottleneck": 2})),
     "lion-small-shared": lion(lambda: both_levels(changes={"bottleneck": 4, "adapters": 1})),
     "lion-staged": lion(lambda: shorter(stage1.STAGE, 130, batch=8, rounds=("vqa",)),
                         lambda: shorter(stage2.STAGE, 130, batch=8),
-                        lambda: shorter(stage3.STAGE, 140, batch=8, rounds=("vqa", "region"))),
+                        lambda: shorter(stage3.STAGE, 140, batch=8, rounds=("vqa", "region")),
+                        probes=("foreign-route",)),
 }
 
 
@@ -340,6 +350,10 @@ CLAIMS = [
           "lion-region-level", LEVELS[5:], "REG and REC"),
     Claim("stages", "stages beat mixing at equal steps", "lion-staged", "lion-both", LEVELS,
           "all tasks"),
+    Claim("adapters", "adapters help the frozen LLM", "lion-both", "lion-no-adapters", LEVELS,
+          "all tasks"),
+    Claim("route", "after the stages each level needs its own route", "lion-staged",
+          "lion-staged/foreign-route", LEVELS, "all tasks; the other level's route at test"),
     Claim("mixture", "a mixture of adapters beats one of the same size", "lion-small-mixture",
           "lion-small-shared", LEVELS, "all tasks, bottleneck 2"),
     Claim("tags", "image tags help", "lion-tags", "lion-no-tags",
