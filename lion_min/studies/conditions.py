@@ -166,9 +166,9 @@ def led(steps: int = 300, **changes) -> Stage:
     return shorter(stage1.STAGE, steps, batch=8, rounds=("vqa",), **changes)
 
 
-def tagged(steps: int = 400, tags: bool = True, hint: bool = True) -> Stage:
+def tagged(steps: int = 400, tags: bool = True, hint: bool = True, noise: float = 0.3) -> Stage:
     """Few steps of four queries that read no question, beside tags, a third wrong in training."""
-    stage = led(steps, start=from_nothing, tags=tags, tag_noise=0.3)
+    stage = led(steps, start=from_nothing, tags=tags, tag_noise=noise)
     return replace(stage, rounds=("vqa", "caption"),
                    trains=stage.trains + ("soft_prompt",) * (tags and hint))
 
@@ -206,6 +206,8 @@ CONDITIONS = {
     "lion-tags-fixed-hint": lion(lambda: tagged(hint=False),
                                  tasks=("existence", *ATTRIBUTES, "caption"),
                                  probes=("tag-errors-.15", "tag-errors-.3", "tag-errors-.5")),
+    "lion-tags-trusted": lion(lambda: tagged(noise=0.0), tasks=("existence", *ATTRIBUTES, "caption"),
+                              probes=("tag-errors-.15", "tag-errors-.3", "tag-errors-.5")),
     "lion-no-tags": lion(lambda: tagged(tags=False),
                          tasks=("existence", *ATTRIBUTES, "caption")),
     "lion-both": lion(both_levels),
@@ -364,6 +366,9 @@ CLAIMS = [
       for errors, name, probe in (
           ("", "the tagger's own errors", ""), ("-.3", "30 % wrong tags", "/tag-errors-.3"),
           ("-.5", "50 % wrong tags", "/tag-errors-.5"))),
+    Claim("erring-tags", "tags learnt with errors guard against 30 % wrong tags",
+          "lion-tags/tag-errors-.3", "lion-tags-trusted/tag-errors-.3",
+          ("existence", *ATTRIBUTES, "caption"), "VQA and captions, against tags learnt as right"),
     Claim("feature-text", "a region feature beats coordinates as text", "pvit-feature",
           "pvit-text", ("reg",), "REG", "64.5 against 52.6 (COCO)"),
     Claim("feature-location", "a region feature beats location tokens", "pvit-feature",
