@@ -162,25 +162,6 @@ class Lyrics(LyricsBase):
                                  self.query_tokens(x), **self.settings.generate | options)
 
 
-def around(vision: VisionSettings, language: LanguageSettings, vocab: int, refiner: object,
-           object_width: int) -> LyricsSettings:
-    """Lyrics between a pretrained ViT, LLM and refiner, as published: queries read every detection,
-    `object_width` wide, and the LLM no lines. The MQ-Former's text is the LLM's `vocab` words."""
-    depths, width = (vision.blocks // 2, vision.blocks), 2 * vision.width
-    return LyricsSettings(
-        vision, language, refiner, MQFormerSettings(
-            width=256, layers=4, heads=4, ffn=1024, queries=96, object_queries=64,
-            vision_width=width, object_width=object_width, vocab=vocab + 6, max_text=512,
-            init_std=256 ** -0.5),
-        ObjectiveSettings(matched_objects=0.5), depths, object_lines=False,
-        lora_targets=lora_targets(language))
-
-
-def lora_targets(language: LanguageSettings) -> tuple[str, str, str]:
-    """What q, k and v are called in an LLM."""
-    return ("q", "k", "v") if language.family == "t5" else LyricsSettings.lora_targets
-
-
 def tiny(vision: VisionSettings, vocab: int, refiner: bool = True) -> LyricsSettings:
     """The bundled preset. `refiner` False: the same without objects (the ablation's other row)."""
     detector = RefinerSettings(vision_width=vision.width, side=vision.side,

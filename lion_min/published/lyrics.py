@@ -20,11 +20,12 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lion_min.language import LanguageModel
-from lion_min.lyrics.model import Lyrics, LyricsSettings, around, lora_targets
+from lion_min.lyrics.model import Lyrics, LyricsSettings
 from lion_min.lyrics.objectives import ObjectiveSettings
 from lion_min.lyrics.mqformer import MQFormerSettings
 from lion_min.lyrics.system import LyricsSystem
 from lion_min.parts import Parts
+from lion_min.pretrained import around
 from lion_min.pretrained.backbones import load_tokenizer
 from lion_min.published import keys, layouts, lyrics_refiner
 from lion_min.published.asking import Questions, imported_parts
@@ -101,11 +102,11 @@ def complete(parts: Parts, detector: str, segmenter: str = "", **_) -> None:
     parts.beside["refiner"] = refiner = lyrics_refiner.load(detector, segmenter)
     vision, llm, vocab = parts.vision.settings, parts.llm.settings, len(parts.tokenizer)
     width = refiner.detector.config.d_model + 4
-    parts.published = around(vision, llm, vocab, refiner.settings, width)
+    parts.published = around.lyrics(vision, llm, vocab, refiner.settings, width)
     if parts.preset in SIZES:
         s = settings_by_name(parts.preset)
         parts.published = replace(
-            s, vision=vision, language=llm, lora_targets=lora_targets(llm), mqformer=replace(
+            s, vision=vision, language=llm, lora_targets=around.lora_targets(llm), mqformer=replace(
                 s.mqformer, vision_width=vision.width, object_width=width, vocab=vocab + 6))
 
 
