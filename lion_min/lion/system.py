@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
-from PIL import Image
 from torch import Tensor
 
 from lion_min.adapters import IMAGE, REGION
@@ -41,10 +38,6 @@ class LionSystem(System):
         """Stage 4 and an imported LION do."""
         return "soft_prompt" in self.stage.trains
 
-    def take_tags(self, tags_of: Callable[[Image.Image], list[str]], name: Path) -> None:
-        super().take_tags(tags_of, name)
-        self.stage = replace(self.stage, tags=True)
-
     def batch_loss(self, round_, scenes, features, rng) -> tuple[Tensor, dict[str, Tensor]]:
         """A batch is of one level, as the router needs; some boxes stay text alone; in stage 4
         every prompt has its tags, some of them wrong."""
@@ -61,7 +54,7 @@ class LionSystem(System):
     def inputs(self, features: dict, prompts: list[str], task: int, answers=None, tags=None,
                as_text=None) -> LionInputs:
         """The model's inputs; tags: not the tagger's own. See make_inputs."""
-        tags = tags or (features["tags"] if self.stage.tags else None)
+        tags = tags or (features["tags"] if self.stage.tags or self.tags_of else None)
         return make_inputs(self.model, self.tokenizer, features["states"], prompts, task, answers,
                            tags, as_text, self.question_tokenizer)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lion_min.boxes import Box, BoxText
-from lion_min.language import pad_rows
+from lion_min.padding import pad_rows
 from lion_min.lyrics.model import Lyrics, LyricsInputs, LyricsSettings, Objects
 from lion_min.lyrics.pairtext import PairText, pair_text
 from lion_min.lyrics.refiner import Refined, TinyRefiner
