@@ -35,7 +35,8 @@ from lion_min.lyrics.objectives import Heads, ObjectiveSettings, objectives
 from lion_min.lyrics.pairtext import PairText, Specials
 from lion_min.lyrics.refiner import RefinerSettings, TinyRefiner
 from lion_min.lyrics.mqformer import MQFormer, MQFormerSettings, Sources
-from lion_min.trainable import freeze
+from lion_min.rows import Rows
+from lion_min.trainable import freeze, start_at_zero
 from lion_min.vision import VisionEncoder, VisionSettings
 
 
@@ -66,15 +67,12 @@ class LyricsSettings:
 
 
 @dataclass
-class Objects:
+class Objects(Rows):
     """The detected objects as the model takes them: M rows a picture, the kept ones first."""
     features: Tensor                       # O [B, M, Do]
     mask: Tensor                           # [B, M] True = kept
     lines: Tensor                          # [B, <= M, W] ids of 'red circle' and its box, or pad
     parts: Tensor                          # the same shape: which of them MSP hides together, or 0
-
-    def pick(self, rows: list[int]) -> Objects:
-        return Objects(*(f[rows] for f in vars(self).values()))
 
 
 @dataclass
@@ -128,8 +126,7 @@ class Lyrics(LyricsBase):
         self.llm = freeze(llm)
         self.language_projection = nn.Linear(s.mqformer.width, llm.width)
         if s.object_lines or s.refiner is None:    # else the LLM would read tokens of zeros alone
-            for parameter in self.language_projection.parameters():
-                nn.init.zeros_(parameter)
+            start_at_zero(self.language_projection)
         self.loras = attach_lora(llm.model, s.lora_targets, s.lora_rank, s.lora_alpha,
                                  s.lora_dropout)
 

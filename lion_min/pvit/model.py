@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from lion_min.boxes import Box
 from lion_min.language import LanguageModel, LanguageSettings, TextBatch, splice
 from lion_min.pvit.region_encoder import TinyRegionSettings
-from lion_min.trainable import freeze
+from lion_min.trainable import freeze, start_at_zero
 from lion_min.vision import VisionEncoder, VisionSettings
 
 SLOTS = {"feature": 1, "location": 4, "text": 0}  # positions between <Region> and </Region>
@@ -184,12 +184,6 @@ def projector(inputs: int, hidden: int, outputs: int) -> nn.Module:
     """hidden 0: the paper's single Linear; else LayerNorm and two layers."""
     return nn.Linear(inputs, outputs) if not hidden else nn.Sequential(
         nn.LayerNorm(inputs), nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
-
-
-def start_at_zero(layer: nn.Linear) -> nn.Linear:
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer
 
 
 def flat_boxes(x: PvitInputs) -> tuple[Tensor, Tensor]:
