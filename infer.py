@@ -68,16 +68,16 @@ def infer(args: argparse.Namespace) -> None:
     """Everything that can be refused is refused before the model is loaded."""
     import torch
     from lion_min import images, launch
-    from lion_min.system import parse_prompt
+    from lion_min.boxes import parse_prompt
     outputs = check_outputs(args)
     image = images.load_image(args.image)
     if args.prompt is not None:
-        parse_prompt(args.prompt, image)
+        parse_prompt(args.prompt, *image.size)
     torch.manual_seed(args.seed)
     system = launch.load(args.system, args.weights, args.device, args.preset, **sources(args))
     if args.tags:
         from lion_min.datasets.tags import TagFile
-        system.take_tags(TagFile(args.tags), args.tags)
+        TagFile(args.tags).give(system)
     if args.prompt is None:
         from lion_min.dialogue import Dialogue
         Dialogue(system, args.image, args.device, lambda *answered: tell(args, *answered)).run()

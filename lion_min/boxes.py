@@ -54,6 +54,8 @@ FIELD = re.compile(rf"(?:([a-z]+\d?)=)?({NUMBER.pattern})(%|px)?", NUMBER.flags)
 NAMES = ("x1 y1 x2 y2", "xmin ymin xmax ymax", "left top right bottom")
 LONGEST = 200        # characters between the brackets of a box
 DIGITS = re.compile(r"\d+(?:\.\d+)?")
+ABOUT_A_BOX = re.compile(r"\b(describe|in|inside|within|does)\s+((the|this|that)\s+)?"
+                         r"(box|region)\b", re.IGNORECASE)
 
 
 # ---- arithmetic ---------------------------------------------------------------------------------
@@ -259,6 +261,15 @@ def typed_boxes(prompt: str, width: int, height: int) -> tuple[str, list[Box], l
         notes.append("no box was read from these numbers; a box is written [x1,y1,x2,y2], in "
                      "fractions or pixels of the picture")
     return text, boxes, notes + clipped
+
+
+def parse_prompt(prompt: str, width: int, height: int) -> tuple[str, list[Box], list[str]]:
+    """As `typed_boxes`; BadInput also for a prompt that asks about a box and holds none."""
+    text, boxes, notes = typed_boxes(prompt, width, height)
+    if ABOUT_A_BOX.search(text) and not boxes:
+        raise BadInput("; ".join(['prompt: it needs a box, such as "describe box [x1,y1,x2,y2]" '
+                                  "with fractions or pixels of the picture", *notes]))
+    return text, boxes, notes
 
 
 def _typed_numbers(inside: str) -> list[float]:

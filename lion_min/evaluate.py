@@ -74,7 +74,7 @@ def opened(args: argparse.Namespace, tags=None):
     from lion_min import launch
     system = launch.load(args.system, args.weights, args.device, **sources(args))
     if tags:
-        system.take_tags(tags, tags.file)
+        tags.give(system)
     return system
 
 

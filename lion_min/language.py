@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lion_min.language_build import LanguageSettings, build, too_long
+from lion_min.padding import by_length, pad_rows
 
 
 @dataclass
@@ -71,21 +72,6 @@ def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
 
 
-def alike(lengths: Tensor) -> list[Tensor]:
-    """Samples [S] in two groups, long and short, where that saves much padding, else in one."""
-    size, rows = lengths.sort(descending=True, stable=True)
-    longer = torch.arange(len(size), device=size.device)              # rows in the first group
-    cells = longer * size[0] + (len(size) - longer) * size
-    cut = int(cells.argmin())
-    return [rows[:cut], rows[cut:]] if cells[cut] < 0.7 * cells[0] else [rows]
-
-
-def pad_rows(rows: list[list], value: float, left: bool = False) -> Tensor:
-    """Lists of numbers -> one tensor [S, L], filled up with `value`."""
-    padding = [[value] * (max(map(len, rows)) - len(r)) for r in rows]
-    return torch.tensor([p + r if left else r + p for p, r in zip(padding, rows)])
-
-
 class LanguageModel(nn.Module):
     """One interface over transformers' T5ForConditionalGeneration and LlamaForCausalLM.
 
@@ -107,12 +93,6 @@ class LanguageModel(nn.Module):
     @property
     def width(self) -> int:
         return self.model.get_input_embeddings().weight.shape[1]
-
-    @property
-    def window(self) -> int | None:
-        """How far back the layers look that do not see all (Gemma 3's), in tokens; None: all do."""
-        slides = "sliding_attention" in (getattr(self.model.config, "layer_types", None) or ())
-        return self.model.config.sliding_window if slides else None
 
     def embed(self, ids: Tensor) -> Tensor:
         """[..., T] ids -> [..., T, D]. Ids beyond the vocabulary, which stand for features until
@@ -148,15 +128,16 @@ class LanguageModel(nn.Module):
         new, whole = embeds.shape[1], prefix.mask.shape[1]
         causal = mask.new_ones(new, whole).tril(whole - new)
         seen = causal & prefix.mask[:, None]                              # [S, L, T+L]
-        every = (prefix.mask.cumsum(1) - 1).clamp(min=0)                  # padding has none
-        position, attention = every[:, -new:], additive(seen, embeds.dtype)[:, None]
-        if self.window:                                                   # a mask for each kind of layer
-            near = position[:, :, None] - every[:, None] < self.window
-            attention = {"full_attention": attention,
-                         "sliding_attention": additive(seen & near, embeds.dtype)[:, None]}
+        position = (prefix.mask.cumsum(1) - 1).clamp(min=0)               # padding has none
         return self.model.model(
-            inputs_embeds=embeds, attention_mask=attention, position_ids=position,
-            past_key_values=prefix.cache, use_cache=True).last_hidden_state
+            inputs_embeds=embeds, attention_mask=self.masks(seen, position, embeds.dtype),
+            position_ids=position[:, -new:], past_key_values=prefix.cache,
+            use_cache=True).last_hidden_state
+
+    def masks(self, seen: Tensor, position: Tensor, dtype: torch.dtype) -> Tensor:
+        """What the layers add to their scores, [S, 1, L, T+L]. seen [S, L, T+L]; position [S, T+L]
+        of every token, for layers that see less (pretrained/sliding.py)."""
+        return additive(seen, dtype)[:, None]
 
     def prefix(self, shared: Tensor | None, samples: int, dtype: torch.dtype) -> Prefix:
         """Shared tokens [B, P, D] read once and repeated for S samples; None: an empty prefix."""
@@ -182,11 +163,6 @@ class LanguageModel(nn.Module):
                     own: Tensor | None = None) -> Tensor:
         """States [S, L, D] of the text behind the visual tokens."""
         return self.states(*self._behind(embeds, text.mask, shared, own))[:, -embeds.shape[1]:]
-
-    def logits(self, embeds: Tensor, text: TextBatch, shared: Tensor | Prefix | None = None,
-               own: Tensor | None = None) -> Tensor:
-        """The LLM's prediction after every token of the text, [S, L, V]."""
-        return self.model.lm_head(self.text_states(embeds, text, shared, own))
 
     # ---- encoder-decoder: a row holds all ------------------------------------------------------
 
@@ -214,25 +190,13 @@ class LanguageModel(nn.Module):
         [B, P, D], or the prefix that the LLM has read. ValueError where every label is -100."""
         if not bool((text.labels != -100).any()):
             raise ValueError("no answer token to learn from: every label is -100")
-        parts = [self._predict(*part) for part in self._groups(embeds, text, shared, own)]
-        logits, labels, share = map(torch.cat, zip(*parts))               # [A, V], [A], [A]
+        parts = [(embeds, text, shared, own)]
+        if not (self.encoder_decoder or self.equal_calls):                # pad less
+            parts = by_length(embeds, text, self._behind(embeds, text.mask, shared, None)[2], own)
+        predicted = [self._predict(*part) for part in parts]
+        logits, labels, share = map(torch.cat, zip(*predicted))           # [A, V], [A], [A]
         each = F.cross_entropy(logits.float(), labels, reduction="none")
         return (each * share).sum() / share.sum() if balanced else each.mean()
-
-    def _groups(self, embeds: Tensor, text: TextBatch, shared: Tensor | Prefix | None,
-                own: Tensor | None) -> list[tuple]:
-        """The batch, or its long and its short rows apart, behind the same prefix."""
-        whole = self.encoder_decoder or self.equal_calls
-        groups = [] if whole else alike(text.mask.sum(1))
-        if len(groups) < 2:
-            return [(embeds, text, shared, own)]
-        prefix, parts = self._behind(embeds, text.mask, shared, None)[2], []
-        for rows in groups:
-            length = int(text.mask[rows].sum(1).max())
-            part = TextBatch(*(t[rows, :length] for t in (text.ids, text.mask, text.labels)))
-            parts.append((embeds[rows, :length], part, prefix.pick(rows),
-                          None if own is None else own[rows]))
-        return parts
 
     def _predict(self, embeds: Tensor, text: TextBatch, shared: Tensor | Prefix | None,
                  own: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -260,8 +224,6 @@ class LanguageModel(nn.Module):
             inputs, read = self._joined(embeds, text.mask, shared, own), 0
         else:                # generate wants a row as long as the mask and cuts off what was read
             embeds, mask, prefix = self._behind(embeds, text.mask, shared, own)
-            if self.window and not mask.all():     # which would count padding: one by one
-                return self._generate_each(embeds, mask, text, prefix, options)
             mask = torch.cat([prefix.mask, mask], 1)                  # [S, T+K+L]
             prefix.repeat(options["num_beams"])
             embeds = F.pad(embeds, (0, 0, mask.shape[1] - embeds.shape[1], 0))
@@ -271,14 +233,3 @@ class LanguageModel(nn.Module):
         ids = self.model.generate(**inputs, **options)
         self.notes = too_long(ids, read, options["max_new_tokens"], self.settings)
         return ids
-
-    def _generate_each(self, embeds: Tensor, mask: Tensor, text: TextBatch, prefix: Prefix,
-                       options: dict) -> Tensor:
-        """`generate` of each row without its padding."""
-        answers, notes = [], []
-        for i, real in enumerate(mask):
-            row = TextBatch(text.ids[i:i + 1], real[None, real])
-            ids = self.generate(embeds[i:i + 1, real], row, prefix.pick(torch.tensor([i])), **options)
-            answers, notes = [*answers, ids[0].tolist()], [*notes, *self.notes]
-        self.notes = [*dict.fromkeys(notes)]
-        return pad_rows(answers, self.settings.pad_id).to(self.device)

@@ -319,7 +319,7 @@ def train_stage(system: str, number: int | str, o: Options, stage: Stage | None 
     if tags:
         data["data"]["tags"] = str(tags.file)
         if trained.reads_tags:                         # LION's stages before the fourth do not
-            trained.take_tags(tags, tags.file)
+            tags.give(trained)
     return run_stage(trained, RunOptions(**{
         "world": o.world, "seed": o.seed, "resume": o.resume, "batch": o.batch, "init": o.init,
         "device": training.device_of(o.device), "plan": o.plan(stage.plan)} | data | run))

@@ -39,7 +39,7 @@ class Parts:
     out: Path = Path("runs")               # earlier stages lie here, or among the bundled weights
     preset: str = TINY
     source: dict | None = None             # pretrained: where vision and language came from
-    published: object = None               # pretrained: settings of the published model, if any
+    published: object = None               # pretrained: the model's settings around these parts
     beside: dict[str, nn.Module] = field(default_factory=dict)   # frozen parts of one system alone:
                                            # PVIT's 'regions', Lyrics' 'refiner', LMEye's 'tower'
 

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import torch
 
-from lion_min import BadInput, checkpoints, parallel, scores, training
+from lion_min import checkpoints, parallel, scores, training
 from lion_min.cli import MAX_BAD
+from lion_min.draws import has_lookalikes, readable_rows, unlike_captions
 from lion_min.features import Features, features_of
 from lion_min.parts import TINY, load_init, stage_name
 from lion_min.recipe import ROUNDS, Plan, Round, Stage
-from lion_min.scenes import WORLDS, Scene, make_scene
+from lion_min.scenes import WORLDS, make_scene
 from lion_min.trainable import count_parameters, halve_frozen, layers_of, only_trainable
 
 POOL = 16384                               # training scenes of a run
-DRAWS = 100                                # of other scenes, in the place of unreadable pictures
 
 
 @dataclass
@@ -63,20 +63,10 @@ def step_loss(system, scenes: list, features: Features, seed: int, draw_rows: Ca
     return loss
 
 
-def readable_rows(features: Features, draw: Callable[[], list[int]]) -> list[int]:
-    """Rows of a draw; those whose pictures cannot be read give way to those of another draw."""
-    rows = draw()
-    for _ in range(DRAWS):
-        if not (bad := features.unreadable(rows)):
-            return rows
-        rows = [other if row in bad else row for row, other in zip(rows, draw())]
-    raise BadInput(f"{features.left_out.summary()}: no readable one was drawn; mend them")
-
-
 def row_sampler(stage: Stage, scenes: list, batch: int):
     """(round, step, rng) -> the rows of `scenes` that one step trains on."""
     if stage.unlike_captions:
-        return _unlike_captions(scenes, batch)
+        return unlike_captions(scenes, batch)
     everything = range(len(scenes))
     # a photograph without objects can be asked what it does not show, and nothing else
     shown = [i for i in everything if scenes[i].objects or scenes[i].samples]
@@ -93,26 +83,6 @@ def row_sampler(stage: Stage, scenes: list, batch: int):
         return rows
 
     return draw_rows
-
-
-def _unlike_captions(scenes: list, batch: int):
-    """Batches without a caption twice: a contrastive loss would count a true pair as wrong."""
-    captions = {i: caption for i, s in enumerate(scenes) if (caption := s.caption())}
-    if len({*captions.values()}) < 2 or batch < 2:
-        raise BadInput("this stage takes at least two scenes of different captions a step; raise "
-                       "--batch-size or add scenes to --data")
-
-    def draw_rows(round_: None, step: int, rng: random.Random) -> list[int]:
-        drawn = rng.sample([*captions], min(2 * batch, len(captions)))
-        return list({captions[r]: r for r in drawn}.values())[:batch]
-
-    return draw_rows
-
-
-def has_lookalikes(scene: Scene) -> bool:
-    """Whether two drawn objects differ in size alone: the hardest to tell apart."""
-    things = scene.objects if isinstance(scene, Scene) else ()
-    return len({(t.colour, t.kind, t.texture) for t in things}) < len(things)
 
 
 # ---- the run ------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ question; `batch_loss` is for training. Each of the four systems is a subclass i
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,8 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lion_min import BadInput, checkpoints, scores
-from lion_min.boxes import Box, BoxText, typed_boxes
-from lion_min.cli import TITLES
+from lion_min.boxes import Box, BoxText, parse_prompt
 from lion_min.explanation import Explanation
 from lion_min.features import encode_images, index, join
 from lion_min.images import load_image
@@ -29,8 +27,6 @@ from lion_min.trainable import only_trainable
 
 UNKNOWN = "i do not know."
 MAX_TOKENS = 512           # of a question; the tiny LLMs were trained on far shorter ones
-ABOUT_A_BOX = re.compile(r"\b(describe|in|inside|within|does)\s+((the|this|that)\s+)?"
-                         r"(box|region)\b", re.IGNORECASE)
 
 
 @dataclass
@@ -47,21 +43,12 @@ class Reply:
     notes: list[str]           # warnings for the user
 
 
-def parse_prompt(prompt: str, image: Image.Image) -> tuple[str, list[Box], list[str]]:
-    """(prompt in the model's text, its boxes, notes); BadInput for one without an answer."""
-    text, boxes, notes = typed_boxes(prompt, *image.size)
-    if ABOUT_A_BOX.search(text) and not boxes:
-        raise BadInput("; ".join(['prompt: it needs a box, such as "describe box [x1,y1,x2,y2]" '
-                                  "with fractions or pixels of the picture", *notes]))
-    return text, boxes, notes
-
-
 class System:
     """The interface of training, infer.py and the scores; a subclass has the first five methods."""
 
     ANSWERS: tuple[int | str, ...] = ()    # the stages that answer; the last is bundled
     reads_tags = False                     # LION's stage 4, Lyrics
-    tags_of: Callable[[Image.Image], list[str]] | None = None   # None: the tag head's, see take_tags
+    tags_of: Callable[[Image.Image], list[str]] | None = None   # None: the tag head's
     keeps_features = True                  # False: they are too large, each batch is encoded anew
     wordings: tuple[str, ...] = ()         # questions that it is taught beside wordings.py
     keeps_pictures = False                 # beside their states, in what `encode` returns
@@ -113,20 +100,11 @@ class System:
         return {"states": states, "tags": self.tags(states, images)}
 
     def tags(self, states: list[Tensor], images: list[Image.Image]) -> list[list[str]]:
-        """The tag head's; those from outside for every picture that comes from a file."""
+        """The tag head's; those of `tags_of` for every picture that comes from a file."""
         found = self.tagger.predict(states[-1])
         return found if not self.tags_of else [
             self.tags_of(image) if getattr(image, "filename", "") else tags
             for image, tags in zip(images, found)]
-
-    def take_tags(self, tags_of: Callable[[Image.Image], list[str]], name: Path) -> None:
-        """Tags from outside instead of the tag head's; name: what a refusal names. BadInput where
-        the stage reads no tags."""
-        if not self.reads_tags:
-            raise BadInput(f"--tags {name}: {TITLES[self.name]}'s stage {self.stage.number} reads no "
-                           "tags, only LION's stage 4 and Lyrics around a pretrained preset do; "
-                           "leave it out")
-        self.tags_of = tags_of
 
     @staticmethod
     def index(chunks: list[dict], rows: list[int]) -> dict:
@@ -143,7 +121,7 @@ class System:
         """Ask about one picture; boxes in the prompt are fractions or pixels of it. features: of
         the picture, where they are known. BadInput for a picture or a prompt that is not valid."""
         image = image if isinstance(image, Image.Image) else load_image(image)
-        text, boxes, notes = parse_prompt(prompt, image)
+        text, boxes, notes = parse_prompt(prompt, *image.size)
         tokens = len(self.tokenizer.encode(text))
         if not 1 <= tokens <= MAX_TOKENS:
             raise BadInput(f"prompt: {tokens} words and signs; from 1 to {MAX_TOKENS} are read")

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from lion_min.boxes import BoxText
+from lion_min.boxes import Box, BoxText
 
 GRID, UNIT, REACH = 8, 64, (-4, 40)       # cells a side; units an image; reach of a distance
 SPECIALS = ("<pad>", "<eos>", "<unk>", "<bos>", "<region>", "<extra_id_0>")
@@ -51,6 +51,8 @@ class TinyTokenizer:
     `encode` never lets text name a special token: '<eos>' in a prompt is three plain words.
     """
 
+    box_length = WORDS                     # tokens of a box, at most
+
     def __init__(self, vocab: Path = Path(__file__).with_name("vocab.txt")):
         from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
         words = vocab.read_text().split()
@@ -80,6 +82,10 @@ class TinyTokenizer:
                 ids += [self.ids[w] for w in box_words(boxes[0])] + [self.region_id] * region
                 end = match.end()
         return ids + self._plain.encode(text[end:]).ids
+
+    def box_pieces(self, box: Box) -> list[list[int]]:
+        """The ids of a box's words, each behind the signs before it, here none."""
+        return [piece for word in box_words(box) for piece in ([], [self.ids[word]])]
 
     @staticmethod
     def chat_prompt(ids: list[int]) -> list[int]:

@@ -39,6 +39,13 @@ def freeze(module: nn.Module) -> nn.Module:
     return module
 
 
+def start_at_zero(layer: nn.Linear) -> nn.Linear:
+    """The layer with weight and bias at zero: until it has learnt, it adds nothing."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
 def _train_children_only(self: nn.Module, mode: bool = True) -> nn.Module:
     for child in self.children():
         child.train(mode)

@@ -88,15 +88,19 @@ def test_logits_are_transformers_own(llm, name):
     row = ids_of(model)
     first, answer, other = row[0, :5].tolist(), row[0, 5:].tolist(), [7, 8, 9]
     expected = model.model(input_ids=row).logits[0]
+
+    def logits(*rows):
+        return model.model.lm_head(model.text_states(*rows))
+
     for prompts in ([first], [other, first]):
         text = model.pack(prompts, [answer] * len(prompts))
         embeds = model.embed(text.ids)
-        found = [model.logits(embeds, text)[-1, :9]]
+        found = [logits(embeds, text)[-1, :9]]
         shared = embeds[-1:, :2].expand(len(prompts), -1, -1)         # its first words as an image
         behind = TextBatch(text.ids[:, 2:], text.mask[:, 2:])
-        found.append(model.logits(embeds[:, 2:], behind, shared)[-1, :7])
-        for logits in found:
-            torch.testing.assert_close(logits, expected[-len(logits):], atol=1e-5, rtol=1e-4)
+        found.append(logits(embeds[:, 2:], behind, shared)[-1, :7])
+        for each in found:
+            torch.testing.assert_close(each, expected[-len(each):], atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()

@@ -41,6 +41,7 @@ PARTS = {                                                          # of every st
 READING = re.compile(r"^\| ([^|]+) \| (\+?)((?: ?`[^`|]+`)+) \| ([\d,]+) \|$", re.MULTILINE)
 AT_MOST = {"LION, first reading": 1150, "with Q-Former, adapters and RoIAlign": 1650,
            "PVIT's own": 550, "LMEye's own": 650, "Lyrics' own": 950, "the whole package": 12300}
+WHOLE = "the whole package"
 
 
 class Block(NamedTuple):
@@ -277,11 +278,17 @@ def test_reading_list_counts_are_right():
     assert not wrong
 
 
-@pytest.mark.xfail(strict=True, reason="not reached yet: Lyrics' own and the whole package are too long")
 def test_reading_list_is_short_enough():
-    """The aims of the reading list; take the mark away when all of them are reached."""
-    long = {title: count for title, count in reading_counts().items() if count > AT_MOST[title]}
-    assert not long
+    """A reading grows beyond what a student is promised; the whole package has its own check."""
+    counts = reading_counts()
+    long = {title: count for title, count in counts.items() if count > AT_MOST[title]}
+    assert not {*long} - {WHOLE}
+
+
+@pytest.mark.xfail(strict=True, reason="not reached yet: the whole package is too long")
+def test_the_whole_package_is_short_enough():
+    """The aim of the list's last row; take the mark away when it is reached."""
+    assert reading_counts()[WHOLE] <= AT_MOST[WHOLE]
 
 
 def reading_counts() -> dict[str, int]:

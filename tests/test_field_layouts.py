@@ -22,7 +22,8 @@ from lion_min.datasets.records import Sample
 from lion_min.features import FeatureCache, FeaturesOnTheFly
 from lion_min.left_out import FEW, BadRecord, LeftOut
 from lion_min.pvit.system import PvitSystem
-from lion_min.stage import ROUNDS, Stage, readable_rows, row_sampler
+from lion_min.draws import readable_rows
+from lion_min.stage import ROUNDS, Stage, row_sampler
 from lion_min.training import Plan
 
 STAGE = Stage(number=1, trains=(), plan=Plan(steps=1, lr=1))
@@ -435,7 +436,8 @@ from torch import nn
 from lion_min import BadInput, parallel, training
 from lion_min.datasets import photos
 from lion_min.features import FeatureCache, FeaturesOnTheFly
-from lion_min.stage import ROUNDS, readable_rows, row_sampler
+from lion_min.draws import readable_rows
+from lion_min.stage import ROUNDS, row_sampler
 from test_field_layouts import STAGE, Encoder
 folder, ended = Path(sys.argv[1]), {}
 parallel.start()

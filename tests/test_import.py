@@ -66,7 +66,8 @@ def test_parity_pvit_imports_region_features_and_logits(folders, values, sizes):
                                atol=1e-5, rtol=0)
     x = pvit.inputs(v, (maps, boxes, index))
     text = model.llm.pack(x.prompts, [[]] * len(x.prompts))
-    logits = model.llm.logits(model.words(x, text), text, model.shared(x))[:, :-1]
+    logits = model.llm.model.lm_head(
+        model.llm.text_states(model.words(x, text), text, model.shared(x)))[:, :-1]
     torch.testing.assert_close(logits, v["out/logits"], atol=1e-5, rtol=0)
 
 
@@ -79,7 +80,7 @@ def test_parity_lmeye_imports_logits_and_loss(folders, values):
     text = lmeye.TextBatch(ids, torch.ones_like(ids).bool(), ids)
     embeds = two_passes.add_at(model.words(x, text), ids == model.settings.slot_id,
                                model.interact(x, model.requests(x)).flatten(0, 1))
-    lmeye.close(model.llm.logits(embeds, text), v["out/logits_q5"])
+    lmeye.close(model.llm.model.lm_head(model.llm.text_states(embeds, text)), v["out/logits_q5"])
     lmeye.close(model.llm.loss(embeds, text)[None], v["out/loss_q5"])
 
 

@@ -75,7 +75,7 @@ def test_explain_shows_objects_and_attention(refiner, monkeypatch):
     if refiner:
         one = found()
         features |= {"objects": objects_of(one, TOKENIZER).pick([0])}
-        monkeypatch.setattr(system.model.refiner, "refine", lambda states: one)
+        monkeypatch.setattr(system.model.refiner, "refine", lambda states, tags: one)
     image, objects = torch.zeros(1, 4, 8, 64), torch.zeros(1, 4, 12, 12)
     image[..., 2 * 8 + 5], objects[..., 1] = 1.0, 1.0                # row 2, column 5; object 1
     maps = [(image, objects) if refiner else image] * 3

@@ -32,8 +32,14 @@ def lines(tags: list[str]) -> list[list[int]]:
             for tag, box in zip(tags, BOXES)]
 
 
+def units(tags: list[str]) -> list[list[int]]:
+    """Of each tag's object: its words are a unit, and each word of its box another one."""
+    return [[1] * len(TOKENIZER.encode(tag)) + [*range(2, 8)] for tag in tags]
+
+
 def texts(captions=CAPTIONS, tags=TAGS) -> PairText:
-    return pair_text([lines(t) for t in tags], [TOKENIZER.encode(c) for c in captions], SPECIAL)
+    return pair_text([lines(t) for t in tags], [units(t) for t in tags],
+                     [TOKENIZER.encode(c) for c in captions], SPECIAL)
 
 
 def pictures() -> Sources:
@@ -56,7 +62,7 @@ def build(**settings) -> tuple[MQFormer, Heads]:
 
 def test_object_text_of_the_tiny_tokenizer():
     """A box as one unit, the tag's words as two, a separator that is masked."""
-    text = pair_text([lines(["red circle", "moon"])], [[]], SPECIAL)
+    text = pair_text([lines(["red circle", "moon"])], [units(["red circle", "moon"])], [[]], SPECIAL)
     first, second = ([TOKENIZER.ids[w] for w in box_words(box)] for box in BOXES)
     red, circle, moon = (TOKENIZER.ids[w] for w in ("red", "circle", "moon"))
     assert text.ids[0].tolist() == [SPECIAL.cls, red, circle, *first, SPECIAL.sep, moon, *second,
@@ -73,7 +79,8 @@ def test_text_of_a_pair():
     assert text.caption.long().tolist() == [[0] * 9 + [1] * 3, [0, 1, 1, 1] + [0] * 8]
     assert text.mask.sum(1).tolist() == [12, 4]
     assert text.units[0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 0, 0, 0, 0]
-    cut = pair_text([lines(["moon"] * 2)], [[9] * 50], SPECIAL, limit=5, most=16)
+    cut = pair_text([lines(["moon"] * 2)], [units(["moon"] * 2)], [[9] * 50], SPECIAL, limit=5,
+                    most=16)
     assert cut.ids.shape[1] == 9 + 5            # the second object whole or not at all
     assert cut.ids[0, 9:].tolist() == [9, 9, 9, 9, SPECIAL.end] and cut.positions.max() == 8
 

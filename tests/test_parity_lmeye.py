@@ -113,7 +113,8 @@ def test_parity_logits_and_loss(case, values):
     form, model, x, text = case
     embeds = two_passes.add_at(model.words(x, text), text.ids == model.settings.slot_id,
                                model.interact(x, model.requests(x)).flatten(0, 1))
-    close(model.llm.logits(embeds, text), values[f"out/logits_{form}"])
+    close(model.llm.model.lm_head(model.llm.text_states(embeds, text)),
+          values[f"out/logits_{form}"])
     close(model.llm.loss(embeds, text)[None], values[f"out/loss_{form}"])
 
 
@@ -124,7 +125,8 @@ def test_parity_cached_logits(case, values):
     embeds, suffix, prefix = model.rows(x)
     start = prefix.mask.shape[1]
     assert start == 4 and suffix.ids.tolist() == text.ids[:, start:].tolist()
-    close(model.llm.logits(embeds, suffix, prefix), values[f"out/logits_{form}"][:, start:])
+    close(model.llm.model.lm_head(model.llm.text_states(embeds, suffix, prefix)),
+          values[f"out/logits_{form}"][:, start:])
 
 
 @pytest.mark.parametrize("second_pass", ["cached", "full"])

@@ -102,7 +102,8 @@ def test_parity_spliced_logits(model, regions, values):
     x = inputs(values, regions)
     model.check(x)
     text = model.llm.pack(x.prompts, [[]] * len(x.prompts))               # one <eos> more each
-    logits = model.llm.logits(model.words(x, text), text, model.shared(x))[:, :-1]
+    logits = model.llm.model.lm_head(
+        model.llm.text_states(model.words(x, text), text, model.shared(x)))[:, :-1]
     torch.testing.assert_close(logits, values["out/logits"], rtol=0, atol=1e-5)
     first = model.generate(x, max_new_tokens=1)[:, 0]
     assert first.tolist() == values["out/logits"][:, -1].argmax(-1).tolist()

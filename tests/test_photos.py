@@ -20,7 +20,6 @@ from lion_min.datasets.records import Sample
 from lion_min.boxes import BoxText
 from lion_min.parts import WEIGHTS, Parts
 from lion_min.published import lion
-from lion_min.lion.system import settings_around
 from lion_min.lyrics.stage1 import STAGE as STAGE1
 from lion_min.scenes import WORLDS, Thing, make_scene
 from lion_min.stage import row_sampler
@@ -221,12 +220,14 @@ def test_published_sizes_around_the_published_vit():
     """Guards: LION-FlanT5-XL trained with a small model's bridge."""
     whole = lion.settings_by_name("lion-flant5-xl")
     vision, llm = (SimpleNamespace(settings=s) for s in (whole.vision, whole.language))
-    parts = Parts(vision, None, llm, range(32128), preset="lion-flant5-xl", published=whole)
-    s = settings_around(parts, "all")
+    parts = Parts(vision, None, llm, range(32128), preset="lion-flant5-xl")
+    lion.complete(parts)
+    s = parts.published
     assert s.depths == (39, 29, 19) and s.qformer.width == 768 and s.qformer.vocab == 32128
     assert s.region_id > 32128 and s.mlp == whole.mlp
     vision.settings = replace(whole.vision, blocks=12)
-    assert settings_around(parts, "all").depths[0] == 12
+    lion.complete(parts)
+    assert parts.published.depths[0] == 12
 
 
 def test_a_caption_is_the_data_sets_own():

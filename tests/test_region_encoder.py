@@ -7,10 +7,10 @@ from PIL import Image
 
 from lion_min.features import encode_images
 from lion_min.images import CLIP_MEAN, CLIP_STD
+from lion_min.pretrained.crops import CropRegions, CropSettings
 from lion_min.published.regionclip import (FrozenBatchNorm, RegionCLIP, RegionCLIPSettings,
                                            region_pixels, region_size)
-from lion_min.pvit.region_encoder import (CropRegions, CropSettings, TinyRegions,
-                                          TinyRegionSettings)
+from lion_min.pvit.region_encoder import TinyRegions, TinyRegionSettings
 from lion_min.vision import VisionEncoder, VisionSettings
 
 SMALL = RegionCLIPSettings(layers=(1, 1, 1, 1), width=8, heads=4, output=12, resolution=64,

@@ -22,7 +22,8 @@ from lion_min.lion.prompt import make_inputs
 from lion_min.lmeye.explain import attention_maps
 from lion_min.parts import Parts, fingerprint, load_init
 from lion_min.scenes import WORLDS, make_scene
-from lion_min.stage import ROUNDS, has_lookalikes, row_sampler, step_loss
+from lion_min.draws import has_lookalikes
+from lion_min.stage import ROUNDS, row_sampler, step_loss
 from lion_min.tokenizer import TinyTokenizer
 
 WORLD = WORLDS["medium"]

@@ -67,7 +67,7 @@ def test_train_evaluate_and_ask(tmp_path, capsys):
     assert code == 0 and f"no line is about the picture '{pictures[3].name}'" in err
 
     system = launch.load("lion", out / "lion/stage4", "cpu")
-    system.take_tags(TagFile(file), file)
+    TagFile(file).give(system)
     images = [load_image(p) for p in pictures[:2]]
     features = system.encode(images)
     assert features["tags"] == [["word0"], ["word1"]]

@@ -15,9 +15,10 @@ from pathlib import Path
 from PIL import Image
 
 from lion_min import BadInput
-from lion_min.cli import MAX_BAD
+from lion_min.cli import MAX_BAD, TITLES
 from lion_min.datasets.records import Record, json_lines, show
 from lion_min.left_out import BadRecord, LeftOut
+from lion_min.system import System
 
 THRESHOLD = 0.5
 FIELDS = ("image", "tags", "scores")
@@ -51,6 +52,14 @@ class TagFile:
 
     def __call__(self, image: Image.Image) -> list[str]:
         return self.of(Path(image.filename))
+
+    def give(self, system: System) -> None:
+        """Its tags instead of the tag head's. BadInput where the system's stage reads no tags."""
+        if not system.reads_tags:
+            raise BadInput(f"--tags {self.file}: {TITLES[system.name]}'s stage {system.stage.number} "
+                           "reads no tags, only LION's stage 4 and Lyrics around a pretrained preset "
+                           "do; leave it out")
+        system.tags_of = self
 
     def of(self, path: Path) -> list[str]:
         """The tags of a picture's file; BadRecord where no line is about it."""

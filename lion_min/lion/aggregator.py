@@ -13,6 +13,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from lion_min.qformer import Attention, FeedForward, init_bert
+from lion_min.trainable import start_at_zero
 
 
 class AggregatorBlock(nn.Module):
@@ -28,7 +29,7 @@ class AggregatorBlock(nn.Module):
         # With every output projection at zero, the block only normalises its tokens: the untrained
         # branch returns a standardised V_i, not noise.
         for part in (self.attention, self.cross, self.ffn):
-            nn.init.zeros_(part.out.weight), nn.init.zeros_(part.out.bias)
+            start_at_zero(part.out)
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """x, y [B,N,D] -> ([B,N,D], map [B,H,N,N] of the cross-attention)."""

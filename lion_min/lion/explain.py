@@ -40,7 +40,7 @@ def explain(system: System, reply: Reply) -> Explanation:
         maps[-1].moved = moved(maps[-1], llm_map(model, other))
     bins = model.settings.region_bins if hasattr(model, "region_proj") else None
     return Explanation(side, tokens(system, x), maps, bins, router, router and ROUTES[task] or None,
-                       system.stage.tags and reply.features["tags"][0] or None)
+                       (system.stage.tags or system.tags_of) and reply.features["tags"][0] or None)
 
 
 def qformer_map(model, x: LionInputs, other: LionInputs) -> AttentionMap:

@@ -153,20 +153,6 @@ class Lion(nn.Module):
                                  **self.settings.generate | options)
 
 
-def around(vision: VisionSettings, language: LanguageSettings, vocab: int,
-           mode: str = "all") -> LionSettings:
-    """LION between a pretrained ViT and LLM, whose tokenizer has `vocab` ids and two placeholders.
-    Depths at the blocks' end, three quarters and half, as LION's 39, 29, 19 of 39."""
-    last = vision.blocks
-    return LionSettings(
-        vision, language,
-        QFormerSettings(width=256, layers=4, heads=4, ffn=1024, queries=32, init_std=256 ** -0.5,
-                        vision_width=vision.width, vocab=vocab, max_text=128),
-        mode, depths=(last, round(last * 3 / 4), last // 2), aggregator_heads=vision.heads,
-        aggregator_ffn=4 * vision.width, mlp=2 * language.width, bottleneck=64,
-        region_depths=(last // 2, last), region_id=vocab + 2, hint_id=vocab + 3)
-
-
 def tiny(vision: VisionSettings, vocab: int, mode: str = "all", llm: str = "llama") -> LionSettings:
     """The bundled preset: about 1 M parameters a part, trained from random in this repository."""
     layers = 3 if llm == "t5" else 5

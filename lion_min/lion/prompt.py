@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lion_min.adapters import IMAGE, REGION
 from lion_min.boxes import BoxText
-from lion_min.language import pad_rows
+from lion_min.padding import pad_rows
 from lion_min.lion.model import Lion, LionInputs
 from lion_min.lion.softprompt import with_tags
 from lion_min.tokenizer import TinyTokenizer

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
-from PIL import Image
 from torch import Tensor
 
 from lion_min.adapters import IMAGE, REGION
 from lion_min.lion.explain import explain
-from lion_min.lion.model import Lion, LionInputs, LionSettings, around, tiny
+from lion_min.lion.model import Lion, LionInputs, tiny
 from lion_min.lion.prompt import make_inputs, route
 from lion_min.lion.softprompt import noisy_tags
-from lion_min.parts import TINY, Parts
 from lion_min.system import System
 from lion_min.questions import examples
 
@@ -27,8 +23,11 @@ class LionSystem(System):
     question_tokenizer = None              # the Q-Former's, where not the LLM's (published: BERT's)
 
     def build(self) -> Lion:
-        settings = replace(settings_around(self.parts, self.stage.mode), **self.stage.changes)
-        return Lion(settings, self.parts.vision, self.parts.llm)
+        p = self.parts
+        settings = p.published or tiny(p.vision.settings, len(p.tokenizer),
+                                       llm=p.llm.settings.family)
+        settings = replace(settings, mode=self.stage.mode, **self.stage.changes)
+        return Lion(settings, p.vision, p.llm)
 
     @property
     def depths(self) -> set[int]:
@@ -38,10 +37,6 @@ class LionSystem(System):
     def reads_tags(self) -> bool:
         """Stage 4 and an imported LION do."""
         return "soft_prompt" in self.stage.trains
-
-    def take_tags(self, tags_of: Callable[[Image.Image], list[str]], name: Path) -> None:
-        super().take_tags(tags_of, name)
-        self.stage = replace(self.stage, tags=True)
 
     def batch_loss(self, round_, scenes, features, rng) -> tuple[Tensor, dict[str, Tensor]]:
         """A batch is of one level, as the router needs; some boxes stay text alone; in stage 4
@@ -59,7 +54,7 @@ class LionSystem(System):
     def inputs(self, features: dict, prompts: list[str], task: int, answers=None, tags=None,
                as_text=None) -> LionInputs:
         """The model's inputs; tags: not the tagger's own. See make_inputs."""
-        tags = tags or (features["tags"] if self.stage.tags else None)
+        tags = tags or (features["tags"] if self.stage.tags or self.tags_of else None)
         return make_inputs(self.model, self.tokenizer, features["states"], prompts, task, answers,
                            tags, as_text, self.question_tokenizer)
 
@@ -72,20 +67,6 @@ class LionSystem(System):
                 for i, ids in zip(rows, self.model.generate(x, **options).tolist()):
                     answers[i] = self.tokenizer.decode(ids)
         return answers
-
-
-def settings_around(parts: Parts, mode: str) -> LionSettings:
-    """The tiny preset's settings, or those of a bridge between pretrained parts: the published
-    ones around the published ViT, sizes in proportion around any other."""
-    vision, language, vocab = parts.vision.settings, parts.llm.settings, len(parts.tokenizer)
-    if parts.preset == TINY:
-        return tiny(vision, vocab, mode, language.family)
-    near, published = around(vision, language, vocab, mode), parts.published
-    if published is None or published.vision != vision:
-        return near
-    return replace(published, mode=mode, language=language, generate={},
-                   qformer=replace(published.qformer, vocab=vocab),    # the LLM's, not BERT's
-                   region_id=near.region_id, hint_id=near.hint_id)
 
 
 SYSTEM = LionSystem

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lion_min.lmeye.clip_text import ClipTextTower
 from lion_min.qformer import MultiHead, init_bert
+from lion_min.trainable import start_at_zero
 
 
 @dataclass
@@ -102,7 +103,7 @@ class InteractivePerception(nn.Module):
         self.encoder = forms[s.encoder](s)
         self.transmit = nn.Linear(s.width, s.llm_width * (s.returned if pooled else 1))
         if s.encoder == "transformer":     # at first only the attended image tokens are returned
-            nn.init.zeros_(self.transmit.weight), nn.init.zeros_(self.transmit.bias)
+            start_at_zero(self.transmit)
 
     def requests(self, hidden: Tensor) -> Tensor:
         """The LLM's states at the request tokens [S, D] -> R [S, n, c]."""

@@ -215,18 +215,6 @@ def without_text(qformer: QFormer) -> QFormer:
     return qformer
 
 
-def around(vision: VisionSettings, language: LanguageSettings, vocab: int) -> LmeyeSettings:
-    """LMEye between a pretrained ViT and LLM; <img-q> and <img-d> follow its `vocab` words."""
-    depths, width = (vision.blocks // 2, vision.blocks), 2 * vision.width
-    return LmeyeSettings(
-        vision, language, InteractionSettings(
-            language.width, width, width=language.width, mlp=2 * language.width,
-            heads=language.heads, ffn=2 * language.width, init_std=language.width ** -0.5),
-        request_id=vocab, slot_id=vocab + 1, depths=depths, token_std=0.1,
-        qformer=QFormerSettings(width=256, layers=4, heads=4, ffn=1024, queries=32, vocab=1,
-                                init_std=256 ** -0.5, vision_width=width, max_text=1))
-
-
 def tiny(vision: VisionSettings, vocab: int) -> LmeyeSettings:
     """The bundled preset. <img-q> and <img-d> are the two ids behind the tokenizer's."""
     std, width = 128 ** -0.5, 2 * vision.width

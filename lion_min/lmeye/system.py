@@ -7,9 +7,8 @@ from dataclasses import replace
 from torch import Tensor
 
 from lion_min.lmeye.explain import explain
-from lion_min.lmeye.model import Lmeye, around, tiny
+from lion_min.lmeye.model import Lmeye, tiny
 from lion_min.lmeye.prompt import OTHER, make_inputs
-from lion_min.parts import TINY
 from lion_min.stage import ROUNDS
 from lion_min.system import System
 from lion_min.questions import examples
@@ -23,9 +22,7 @@ class LmeyeSystem(System):
 
     def build(self) -> Lmeye:
         p = self.parts
-        vision, vocab = p.vision.settings, len(p.tokenizer)
-        settings = p.published or (tiny(vision, vocab) if p.preset == TINY else
-                                   around(vision, p.llm.settings, vocab))
+        settings = p.published or tiny(p.vision.settings, len(p.tokenizer))
         settings = replace(settings, control=self.stage.control, **self.stage.changes)
         model = Lmeye(settings, p.vision, p.llm)
         if "tower" in p.beside:

@@ -35,7 +35,8 @@ from lion_min.lyrics.objectives import Heads, ObjectiveSettings, objectives
 from lion_min.lyrics.pairtext import PairText, Specials
 from lion_min.lyrics.refiner import RefinerSettings, TinyRefiner
 from lion_min.lyrics.mqformer import MQFormer, MQFormerSettings, Sources
-from lion_min.trainable import freeze
+from lion_min.rows import Rows
+from lion_min.trainable import freeze, start_at_zero
 from lion_min.vision import VisionEncoder, VisionSettings
 
 
@@ -66,15 +67,12 @@ class LyricsSettings:
 
 
 @dataclass
-class Objects:
+class Objects(Rows):
     """The detected objects as the model takes them: M rows a picture, the kept ones first."""
     features: Tensor                       # O [B, M, Do]
     mask: Tensor                           # [B, M] True = kept
     lines: Tensor                          # [B, <= M, W] ids of 'red circle' and its box, or pad
     parts: Tensor                          # the same shape: which of them MSP hides together, or 0
-
-    def pick(self, rows: list[int]) -> Objects:
-        return Objects(*(f[rows] for f in vars(self).values()))
 
 
 @dataclass
@@ -128,8 +126,7 @@ class Lyrics(LyricsBase):
         self.llm = freeze(llm)
         self.language_projection = nn.Linear(s.mqformer.width, llm.width)
         if s.object_lines or s.refiner is None:    # else the LLM would read tokens of zeros alone
-            for parameter in self.language_projection.parameters():
-                nn.init.zeros_(parameter)
+            start_at_zero(self.language_projection)
         self.loras = attach_lora(llm.model, s.lora_targets, s.lora_rank, s.lora_alpha,
                                  s.lora_dropout)
 
@@ -160,25 +157,6 @@ class Lyrics(LyricsBase):
         text = self.llm.pack(x.prompts)
         return self.llm.generate(self.llm.embed(text.ids), text, self.lines(x),
                                  self.query_tokens(x), **self.settings.generate | options)
-
-
-def around(vision: VisionSettings, language: LanguageSettings, vocab: int, refiner: object,
-           object_width: int) -> LyricsSettings:
-    """Lyrics between a pretrained ViT, LLM and refiner, as published: queries read every detection,
-    `object_width` wide, and the LLM no lines. The MQ-Former's text is the LLM's `vocab` words."""
-    depths, width = (vision.blocks // 2, vision.blocks), 2 * vision.width
-    return LyricsSettings(
-        vision, language, refiner, MQFormerSettings(
-            width=256, layers=4, heads=4, ffn=1024, queries=96, object_queries=64,
-            vision_width=width, object_width=object_width, vocab=vocab + 6, max_text=512,
-            init_std=256 ** -0.5),
-        ObjectiveSettings(matched_objects=0.5), depths, object_lines=False,
-        lora_targets=lora_targets(language))
-
-
-def lora_targets(language: LanguageSettings) -> tuple[str, str, str]:
-    """What q, k and v are called in an LLM."""
-    return ("q", "k", "v") if language.family == "t5" else LyricsSettings.lora_targets
 
 
 def tiny(vision: VisionSettings, vocab: int, refiner: bool = True) -> LyricsSettings:

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lion_min.qformer import Attention, QFormer, QFormerLayer, QFormerSettings
+from lion_min.rows import Rows
 
 Cache = list[list[Tensor]]  # for each layer the queries' keys and values, [S,H,Q,D/H] each
 
@@ -36,15 +37,11 @@ class MQFormerSettings(QFormerSettings):
 
 
 @dataclass
-class Sources:
+class Sources(Rows):
     """What the queries cross-attend to: the image's tokens and the objects of the same picture."""
     image: Tensor                      # V [B, N, Dv]
     objects: Tensor | None = None      # O [B, M, Do]; M may be 0. None without object queries
     mask: Tensor | None = None         # [B, M] True = an object, False = padding; None: all are
-
-    def pick(self, rows: Tensor) -> Sources:
-        """The pictures of these rows [R] of the batch, in this order."""
-        return Sources(*(None if field is None else field[rows] for field in vars(self).values()))
 
     def with_blank(self) -> Sources:
         """Objects and one row of zeros, for pictures without an object alone; mask [B,1,1,M+1].

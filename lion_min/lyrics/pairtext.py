@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lion_min.tokenizer import WORDS
+from lion_min.rows import Rows
+
 
 @dataclass
 class Specials:
@@ -35,20 +36,13 @@ class Specials:
 
 
 @dataclass
-class PairText:
+class PairText(Rows):
     """B texts, padded at the end. All fields [B, L]."""
     ids: Tensor
     mask: Tensor                    # True = a token
     positions: Tensor
     units: Tensor                   # k > 0: part of the row's k-th unit, hidden as a whole by MSP
     caption: Tensor                 # True on the caption and its end: what ICG predicts
-
-    def pick(self, rows: Tensor) -> PairText:
-        """The texts of these rows [R] of the batch, in this order."""
-        return PairText(*(field[rows] for field in vars(self).values()))
-
-    def to(self, device: torch.device | str) -> PairText:
-        return PairText(*(field.to(device) for field in vars(self).values()))
 
     def without_objects(self, keep: Tensor) -> PairText:
         """Hide the objects' text of the rows where keep [B] is False. Exactly the caption alone:
@@ -58,27 +52,25 @@ class PairText:
         return replace(self, mask=self.mask & stays)
 
 
-def pair_text(lines: Sequence[Sequence[list[int]]], captions: Sequence[list[int]],
-              special: Specials, limit: int = 88, most: int = 512,
-              parts: Sequence[Sequence[list[int]]] | None = None) -> PairText:
+def pair_text(lines: Sequence[Sequence[list[int]]], parts: Sequence[Sequence[list[int]]],
+              captions: Sequence[list[int]], special: Specials, limit: int = 88,
+              most: int = 512) -> PairText:
     """The lines of B pictures' objects and B captions' ids -> one padded batch.
 
     lines: the ids of an object's label and box, padded; a line of padding is no object. parts: the
-    unit of each id in its line, from 1 on, or 0, which is never masked; None: the label is a unit
-    and each of the last six ids, the tiny tokenizer's words of a box, another one. Objects that end
-    beyond `most` tokens are left out: give the surest first. A caption and its
-    end take at most `limit` tokens, numbered from 1 again: what the table of positions must hold
-    is the longer of the two parts, not their sum.
+    unit of each id in its line, from 1 on, or 0, which is never masked. Objects that end beyond
+    `most` tokens are left out: give the surest first. A caption and its end take at most `limit`
+    tokens, numbered from 1 again: what the table of positions must hold is the longer of the two
+    parts, not their sum.
     """
     rows = []
-    for b, (picture, caption) in enumerate(zip(lines, captions, strict=True)):
+    for picture, owns, caption in zip(lines, parts, captions, strict=True):
         ids, units = [special.cls], [0]
-        for m, line in enumerate(picture):
+        for line, own in zip(picture, owns):
             line = [i for i in line if i != special.pad]
             if len(ids) + len(line) + 1 > most:
                 break
             if line:
-                own = parts[b][m] if parts else [1] * (len(line) - WORDS) + [*range(2, WORDS + 2)]
                 last = max(units)
                 units += [n and last + n for n in own[:len(line)]] + [0]
                 ids += [*line, special.sep]

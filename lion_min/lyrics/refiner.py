@@ -28,12 +28,13 @@ from torch import Tensor, nn
 
 from lion_min.lyrics.segmenter import Segmenter
 from lion_min.lyrics.suppression import choose, corners, rows_of
-from lion_min.trainable import freeze
+from lion_min.rows import Rows
+from lion_min.trainable import freeze, start_at_zero
 from lion_min.vision import TagHead
 
 
 @dataclass
-class Refined:
+class Refined(Rows):
     """A refiner's output. Rows: the kept ones first, then the others, each by falling score."""
     tags: list[list[str]]        # of each picture
     boxes: Tensor                # [B, M, 4] xyxy fractions, inside the picture
@@ -42,9 +43,6 @@ class Refined:
     features: Tensor             # [B, M, d+4] the decoder's last state and box: [hs ; ref]
     mask: Tensor                 # [B, M] kept: above the threshold and left by the suppression
     segments: Tensor | None      # [B, K, H, W] logits of the first K rows, no row kept beyond
-
-    def to(self, device: torch.device) -> Refined:
-        return Refined(*(v.to(device) if isinstance(v, Tensor) else v for v in vars(self).values()))
 
 
 @dataclass
@@ -98,8 +96,7 @@ class Detector(nn.Module):
         self.layers = nn.ModuleList(nn.TransformerDecoderLayer(
             d, s.heads, 2 * d, dropout=0.0, batch_first=True) for _ in range(s.layers))
         for head in (self.first_box, self.next_box):           # at first no box is corrected
-            nn.init.zeros_(head[-1].weight)
-            nn.init.zeros_(head[-1].bias)
+            start_at_zero(head[-1])
         centre = (torch.arange(s.side) + 0.5) / s.side
         y, x = torch.meshgrid(centre, centre, indexing="ij")
         size = torch.full_like(x, 0.25)

@@ -21,6 +21,7 @@ from lion_min.language import LanguageModel, LanguageSettings
 from lion_min.parts import STAGE0, Parts, tiny_vision
 from lion_min.pretrained.hf_tokenizer import PretrainedTokenizer
 from lion_min.pretrained.presets import PRESETS
+from lion_min.pretrained.sliding import SlidingLanguageModel, slides
 from lion_min.vision import TagHead, VisionEncoder, VisionSettings
 
 # model_type in config.json -> (our family, transformers' class). A whole CLIP or InstructBLIP
@@ -96,7 +97,8 @@ def load_language(source: str | Path, dtype: torch.dtype | None = None
         tokenizer = _tokenizer(source, options)
         model = _weights(kind, source, config, dtype, options)
     tokenizer = PretrainedTokenizer(tokenizer, model.get_input_embeddings().num_embeddings)
-    return LanguageModel(_sizes(family, model, tokenizer), model), tokenizer
+    form = SlidingLanguageModel if slides(model) else LanguageModel
+    return form(_sizes(family, model, tokenizer), model), tokenizer
 
 
 def load_tokenizer(source: str | Path, vocab: int, part: str = "",

@@ -9,10 +9,13 @@ Shapes: V rows of the LLM's embedding table, at least as many as there are token
 
 from __future__ import annotations
 
+import re
+
 from lion_min import BadInput
-from lion_min.boxes import BRACKETS, BoxText
+from lion_min.boxes import BRACKETS, Box, BoxText
 
 MARK = "\ue000"                            # a private character, which no template contains
+NUMBER = re.compile(r"(\d\.\d+)")          # of a box, as BoxText writes it
 SYSTEM = {"role": "system", "content": "You are a helpful assistant."}
 
 
@@ -23,6 +26,8 @@ class PretrainedTokenizer:
     for features has ids from V on, which no text can name: V and V+1 are PVIT's marks around a
     region (pvit/prompt.py), V+2 is region_id, V+3 hint_id.
     """
+
+    box_length = 34                        # tokens of a box in digits, at most
 
     def __init__(self, tokenizer, vocab: int):
         self._hf, self.vocab = tokenizer, vocab
@@ -53,6 +58,10 @@ class PretrainedTokenizer:
                 ids += [*self._plain(text[end:match.end()]), self.region_id]
                 end = match.end()
         return ids + self._plain(text[end:])
+
+    def box_pieces(self, box: Box) -> list[list[int]]:
+        """The ids of a box literal's parts: '[', '0.352', ',', ...; each second one is a number."""
+        return [self.encode(text) for text in NUMBER.split(BoxText().format(box))]
 
     def piece(self, token: int) -> str:
         """The text of one id; '' for one that is no word."""

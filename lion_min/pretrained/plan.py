@@ -35,10 +35,12 @@ from lion_min import BadInput
 from lion_min.cli import LION, LMEYE, LYRICS, PVIT
 from lion_min.launch import module_of, published
 from lion_min.language import LanguageModel, LanguageSettings
+from lion_min.pretrained import around
+from lion_min.pretrained.crops import CropRegions, CropSettings
 from lion_min.pretrained.presets import PRESETS
 from lion_min.published.lyrics_refiner import PublishedSettings
 from lion_min.published.regionclip import RegionCLIP
-from lion_min.pvit.region_encoder import CropRegions, CropSettings, TinyRegions, TinyRegionSettings
+from lion_min.pvit.region_encoder import TinyRegions, TinyRegionSettings
 from lion_min.scenes import WORLDS
 from lion_min.tokenizer import TinyTokenizer
 from lion_min.trainable import layers_of, matches, only_trainable
@@ -147,7 +149,7 @@ def build(system: str, preset: str, number: int) -> nn.Module:
     with torch.device("meta"):
         model = _model(system, s, number)
     names = [name for name, _ in model.named_parameters()]
-    if system == LMEYE and s.interaction.encoder == "clip_text":
+    if system == LMEYE:
         stage = published(system).fitted(stage, s)
     only_trainable(model, [prefix for prefix in stage.trains
                            if any(matches(name, prefix) for name in names)])
@@ -164,7 +166,7 @@ def settings_of(system: str, preset: str, stage):
         settings = module_of(system, "model").tiny(vision, len(TinyTokenizer()))
     elif preset == "clip-smollm2":
         refiner = (PublishedSettings(), 260) if system == LYRICS else ()
-        settings = module_of(system, "model").around(CLIP_B, SMOLLM2, SMOLLM2.vocab, *refiner)
+        settings = getattr(around, system)(CLIP_B, SMOLLM2, SMOLLM2.vocab, *refiner)
     else:
         settings = published(system).settings_by_name(preset)
     return replace(settings, mode=stage.mode) if system == LION else settings

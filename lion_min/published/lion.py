@@ -23,6 +23,7 @@ from lion_min.language import LanguageModel
 from lion_min.lion.model import Lion, LionSettings
 from lion_min.lion.system import LionSystem
 from lion_min.parts import Parts
+from lion_min.pretrained import around
 from lion_min.pretrained.backbones import load_language, load_tokenizer, load_vision
 from lion_min.published import keys, layouts
 from lion_min.published.asking import Questions, imported_parts
@@ -184,6 +185,10 @@ def open_system(folder: Path | str, stage, device, vision: str, llm: str, **_) -
 
 
 def complete(parts: Parts, **_) -> None:
-    """LION's published settings, where the preset has some."""
-    if parts.preset in SIZES:
-        parts.published = settings_by_name(parts.preset)
+    """The settings between these parts: the published ones around the published ViT."""
+    vision, language, vocab = parts.vision.settings, parts.llm.settings, len(parts.tokenizer)
+    parts.published = near = around.lion(vision, language, vocab)
+    if parts.preset in SIZES and (s := settings_by_name(parts.preset)).vision == vision:
+        parts.published = replace(
+            s, language=language, generate={}, region_id=near.region_id, hint_id=near.hint_id,
+            qformer=replace(s.qformer, vocab=vocab))       # the LLM's words, not BERT's

@@ -24,6 +24,7 @@ from lion_min.lmeye.model import Lmeye, LmeyeSettings
 from lion_min.lmeye.stages import LmeyeStage
 from lion_min.lmeye.system import LmeyeSystem
 from lion_min.parts import Parts
+from lion_min.pretrained import around
 from lion_min.pretrained.backbones import load_language, load_tokenizer, load_whole
 from lion_min.published import keys, layouts
 from lion_min.published.asking import imported_parts
@@ -168,9 +169,11 @@ def text_tower(clip: nn.Module) -> nn.Module:
 
 
 def complete(parts: Parts, vision: str, tower: str = "", **_) -> None:
-    """The published forms around these parts: CLIP's halves, and the settings that fit them."""
+    """The settings between these parts; for the published forms CLIP's halves, too."""
     forms = SIZES | {"lmeye-flant5-xl": {"X": 1}}
     if parts.preset not in forms:
+        parts.published = around.lmeye(parts.vision.settings, parts.llm.settings,
+                                       len(parts.tokenizer))
         return
     pooled = "X" not in forms[parts.preset]
     clip = load_clip(vision) if pooled else load_clip(tower, "--tower")
@@ -192,8 +195,8 @@ def complete(parts: Parts, vision: str, tower: str = "", **_) -> None:
 
 
 def fitted(stage: LmeyeStage, settings: LmeyeSettings) -> LmeyeStage:
-    """The stage as a published form trains it."""
-    return replace(stage, plan=replace(stage.plan, lr_scale={}),
+    """The stage as a published form trains it; any other as it is."""
+    return stage if settings.interaction.encoder != "clip_text" else replace(stage, plan=replace(stage.plan, lr_scale={}),
                    trains=TRAINS.get((settings.static, stage.number), stage.trains))
 
 

@@ -17,14 +17,18 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from lion_min.language import LanguageModel
-from lion_min.lyrics.model import Lyrics, LyricsSettings, around, lora_targets
+from lion_min.lyrics.model import Lyrics, LyricsSettings
 from lion_min.lyrics.objectives import ObjectiveSettings
 from lion_min.lyrics.mqformer import MQFormerSettings
+from lion_min.lyrics.pairtext import PairText
 from lion_min.lyrics.system import LyricsSystem
+from lion_min.padding import pad_rows
 from lion_min.parts import Parts
+from lion_min.pretrained import around
 from lion_min.pretrained.backbones import load_tokenizer
 from lion_min.published import keys, layouts, lyrics_refiner
 from lion_min.published.asking import Questions, imported_parts
@@ -101,11 +105,11 @@ def complete(parts: Parts, detector: str, segmenter: str = "", **_) -> None:
     parts.beside["refiner"] = refiner = lyrics_refiner.load(detector, segmenter)
     vision, llm, vocab = parts.vision.settings, parts.llm.settings, len(parts.tokenizer)
     width = refiner.detector.config.d_model + 4
-    parts.published = around(vision, llm, vocab, refiner.settings, width)
+    parts.published = around.lyrics(vision, llm, vocab, refiner.settings, width)
     if parts.preset in SIZES:
         s = settings_by_name(parts.preset)
         parts.published = replace(
-            s, vision=vision, language=llm, lora_targets=lora_targets(llm), mqformer=replace(
+            s, vision=vision, language=llm, lora_targets=around.lora_targets(llm), mqformer=replace(
                 s.mqformer, vision_width=vision.width, object_width=width, vocab=vocab + 6))
 
 
@@ -117,6 +121,14 @@ def open_system(folder: Path | str, stage, device, vision: str, llm: str, detect
     s = model.settings
     tokenizer = load_tokenizer(llm, s.language.vocab)
     system = LyricsSystem(imported_parts(model, folder, tokenizer, device), stage, model.to(device))
-    system.question_tokenizer = Questions(
-        load_tokenizer(vision, s.mqformer.vocab, "qformer_tokenizer"))
+    questions = Questions(load_tokenizer(vision, s.mqformer.vocab, "qformer_tokenizer"))
+    system.question_text = partial(bert_text, questions, s.mqformer.max_text)
     return system
+
+
+def bert_text(questions: Questions, most: int, prompts: list[str]) -> PairText:
+    """Bare questions in BERT's words, cut on the right at `most`."""
+    ids = pad_rows([questions.encode(p)[:most] for p in prompts], -1)     # [S, L]
+    none = torch.zeros_like(ids)
+    return PairText(ids.clamp(min=0), ids >= 0, torch.arange(ids.shape[1]).expand_as(ids), none,
+                    none.bool())

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from lion_min import BadInput
 from lion_min.language import LanguageModel
 from lion_min.parts import Parts
+from lion_min.pretrained import around
 from lion_min.pretrained.backbones import load_tokenizer, load_vision
+from lion_min.pretrained.crops import CropRegions
 from lion_min.published import importing, keys, layouts
 from lion_min.published.asking import imported_parts
 from lion_min.published.regionclip import RegionCLIP, RegionCLIPSettings
@@ -149,9 +151,12 @@ def load_regions(file: Path | str) -> RegionCLIP:
 
 
 def complete(parts: Parts, regions: str = "", **_) -> None:
-    """RegionCLIP, where its file is given; else the ViT sees each box cut out (CropRegions)."""
-    if regions:
-        parts.beside["regions"] = load_regions(regions)
+    """The settings between these parts. RegionCLIP, where its file is given; else the ViT sees each
+    box cut out (CropRegions)."""
+    parts.published = s = around.pvit(parts.vision.settings, parts.llm.settings,
+                                      len(parts.tokenizer))
+    parts.beside["regions"] = load_regions(regions) if regions else \
+        CropRegions(s.regions, parts.vision)
 
 
 def open_system(folder: Path | str, stage, device, vision: str, llm: str, **_) -> PvitSystem:

@@ -105,6 +105,8 @@ class RegionCLIP(nn.Module):
     so that a feature does not depend on who asks for it.
     """
 
+    reads = "maps"
+
     def __init__(self, settings: RegionCLIPSettings):
         super().__init__()
         s, half = settings, settings.width // 2

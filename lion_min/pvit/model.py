@@ -31,8 +31,8 @@ from torch import Tensor, nn
 
 from lion_min.boxes import Box
 from lion_min.language import LanguageModel, LanguageSettings, TextBatch, splice
-from lion_min.pvit.region_encoder import CropSettings, TinyRegionSettings
-from lion_min.trainable import freeze
+from lion_min.pvit.region_encoder import TinyRegionSettings
+from lion_min.trainable import freeze, start_at_zero
 from lion_min.vision import VisionEncoder, VisionSettings
 
 SLOTS = {"feature": 1, "location": 4, "text": 0}  # positions between <Region> and </Region>
@@ -186,30 +186,12 @@ def projector(inputs: int, hidden: int, outputs: int) -> nn.Module:
         nn.LayerNorm(inputs), nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
 
 
-def start_at_zero(layer: nn.Linear) -> nn.Linear:
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer
-
-
 def flat_boxes(x: PvitInputs) -> tuple[Tensor, Tensor]:
     """All boxes in reading order, [R, 4], and the image each lies in, [R]; R may be 0."""
     n, device = len(x.prompts) // len(x.states[0]), x.states[0].device
     boxes = torch.tensor([box for row in x.boxes for box in row], device=device)
     image = [i // n for i, row in enumerate(x.boxes) for _ in row]
     return boxes.reshape(-1, 4), torch.tensor(image, device=device, dtype=torch.long)
-
-
-def around(vision: VisionSettings, language: LanguageSettings, vocab: int,
-           representation: str = "feature") -> PvitSettings:
-    """PVIT between a pretrained ViT, which sees the regions, too, and an LLM; new ids follow its
-    `vocab` words. A box's feature comes from three quarters of the ViT's depth: the last blocks
-    serve what it was trained for."""
-    depths = (vision.blocks // 2, vision.blocks - 1)
-    return PvitSettings(
-        vision, language, CropSettings(vision.width, 3 * vision.blocks // 4),
-        open_id=vocab, close_id=vocab + 1, region_id=vocab + 2, representation=representation,
-        depths=depths, mlp=2 * language.width, region_mlp=2 * language.width)
 
 
 def tiny(vision: VisionSettings, vocab: int, representation: str = "feature") -> PvitSettings:

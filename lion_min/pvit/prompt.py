@@ -110,8 +110,7 @@ def make_inputs(model: Pvit, tokenizer: TinyTokenizer, states: list[Tensor], pro
                 generator: torch.Generator | None = None) -> PvitInputs:
     """Text to ids and boxes. Samples of an image stand together: S = n*B.
     turns: the earlier turns of each sample; None: none of them has any.
-    maps: model.regions.encode_images(images) of a RegionCLIP, the pictures themselves of
-    CropRegions; TinyRegions needs none.
+    maps: model.regions.encode_images(images); TinyRegions needs none.
     train: jitter the boxes, by `generator` (a CPU one) or else by torch's own.
     """
     def move(boxes: list[Box]) -> list[Box]:

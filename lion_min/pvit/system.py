@@ -8,14 +8,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lion_min.features import index, join
-from lion_min.parts import TINY
+from lion_min.features import join
 from lion_min.pvit.explain import explain
 from lion_min.pvit.instructions import scene_instructions
 from lion_min.pvit.instructions.questions import TEMPLATES
-from lion_min.pvit.model import Pvit, around, tiny
+from lion_min.pvit.model import Pvit, tiny
 from lion_min.pvit.prompt import Turn, make_inputs
-from lion_min.pvit.region_encoder import CropRegions, TinyRegions
+from lion_min.pvit.region_encoder import TinyRegions
 from lion_min.scenes import Scene, World
 from lion_min.system import System
 from lion_min.questions import examples
@@ -34,22 +33,15 @@ class PvitSystem(System):
                      for word in template.words)
 
     def build(self) -> Pvit:
-        p, kind = self.parts, self.stage.representation
-        settings = tiny(p.vision.settings, len(p.tokenizer), kind) if p.preset == TINY \
-            else around(p.vision.settings, p.llm.settings, len(p.tokenizer), kind)
-        regions = p.beside.get("regions") or (
-            TinyRegions(settings.regions) if p.preset == TINY else
-            CropRegions(settings.regions, p.vision))
-        settings = replace(settings, regions=regions.settings, **self.stage.changes)
+        p = self.parts
+        settings = p.published or tiny(p.vision.settings, len(p.tokenizer))
+        regions = p.beside.get("regions") or TinyRegions(settings.regions)
+        settings = replace(settings, regions=regions.settings,
+                           representation=self.stage.representation, **self.stage.changes)
         model = Pvit(settings, p.vision, p.llm, regions)
         # LLaVA's projection is trained before the paper's stage 1, this one in stage 2.
-        model.sees_image = p.preset == TINY or "mm_projector" in self.stage.trains
+        model.sees_image = p.source is None or "mm_projector" in self.stage.trains
         return model
-
-    @property
-    def keeps_pictures(self) -> bool:
-        """Whether `encode` gives the pictures on, for boxes to be cut out."""
-        return isinstance(getattr(self.model, "regions", None), CropRegions)
 
     @property
     def depths(self) -> set[int]:
@@ -58,23 +50,22 @@ class PvitSystem(System):
                 for d in (*s.depths, *getattr(s.regions, "depths", ()), s.vision.blocks)}
 
     @property
-    def keeps_features(self) -> bool:
-        """RegionCLIP's maps take 20 MB a picture."""
-        return not hasattr(getattr(self.model, "regions", None), "encode_images")
+    def pools(self) -> str:
+        """What regions are pooled from: see region_encoder.py."""
+        return getattr(getattr(self.model, "regions", None), "reads", "states")
+
+    keeps_pictures = property(lambda self: self.pools == "pictures")
+    keeps_features = property(lambda self: self.pools != "maps")    # 20 MB a picture
 
     def features(self, states: list[Tensor], images: list[Image.Image]) -> dict:
-        """Frozen features, and what regions are pooled from where that is not the ViT's states: the
-        pictures, or RegionCLIP's maps, of one picture at a time, so that they do not depend on
-        those beside it."""
+        """Frozen features, and what regions are pooled from where that is not the ViT's states, of
+        one picture at a time, so that it does not depend on those beside it."""
         features = super().features(states, images)
-        if self.keeps_pictures:
-            return features | {"maps": images}
-        if self.keeps_features:
+        if self.pools == "states":
             return features
         with torch.no_grad():
-            return join([index(features, [row]) | {
-                "maps": self.model.regions.encode_images([image])}
-                for row, image in enumerate(images)])
+            return features | join([{"maps": self.model.regions.encode_images([image])}
+                                    for image in images])
 
     def batch_loss(self, round_, scenes, features, rng) -> tuple[Tensor, dict[str, Tensor]]:
         """In an 'instructions' round the questions are region instructions; every turn of a

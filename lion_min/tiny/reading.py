@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from lion_min.cli import Parser, command, whole
 from lion_min.scores import caption_object_f1, is_right
-from lion_min.language import LanguageModel, alike, splice
+from lion_min.language import LanguageModel, splice
+from lion_min.padding import alike
 from lion_min.parts import say_if_stage0_bundled, tiny_parts
 from lion_min.questions import DRAWS
 from lion_min.tiny.textworld import ROUND, TextScenes, text_scenes

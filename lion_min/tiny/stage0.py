@@ -21,14 +21,15 @@ from torch import Tensor, nn
 
 from lion_min import checkpoints, training
 from lion_min.cli import LION
+from lion_min.draws import has_lookalikes
 from lion_min.images import CLIP_MEAN, CLIP_STD, to_pixels
-from lion_min.language import LanguageModel, pad_rows
+from lion_min.language import LanguageModel
 from lion_min.tiny import questions, reading
 from lion_min.lion.model import tiny
 from lion_min.tiny.textworld import TextScenes, tags_of
 from lion_min.scenes import WORLDS, Scene, World, make_scene
+from lion_min.padding import pad_rows
 from lion_min.parts import STAGE0, load_init, tiny_parts
-from lion_min.stage import has_lookalikes
 from lion_min.tokenizer import GRID, REACH, TinyTokenizer, box_words
 from lion_min.training import Plan
 from lion_min.vision import TagHead, VisionEncoder, VisionSettings

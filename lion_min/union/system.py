@@ -9,8 +9,8 @@ from torch import Tensor
 from lion_min.lion.stages import LionStage
 from lion_min.lion.system import LionSystem
 from lion_min.lyrics.model import tiny as tiny_lyrics
-from lion_min.lyrics.prompt import refined_features
-from lion_min.lyrics.system import load_refiner
+from lion_min.lyrics.prompt import objects_of
+from lion_min.lyrics.refiner_system import load_refiner
 from lion_min.union.model import PARTS, Union, UnionInputs, tiny
 
 TRAINS = ("ln_patches", "mqformer", "query_proj", "aggregator", "ln_adapter", "mlp",
@@ -40,7 +40,9 @@ class UnionSystem(LionSystem):
 
     def features(self, states: list[Tensor], images: list) -> dict:
         """States, tags and detected objects of images."""
-        return refined_features(self.model.refiner, states, self.tokenizer)
+        refined = self.model.refiner.refine(states)
+        return {"states": states, "tags": refined.tags,
+                "objects": objects_of(refined, self.tokenizer)}
 
     def inputs(self, features: dict, prompts: list[str], *rest) -> UnionInputs:
         """LION's inputs with the objects and the bare questions, a request token behind each."""
