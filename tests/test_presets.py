@@ -13,7 +13,7 @@ from field_files import write_coco
 from official_files import run
 from random_backbones import (write_blip2, write_clip, write_dino, write_eva, write_llama,
                               write_plain_llama, write_sam, write_t5, write_words)
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from test_ask_imported import write_bert
 
 import infer
@@ -28,6 +28,7 @@ from lion_min.pretrained import backbones, tagging
 from lion_min.pretrained.backbones import load_language
 from lion_min.pretrained.presets import PRESETS
 from lion_min.published import layouts, lmeye, lyrics, lyrics_refiner, regionclip
+from lion_min.pvit import region_encoder
 from lion_min.pvit.prompt import make_inputs
 from lion_min.schedule import Plan
 from lion_min.scenes import WORLDS, make_scene
@@ -252,6 +253,31 @@ def test_kept_detections_are_those_detected(place, tmp_path):
         assert kept.boxes.equal(fresh.boxes)
         assert (kept.segments > 0).equal(fresh.segments > 0)
     assert len([*tmp_path.iterdir()]) == 2
+
+
+def test_a_broken_file_of_detections_is_made_anew(place, tmp_path):
+    """Guards: a run of days that a file cut off by a full disk ends; one of another form read."""
+    refiner = lyrics_refiner.load(place / "dino", place / "sam")
+    refiner.keep, images, tags = tmp_path, [load_image(place / "coco/images/0.jpg")], [["circle"]]
+    fresh = refiner.refine(images, tags)
+    path, = tmp_path.iterdir()
+    whole = path.read_bytes()
+    for broken in (whole[:-9], save({"boxes": torch.zeros(1, 900, 4)})):
+        path.write_bytes(broken)
+        assert refiner.refine(images, tags).boxes.equal(fresh.boxes) and path.read_bytes() == whole
+
+
+@pytest.mark.slow
+def test_kept_crops_change_no_loss(place, tmp_path, capsys, monkeypatch):
+    """Guards: a second run that sees a box again, or trains on another feature than the first's."""
+    losses = []
+    for _ in range(2):
+        code, out, err = call(train.main, capsys, *stage(
+            tmp_path, "clip-smollm2", "pvit", "1", CELLS["clip-smollm2", "pvit"][1]))
+        assert code == 0, err
+        losses.append([json.loads(line)["loss"] for line in open(tmp_path / "pvit/stage1/log.jsonl")])
+        monkeypatch.setattr(region_encoder, "crop", None)      # every box is known
+    assert losses[0] == losses[1] and [*(tmp_path / "pvit/crops").iterdir()]
 
 
 def test_lyrics_without_tags_says_how_to_get_them(place, tmp_path, capsys):

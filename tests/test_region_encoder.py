@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import save_file
 
 from lion_min.features import encode_images
 from lion_min.images import CLIP_MEAN, CLIP_STD
@@ -133,19 +134,101 @@ def test_crop_regions_see_each_box_alone():
     state = encode_images(vision, cut)[3]
     torch.testing.assert_close(found, torch.cat([state[:, 0], state[:, 1:].mean(1)], 1))
     assert crops.width == 256 and not [*crops.parameters()]
-    crops.encode = None                            # every crop is known
+    crops.kept.look = None                         # every crop is known
     assert torch.equal(crops.pool(pictures, boxes[1:2], torch.tensor([1])), found[1:2])
     assert crops.pool(pictures, boxes[:0], torch.tensor([])).shape == (0, 256)
 
 
-def test_crops_of_pictures_without_a_file_are_not_kept():
+# ---- features of crops on the disk ---------------------------------------------------------------
+
+BOXES, ROWS = torch.tensor([[.25, .5, .75, 1], [0, .1, .5, .6], [.1, .1, .9, .9]]), torch.tensor([0, 0, 1])
+
+
+@pytest.fixture
+def vision() -> VisionEncoder:
+    torch.manual_seed(0)
+    return VisionEncoder(VisionSettings(image=16)).eval().requires_grad_(False)
+
+
+def kept_in(folder, vision: VisionEncoder, depth: int = 3) -> tuple[CropRegions, list[int]]:
+    """(crops whose features are kept in the folder, how many boxes were encoded each time)."""
+    crops, counts = CropRegions(CropSettings(128, depth), vision), []
+    crops.kept.folder, look = folder, crops.kept.look
+
+    def counted(cuts):
+        counts.append(len(cuts))
+        return look(cuts)
+
+    crops.kept.look = counted
+    return crops, counts
+
+
+def test_kept_crops_are_those_encoded(vision, tmp_path):
+    """Guards: another feature on the disk than the ViT's, in fewer digits, of another box; a run that
+    encodes boxes of an earlier one again, or forgets those when it adds one."""
+    pictures = [picture(40, 20, 0), picture(40, 20, 1)]
+    fresh = CropRegions(CropSettings(128, 3), vision).pool(pictures, BOXES, ROWS)
+    crops, counts = kept_in(tmp_path, vision)
+    assert torch.equal(crops.pool(pictures, BOXES, ROWS), fresh) and counts == [3]
+    assert len([*tmp_path.iterdir()]) == 2         # a file a picture, no temporary one
+    crops, counts = kept_in(tmp_path, vision)
+    assert torch.equal(crops.pool(pictures, BOXES, ROWS), fresh) and counts == []
+    crops.pool(pictures, BOXES, 1 - ROWS)
+    assert counts == [3]
+    crops, counts = kept_in(tmp_path, vision)
+    assert torch.equal(crops.pool(pictures, BOXES, ROWS), fresh) and counts == []
+
+
+def test_kept_crops_know_picture_and_encoder(vision, tmp_path):
+    """Guards: a feature of another picture under the same name, or without one; of another ViT, of
+    another depth, input size or precision of the same ViT."""
+    def pooled(image, vision=vision, depth=3):
+        crops, counts = kept_in(tmp_path, vision, depth)
+        found = crops.pool([image], BOXES[:1], torch.tensor([0]))
+        return found, sum(counts)
+
+    one, other = picture(40, 20, 0), picture(40, 20, 1)
+    one.filename = other.filename = "a.png"
+    first, count = pooled(one)
+    second, another = pooled(other)
+    assert count == another == 1 and not torch.allclose(first, second)
+    other.filename = ""
+    assert pooled(other)[1] == 0 and torch.equal(pooled(other)[0], second)
+    assert pooled(one.resize((20, 40)))[1] == 1
+    assert pooled(one, depth=2)[1] == 1
+    torch.manual_seed(1)
+    assert pooled(one, VisionEncoder(VisionSettings(image=16)).eval())[1] == 1
+    vision.settings.ln_eps = 0.1                   # what no parameter tells
+    assert len([*tmp_path.iterdir()]) == 5 and pooled(one)[1] == 1
+    vision.settings.ln_eps = 1e-5
+    with torch.autocast("cpu", torch.bfloat16):
+        assert pooled(one)[1] == 0 and pooled(one, vision.bfloat16())[1] == 1
+
+
+def test_a_picture_in_memory_is_known_by_its_pixels(vision):
     """Guards: a feature given for another picture in memory, whose name is '' or whose id was used
-    before."""
-    crops = CropRegions(CropSettings(128, depth=3), VisionEncoder(VisionSettings(image=16)).eval())
-    box, row = torch.tensor([[.25, .5, .75, 1]]), torch.tensor([0])
-    found = []
+    before; a folder that nobody asked for."""
+    crops, found = CropRegions(CropSettings(128, depth=3), vision), []
     for i in range(2):
         image = picture(40, 20, seed=i)
         image.filename = ""
-        found.append(crops.pool([image], box, row))
-    assert not torch.allclose(*found) and not crops.kept
+        found.append(crops.pool([image], BOXES[:1], ROWS[:1]))
+    assert not torch.allclose(*found) and crops.kept.folder is None
+
+
+@pytest.mark.parametrize("damage", [
+    lambda path: path.write_bytes(path.read_bytes()[:-40]), lambda path: path.write_bytes(b""),
+    lambda path: save_file({"boxes": BOXES[:2]}, path),
+    lambda path: save_file({"boxes": BOXES[:2], "features": torch.zeros(2, 7)}, path),
+    lambda path: save_file({"boxes": BOXES[:2], "features": torch.zeros(1, 256)}, path),
+    lambda path: save_file({"boxes": BOXES[:2], "features": torch.full((2, 256), torch.nan)}, path)])
+def test_a_broken_file_of_crops_is_made_anew(vision, tmp_path, damage):
+    """Guards: features of a file that was cut off, or of another form; a run that ends there."""
+    image, rows = picture(40, 20), torch.tensor([0, 0])
+    fresh = kept_in(tmp_path, vision)[0].pool([image], BOXES[:2], rows)
+    path, = tmp_path.iterdir()
+    whole = path.read_bytes()
+    damage(path)
+    crops, counts = kept_in(tmp_path, vision)
+    assert torch.equal(crops.pool([image], BOXES[:2], rows), fresh) and counts == [2]
+    assert path.read_bytes() == whole

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lion_min.features import CHUNK, encode_images
+from lion_min.features import encode_images
+from lion_min.kept import BoxFeatures, Cut
+from lion_min.parts import fingerprint
 from lion_min.vision import VisionEncoder
-
-KEPT = 200_000                             # features of crops that are kept, a few kB each
 
 
 @dataclass
@@ -27,16 +27,21 @@ class CropSettings:
 
 
 class CropRegions(nn.Module):
-    """The frozen ViT of `vision` sees each box alone; no parameter of its own. A box of a picture
-    file is encoded once and its feature kept."""
+    """The frozen ViT of `vision` sees each box alone, once; no parameter of its own. `kept` holds the
+    features; give it a folder and they stay for later runs."""
 
     reads = "pictures"
 
     def __init__(self, settings: CropSettings, vision: VisionEncoder):
         super().__init__()
         self.settings, self.width = settings, 2 * settings.vision_width
-        self.encode = lambda crops: encode_images(vision, crops)[settings.depth]    # no submodule
-        self.kept: dict[tuple, Tensor] = {}
+
+        def look(cuts: list[Cut]) -> Tensor:           # holds the ViT, which is no submodule here
+            state = encode_images(vision, [crop(*cut) for cut in cuts])[settings.depth].float()
+            return torch.cat([state[:, 0], state[:, 1:].mean(1)], 1)
+
+        self.kept = BoxFeatures(self.width, look, lambda: (
+            fingerprint(vision), vision.settings, next(vision.parameters()).dtype, settings.depth))
 
     def encode_images(self, images: list[Image.Image]) -> list[Image.Image]:
         """What `pool` takes: the pictures themselves."""
@@ -46,21 +51,7 @@ class CropRegions(nn.Module):
     def pool(self, pictures: list[Image.Image], boxes: Tensor, box_image: Tensor) -> Tensor:
         """pictures: upright, RGB; boxes [R, 4] xyxy fractions; box_image [R] the row of `pictures`
         -> [R, F]."""
-        rows = box_image.tolist()
-        shown = [pictures[row] for row in rows]
-        keys = [(getattr(image, "filename", "") or row, *(round(x, 4) for x in box))
-                for row, image, box in zip(rows, shown, boxes.tolist())]
-        if len(self.kept) > KEPT:
-            self.kept.clear()
-        new = {key: crop(image, key[1:]) for key, image in zip(keys, shown) if key not in self.kept}
-        for start in range(0, len(new), CHUNK):
-            some = [*new][start:start + CHUNK]
-            states = self.encode([new[key] for key in some]).float()      # [some, 1+N, Dv]
-            self.kept |= zip(some, torch.cat([states[:, 0], states[:, 1:].mean(1)], 1))
-        pooled = [self.kept[key] for key in keys]
-        for key in {key for key in keys if isinstance(key[0], int)}:      # of no file: not kept
-            del self.kept[key]
-        return torch.stack(pooled) if keys else boxes.new_zeros(0, self.width)
+        return self.kept.take(pictures, boxes.tolist(), box_image.tolist()).to(boxes.device)
 
 
 def crop(image: Image.Image, box: tuple[float, ...]) -> Image.Image:

@@ -15,7 +15,6 @@ Symbols: B pictures, M queries, L prompt tokens, K most boxes kept of a picture,
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
@@ -27,7 +26,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from lion_min import checkpoints, parallel
+from lion_min import checkpoints, kept, parallel
 from lion_min.lyrics.refiner import Refined
 from lion_min.lyrics.suppression import choose, corners, rows_of
 from lion_min.parts import fingerprint
@@ -95,14 +94,14 @@ class PublishedRefiner(nn.Module):
         """One picture's, from its file in `keep` or into it: named by pixels, tags and refiner."""
         if self.keep is None:
             return self.detect([image], [tags])
-        known = repr((self.fingerprint, image.size, tags)).encode()
-        path = self.keep / f"{hashlib.sha256(known + image.tobytes()).hexdigest()[:32]}.safetensors"
-        if not path.exists():
+        path = kept.file_of(self.keep, image, self.fingerprint, tags)
+        if (found := read(path)) is None:
             found = self.detect([image], [tags])
             if not parallel.is_first():    # the first process writes
                 return found
             save(found, path)
-        return read(path).to(self.detector.device)
+            found = read(path) or found
+        return found.to(self.detector.device)
 
     @cached_property
     def fingerprint(self) -> tuple:
@@ -168,6 +167,9 @@ class PublishedRefiner(nn.Module):
 
 # ---- on the disk ---------------------------------------------------------------------------------
 
+NAMES = {"boxes", "scores", "features", "mask", "words"}
+
+
 def save(found: Refined, path: Path) -> None:
     """One picture's boxes, features (half precision) and masks (yes or no)."""
     words = json.dumps([found.tags, found.labels]).encode()
@@ -178,9 +180,10 @@ def save(found: Refined, path: Path) -> None:
     checkpoints.save_tensors(tensors, path)
 
 
-def read(path: Path) -> Refined:
-    """What `save` wrote; a mask's logits are 10 and -10."""
-    t = checkpoints.load_tensors(path)
+def read(path: Path) -> Refined | None:
+    """What `save` wrote; a mask's logits are 10 and -10. None where there is no such file."""
+    if (t := kept.read(path, NAMES)) is None:
+        return None
     tags, labels = json.loads(bytes(t["words"].tolist()))
     segments = t["segments"] * 20.0 - 10 if "segments" in t else None
     return Refined(tags, t["boxes"], t["scores"], labels, t["features"].float(), t["mask"],

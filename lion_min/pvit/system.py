@@ -43,6 +43,11 @@ class PvitSystem(System):
         model.sees_image = p.source is None or "mm_projector" in self.stage.trains
         return model
 
+    def announce(self) -> None:
+        super().announce()
+        if self.keeps_pictures:            # the ViT sees a box of a picture once, whatever the run
+            self.model.regions.kept.folder = self.parts.out / self.name / "crops"
+
     @property
     def depths(self) -> set[int]:
         s = self.model.settings
