@@ -124,12 +124,15 @@ def stage_0(args: argparse.Namespace, o, numbers: tuple) -> None:
     """The frozen parts, which all systems share: tiny ones, or a tag head for photographs (the
     rest of Lyrics' refiner comes pretrained)."""
     from lion_min import launch
+    from lion_min.parts import STAGE0
     from lion_min.tiny import pipeline
     if args.preset != "tiny":
         from lion_min.pretrained import tagging
-        tagging.train(o)
-        if numbers[1:]:
-            launch.in_turn(args.system, numbers[1:], o)
+        if args.stage != "all":
+            tagging.train(o)
+            return
+        tagging.train(launch.lenient(o, o.out / STAGE0 / "tags"))
+        launch.in_turn(args.system, numbers[1:], o)
     elif args.stage == "all":
         pipeline.train_all(o, Path(__file__).resolve())
     elif args.part:

@@ -243,13 +243,17 @@ class Options:
 
     def check(self, **run: object) -> None:
         """Raises BadInput, before any work, where --out cannot be written, --init holds another run
-        than `run` (system, stage), or --shard has nobody to share with."""
+        than `run` (system, stage, a stage 0's part), --resume finds nothing of that run to go on
+        from, or --shard has nobody to share with."""
         if self.shard and not several():
             raise BadInput("--shard: shares one model among processes; start them with torchrun "
                            "--nproc-per-node N train.py ..., or leave --shard out")
         checkpoints.check_writable(self.out)
         if self.init is not None:
             check_init(self.init, **run)
+        if self.resume and run:
+            checkpoints.check_resumable(
+                Path(self.out, run["system"], stage_name(run["stage"]), run.get("part", "")))
 
     def scenes(self, stage: Stage, takes_turns: bool = True) -> dict:
         """--data as `scenes` (and `score`) of RunOptions; {} without it."""
