@@ -74,10 +74,13 @@ def infer(args: argparse.Namespace) -> None:
     if args.prompt is not None:
         parse_prompt(args.prompt, image)
     torch.manual_seed(args.seed)
-    system = launch.load(args.system, args.weights, args.device, args.preset, **sources(args))
+    tags = None
     if args.tags:
         from lion_min.datasets.tags import TagFile
-        system.take_tags(TagFile(args.tags), args.tags)
+        tags = TagFile(args.tags)
+    system = launch.load(args.system, args.weights, args.device, args.preset, **sources(args))
+    if tags:
+        system.take_tags(tags, args.tags)
     if args.prompt is None:
         from lion_min.dialogue import Dialogue
         Dialogue(system, args.image, args.device, lambda *answered: tell(args, *answered)).run()

@@ -110,6 +110,9 @@ def train(args: argparse.Namespace) -> None:
         sources=sources(args), accumulate=args.accumulate,
         checkpointing=args.checkpointing, shard=args.shard, init=args.init)
     numbers = numbers_of(args)
+    if args.preset != "tiny":                      # before a data set is read, or a stage trained
+        launch.check_parts(args.system, o.sources if args.plan else
+                           PRESETS[args.preset].sources(o.sources), args.preset)
     if args.plan:
         print(costs(args))
     elif 0 in numbers and (args.system == "lion" or args.preset != "tiny"):

@@ -8,6 +8,7 @@ we take must be there: a half-loaded model answers nonsense without a word.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -36,6 +37,12 @@ VISION = {"clip": ("clip", "CLIPVisionModel"), "clip_vision_model": ("clip", "CL
 LANGUAGE = {"llama": ("llama", "LlamaForCausalLM"), "qwen2": ("llama", "Qwen2ForCausalLM"),
             "qwen3": ("llama", "Qwen3ForCausalLM"), "gemma3_text": ("llama", "Gemma3ForCausalLM"),
             "t5": ("t5", "T5ForConditionalGeneration")}
+# Models of transformers that are taken whole, by their flag: class, model_type, processor.
+WHOLE = {"detector": ("GroundingDinoForObjectDetection", "grounding-dino", "GroundingDinoProcessor"),
+         "segmenter": ("SamModel", "sam", "SamImageProcessor"), "tower": ("CLIPModel", "clip", "")}
+# Flag -> the model types that are known, and what such a part is called.
+KINDS = {"vision": (VISION, "vision tower"), "llm": (LANGUAGE, "LLM")} | {
+    flag: ((model_type,), kind) for flag, (kind, model_type, _) in WHOLE.items()}
 TOWER = {r"^vision_model\.": ""}           # a tower alone, out of a whole CLIP or BLIP
 # Keys that may be left over: the other parts of a whole CLIP or BLIP, computed tables, and
 # the decoder's table in old T5 files, which nothing reads.
@@ -52,7 +59,7 @@ def load_vision(source: str | Path, dtype: torch.dtype | None = None) -> VisionE
     BadInput, one line: not here and no network, of another kind, damaged, keys missing.
     """
     with _reading(source, "--vision") as options:
-        config = _config(source, VISION, "vision tower", options)
+        config = _config(source, "vision", options)
         family, kind = VISION[config.model_type]
         config = getattr(config, "vision_config", config)
         image, mlp = config.image_size, getattr(config, "intermediate_size", 0)
@@ -66,15 +73,15 @@ def load_vision(source: str | Path, dtype: torch.dtype | None = None) -> VisionE
         mlp=mlp, stem=(), ln_eps=config.layer_norm_eps), model)
 
 
-def load_whole(kind: str, model_type: str, source: str | Path, flag: str,
-               processor: str = "") -> tuple[nn.Module, object]:
-    """(a model of transformers as it is, float32; its `processor`, where one is named).
+def load_whole(part: str, source: str | Path, flag: str = "") -> tuple[nn.Module, object]:
+    """(a model of WHOLE as it is, float32; its processor, where one is named).
 
-    kind, processor: transformers' classes; flag: what gives its folder. BadInput as load_vision.
+    flag: what gives its folder, if not --part. BadInput as load_vision.
     """
     import transformers
-    with _reading(source, flag) as options:
-        config = _config(source, {model_type: ()}, kind, options)
+    kind, _, processor = WHOLE[part]
+    with _reading(source, flag or f"--{part}") as options:
+        config = _config(source, part, options)
         read = getattr(transformers, processor).from_pretrained(source, **options) \
             if processor else None
         return _weights(kind, source, config, None, options, {}), read
@@ -88,7 +95,7 @@ def load_language(source: str | Path, dtype: torch.dtype | None = None
     BadInput as load_vision, and where the tokenizer does not belong to the weights.
     """
     with _reading(source, "--llm") as options:
-        config = _config(source, LANGUAGE, "LLM", options)
+        config = _config(source, "llm", options)
         family, kind = LANGUAGE[config.model_type]
         if family == "t5" and config.feed_forward_proj == "gated-gelu":
             # BLIP-2 and LION run FlanT5 with the exact GELU, transformers with the tanh form.
@@ -130,13 +137,27 @@ def _sizes(family: str, model: nn.Module, tokenizer: PretrainedTokenizer) -> Lan
 
 # ---- from disk or from the Hub -----------------------------------------------------------------
 
-def _config(source: str | Path, known: dict, part: str, options: dict):
-    """The transformers config; BadInput for a model_type that is not known here."""
+def check_part(source: str | Path, flag: str, part: str = "") -> None:
+    """BadInput as load_vision for what a config.json tells: read before any weights, so that a
+    mistake in one part is told before another one is loaded.
+
+    part: what it must be, a key of KINDS; "": anything that can be read, such as a tokenizer.
+    """
+    if part == "vision" and our_vision(source):
+        return
+    with _reading(source, f"--{flag}") as options:
+        if part:
+            _config(source, part, options)
+
+
+def _config(source: str | Path, part: str, options: dict):
+    """The transformers config; BadInput for a model_type that is not known for this part."""
     from transformers import AutoConfig, PreTrainedConfig
+    known, name = KINDS[part]
     # Read first: AutoConfig has no words for a model_type that is new to transformers.
     kind = PreTrainedConfig.get_config_dict(source, **options)[0].get("model_type")
     if kind not in known:
-        raise BadInput(f"{source}: a {kind!r} is no {part} known here; give one whose "
+        raise BadInput(f"{source}: a {kind!r} is no {name} known here; give one whose "
                        f"model_type is {', '.join(known)}")
     return AutoConfig.from_pretrained(source, **options)
 
@@ -244,16 +265,22 @@ def _hub_options(source: str | Path, flag: str) -> dict:
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)):
         raise BadInput(f"{source}: no such folder, and no name on the Hub (OWNER/NAME); pass what "
                        f"there is with {flag} FOLDER")
+    return {"local_files_only": not _on_hub(str(source))}
+
+
+@functools.cache                               # asked once a process, for checking and for reading
+def _on_hub(source: str) -> bool:
+    """Whether the Hub can be asked for a name; BadInput where it answers that there is none."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
-    try:                                       # asks once; from_pretrained would for 30 seconds
-        HfApi().model_info(str(source), timeout=10)
+    try:                                       # from_pretrained would try for 30 seconds
+        HfApi().model_info(source, timeout=10)
     except RepositoryNotFoundError:
         raise BadInput(f"{source}: no such folder, and no model of this name on the Hub; check it, "
                        "or log in with `hf auth login` if it is not public") from None
     except Exception:                          # no network, a proxy, HF_HUB_OFFLINE
-        return {"local_files_only": True}
-    return {"local_files_only": False}
+        return False
+    return True
 
 
 def _message(error: Exception, source: str | Path, flag: str) -> str:
@@ -288,14 +315,17 @@ def pretrained_parts(out: Path, preset: str, vision: str | None = None, llm: str
     of ours, which has seen drawings.
     """
     names = PRESETS[preset]
-    ours = vision and Path(vision, checkpoints.CONFIG)
-    if ours and ours.is_file() and checkpoints.load_json(ours).get("part") == "vision":
-        encoder = tiny_vision(ours.parent)[0]
-    else:
-        encoder = load_vision(vision or names.vision)
+    encoder = tiny_vision(Path(vision))[0] if vision and our_vision(vision) else load_vision(
+        vision or names.vision)
     language, tokenizer = load_language(llm or names.language)
     return Parts(encoder, photo_tagger(out, encoder.settings.width), language, tokenizer,
                  Path(out), preset, {"preset": preset, "vision": vision, "language": llm})
+
+
+def our_vision(source: str | Path) -> bool:
+    """Whether a folder is the ViT of a stage 0 of ours."""
+    config = Path(source, checkpoints.CONFIG)
+    return config.is_file() and checkpoints.load_json(config).get("part") == "vision"
 
 
 def photo_tagger(out: Path, width: int) -> TagHead:

@@ -32,6 +32,7 @@ from lion_min.vision import TagHead, VisionEncoder, VisionSettings
 
 STAGE = 2
 NEEDS = {"vision": "CLIP ViT-L/14, whole", "llm": "LLaMA"}
+KINDS = {"vision": "tower"}                # of the SIZES below: --vision is a whole CLIP, as --tower
 FROZEN = ("interaction.encoder.", "llm.")  # may be absent: files of their own
 OPTIONS = {"img_id": 32000, "imgd_id": 32001, "heads": 0, "clip_heads": 12, "bos_id": 49406,
            "eos_id": 49407}                # what no shape tells; 0: LLaMA's, a head for 128
@@ -154,7 +155,7 @@ class PooledClip(VisionEncoder):
 
 def load_clip(source: str, flag: str = "--vision") -> nn.Module:
     """A whole CLIP, both towers and projections."""
-    return load_whole("CLIPModel", "clip", source, flag)[0]
+    return load_whole("tower", source, flag)[0]
 
 
 def text_tower(clip: nn.Module) -> nn.Module:
