@@ -157,7 +157,7 @@ def costs(args: argparse.Namespace) -> str:
     numbers = [n for n in numbers_of(args) if n or args.stage == "0"]
     return plan.table(args.system, args.preset, numbers, args.batch_size or 16,
                       args.precision or "bf16", args.accumulate or 1, args.checkpointing,
-                      args.processes)
+                      args.processes, sources(args))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,19 @@
 """Folders of parts on the command line: a mistake in one is told before any weights are read."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from commands import call, refused
-from random_backbones import write_clip, write_llama
+from random_backbones import LLMS, TOWERS, folder, write_clip, write_llama  # noqa: F401
 from PIL import Image
 
 import infer
 import train
 from lion_min import launch
-from lion_min.pretrained import backbones
+from lion_min.pretrained import backbones, plan
+from lion_min.pretrained.backbones import load_language, load_vision
 from lion_min.published import importing
 
 
@@ -80,3 +82,47 @@ def test_wrong_tags_are_told_before_the_system_is_read(place, monkeypatch, capsy
     monkeypatch.setattr(launch, "load", lambda *_, **__: pytest.fail("was read"))
     refused(call(infer.main, capsys, place / "photo.jpg", "What?", "--tags", place / "gone.jsonl"),
             "gone.jsonl")
+
+
+# ---- --plan --------------------------------------------------------------------------------------
+
+PLANS = [("lion", "clip-smollm2", 3, ("vision", "llm")), ("lion", "lion-flant5-xl", 4, ("llm",)),
+         ("pvit", "pvit-7b", 2, ("llm",)), ("lyrics", "clip-smollm2", 2, ("vision", "llm")),
+         ("lyrics", "lyrics-vicuna13b", 1, ("vision",)), ("lmeye", "clip-smollm2", 2, ("llm",)),
+         ("lmeye", "lmeye-llama7b", 2, ("vision", "llm")),
+         ("lmeye", "lmeye-flant5-xl", 2, ("llm",))]
+
+
+@pytest.mark.parametrize("system, preset, number, given", PLANS)
+def test_a_plan_counts_the_parts_that_are_given(place, nothing_read, capsys, system, preset, number,
+                                                given):
+    """Guards: a plan for the preset's own backbones where others are given; a download of them."""
+    words = ["--system", system, "--stage", number, "--preset", preset, "--plan"]
+    code, out, err = call(train.main, capsys, *words, *flags({name: GOOD[name] for name in given}))
+    assert code == 0 and "TFLOP/sample" in out, err
+    parts = plan.by_part(plan.build(system, preset, number, {name: GOOD[name] for name in given}))
+    for name, read in (("vision", lambda: plan.vision_shapes("clip")),
+                       ("llm", lambda: plan.language_shapes("llama"))):
+        if name in given and name in parts:
+            assert parts[name][0] == sum(p.numel() for p in read().parameters())
+
+
+@pytest.mark.parametrize("system, preset, wrong, told", WRONG)
+def test_a_plan_refuses_a_wrong_part(place, nothing_read, capsys, system, preset, wrong, told):
+    """Guards: a table of sizes for a folder that is not there."""
+    refused(call(train.main, capsys, "--system", system, "--stage", 1, "--preset", preset, "--plan",
+                 *flags(wrong)), told)
+
+
+@pytest.mark.parametrize("name", [*TOWERS, *LLMS])
+def test_shapes_are_those_of_the_weights(folder, name):
+    """Guards: a head counted once that the file has twice, or twice where the two are one."""
+    if name in TOWERS:
+        shapes, real = plan.vision_shapes(folder(name)), load_vision(folder(name))
+    else:
+        shapes, real = plan.language_shapes(folder(name)), load_language(folder(name))[0]
+    assert {n: p.shape for n, p in shapes.named_parameters()} == {
+        n: p.shape for n, p in real.named_parameters()}
+    assert all(p.is_meta for p in shapes.parameters())
+    ids = {k: v for k, v in vars(real.settings).items() if k.endswith("_id")}
+    assert replace(shapes.settings, **ids) == real.settings

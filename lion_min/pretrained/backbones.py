@@ -52,9 +52,10 @@ OTHERS = re.compile(r"(text_model|text_projection|visual_projection|logit_scale|
                     r"EncDecAttention\.relative_attention_bias\.weight)")
 
 
-def load_vision(source: str | Path, dtype: torch.dtype | None = None) -> VisionEncoder:
+def load_vision(source: str | Path, dtype: torch.dtype | None = None,
+                shapes: bool = False) -> VisionEncoder:
     """The ViT of a CLIP, SigLIP, InstructBLIP or BLIP-2, or a DINOv2; float32 unless dtype says
-    otherwise.
+    otherwise. shapes: without its weights, on the meta device.
 
     BadInput, one line: not here and no network, of another kind, damaged, keys missing.
     """
@@ -66,7 +67,7 @@ def load_vision(source: str | Path, dtype: torch.dtype | None = None) -> VisionE
         if family == "dinov2":
             image = _input_side(source, image, config.patch_size, options)
             mlp = int(config.hidden_size * config.mlp_ratio)
-        model = _weights(kind, source, config, dtype, options)
+        model = _shapes(kind, config) if shapes else _weights(kind, source, config, dtype, options)
     return VisionEncoder(VisionSettings(
         family=family, image=image, patch=config.patch_size, width=config.hidden_size,
         blocks=config.num_hidden_layers, heads=config.num_attention_heads,
@@ -95,15 +96,40 @@ def load_language(source: str | Path, dtype: torch.dtype | None = None
     BadInput as load_vision, and where the tokenizer does not belong to the weights.
     """
     with _reading(source, "--llm") as options:
-        config = _config(source, "llm", options)
-        family, kind = LANGUAGE[config.model_type]
-        if family == "t5" and config.feed_forward_proj == "gated-gelu":
-            # BLIP-2 and LION run FlanT5 with the exact GELU, transformers with the tanh form.
-            config.dense_act_fn = "gelu"
+        family, kind, config = _language(source, options)
         tokenizer = _tokenizer(source, options)
         model = _weights(kind, source, config, dtype, options)
     tokenizer = PretrainedTokenizer(tokenizer, model.get_input_embeddings().num_embeddings)
     return LanguageModel(_sizes(family, model, tokenizer), model), tokenizer
+
+
+def language_shapes(source: str | Path) -> LanguageModel:
+    """The LLM of a folder or name on the meta device, off its config.json alone. BadInput as
+    load_language."""
+    with _reading(source, "--llm") as options:
+        family, kind, config = _language(source, options)
+        model = _shapes(kind, config)
+        said = json.loads(Path(_file(source, "config.json", options)).read_bytes())
+    if family == "t5" and not said.get("tie_word_embeddings", True):
+        # transformers 5 ties every T5 built from a config; FlanT5's file has a head of its own
+        model.lm_head.weight = nn.Parameter(torch.empty_like(model.lm_head.weight))
+    return LanguageModel(_sizes(family, model), model)
+
+
+def _language(source: str | Path, options: dict) -> tuple[str, str, object]:
+    """(our family, transformers' class, its config) of an LLM."""
+    config = _config(source, "llm", options)
+    family, kind = LANGUAGE[config.model_type]
+    if family == "t5" and config.feed_forward_proj == "gated-gelu":
+        # BLIP-2 and LION run FlanT5 with the exact GELU, transformers with the tanh form.
+        config.dense_act_fn = "gelu"
+    return family, kind, config
+
+
+def config_of(source: str | Path, part: str, flag: str = ""):
+    """The transformers config of a part, a key of KINDS. BadInput as load_whole."""
+    with _reading(source, f"--{flag or part}") as options:
+        return _config(source, part, options)
 
 
 def load_tokenizer(source: str | Path, vocab: int, part: str = "",
@@ -120,11 +146,14 @@ def load_tokenizer(source: str | Path, vocab: int, part: str = "",
         return PretrainedTokenizer(tokenizer, vocab)
 
 
-def _sizes(family: str, model: nn.Module, tokenizer: PretrainedTokenizer) -> LanguageSettings:
-    """Off the transformers config. (Shared key heads have no setting: `model` alone has them.)"""
+def _sizes(family: str, model: nn.Module,
+           tokenizer: PretrainedTokenizer | None = None) -> LanguageSettings:
+    """Off the transformers config; ids off the tokenizer, where it is at hand. (Shared key heads
+    have no setting: `model` alone has them.)"""
     c, t5 = model.config, family == "t5"
     return LanguageSettings(
-        family=family, vocab=len(tokenizer), width=c.hidden_size, layers=c.num_hidden_layers,
+        family=family, vocab=model.get_input_embeddings().num_embeddings, width=c.hidden_size,
+        layers=c.num_hidden_layers,
         decoder_layers=c.num_decoder_layers if t5 else None, heads=c.num_attention_heads,
         head_width=c.d_kv if t5 else getattr(c, "head_dim", None),
         ffn=c.d_ff if t5 else c.intermediate_size,
@@ -132,7 +161,7 @@ def _sizes(family: str, model: nn.Module, tokenizer: PretrainedTokenizer) -> Lan
         buckets=c.relative_attention_num_buckets if t5 else LanguageSettings.buckets,
         distance=c.relative_attention_max_distance if t5 else LanguageSettings.distance,
         tied=model.lm_head.weight is model.get_input_embeddings().weight,
-        pad_id=tokenizer.pad_id, eos_id=tokenizer.eos_id)
+        **{"pad_id": tokenizer.pad_id, "eos_id": tokenizer.eos_id} if tokenizer else {})
 
 
 # ---- from disk or from the Hub -----------------------------------------------------------------
@@ -174,6 +203,13 @@ def _input_side(source: str | Path, trained: int, patch: int, options: dict) -> 
         raise BadInput(f"{source}: preprocessor_config.json: crop_size {size!r:.60} is no square of "
                        f"whole patches of {patch} pixels; write a multiple such as {16 * patch}")
     return sides[0]
+
+
+def _shapes(kind: str, config) -> nn.Module:
+    """A transformers model on the meta device, where a tensor has a shape, but no memory."""
+    import transformers
+    with torch.device("meta"):
+        return getattr(transformers, kind)(config)
 
 
 def _weights(kind: str, source: str | Path, config, dtype: torch.dtype | None, options: dict,
