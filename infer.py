@@ -74,10 +74,13 @@ def infer(args: argparse.Namespace) -> None:
     if args.prompt is not None:
         parse_prompt(args.prompt, *image.size)
     torch.manual_seed(args.seed)
-    system = launch.load(args.system, args.weights, args.device, args.preset, **sources(args))
+    tags = None
     if args.tags:
         from lion_min.datasets.tags import TagFile
-        TagFile(args.tags).give(system)
+        tags = TagFile(args.tags)
+    system = launch.load(args.system, args.weights, args.device, args.preset, **sources(args))
+    if tags:
+        tags.give(system)
     if args.prompt is None:
         from lion_min.dialogue import Dialogue
         Dialogue(system, args.image, args.device, lambda *answered: tell(args, *answered)).run()

@@ -110,6 +110,9 @@ def train(args: argparse.Namespace) -> None:
         sources=sources(args), accumulate=args.accumulate,
         checkpointing=args.checkpointing, shard=args.shard, init=args.init)
     numbers = numbers_of(args)
+    if args.preset != "tiny":                      # before a data set is read, or a stage trained
+        launch.check_parts(args.system, o.sources if args.plan else
+                           PRESETS[args.preset].sources(o.sources), args.preset)
     if args.plan:
         print(costs(args))
     elif 0 in numbers and (args.system == "lion" or args.preset != "tiny"):
@@ -124,12 +127,15 @@ def stage_0(args: argparse.Namespace, o, numbers: tuple) -> None:
     """The frozen parts, which all systems share: tiny ones, or a tag head for photographs (the
     rest of Lyrics' refiner comes pretrained)."""
     from lion_min import launch
+    from lion_min.parts import STAGE0
     from lion_min.tiny import pipeline
     if args.preset != "tiny":
         from lion_min.pretrained import tagging
-        tagging.train(o)
-        if numbers[1:]:
-            launch.in_turn(args.system, numbers[1:], o)
+        if args.stage != "all":
+            tagging.train(o)
+            return
+        tagging.train(launch.lenient(o, o.out / STAGE0 / "tags"))
+        launch.in_turn(args.system, numbers[1:], o)
     elif args.stage == "all":
         pipeline.train_all(o, Path(__file__).resolve())
     elif args.part:
@@ -151,7 +157,7 @@ def costs(args: argparse.Namespace) -> str:
     numbers = [n for n in numbers_of(args) if n or args.stage == "0"]
     return plan.table(args.system, args.preset, numbers, args.batch_size or 16,
                       args.precision or "bf16", args.accumulate or 1, args.checkpointing,
-                      args.processes)
+                      args.processes, sources(args))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from lion_min import BadInput, checkpoints, scores, training
-from lion_min.cli import MAX_BAD, PART_FLAGS, SYSTEMS, several
+from lion_min.cli import LION, MAX_BAD, PART_FLAGS, PART_OF, SYSTEMS, several
 from lion_min.features import readable
 from lion_min.left_out import LeftOut, note
 from lion_min.parts import TINY, WEIGHTS, Parts, check_init, run_folder, stage_name, tiny_parts
@@ -180,7 +180,23 @@ def _imported(system: str, weights: Path, device, given: dict[str, str]) -> Syst
         raise BadInput(f"{weights}: of no preset's size; say where its parts lie: "
                        + " ".join(f"--{name} DIR" for name in module.NEEDS)
                        + f" ({'; '.join(f'{k}: {v}' for k, v in module.NEEDS.items())})")
+    check_parts(system, sources, imported=True)
     return module.open_system(weights, stage_of(system, answers(system)[-1]), device, **sources)
+
+
+def check_parts(system: str, sources: dict[str, str], preset: str = "", imported: bool = False) -> None:
+    """BadInput, before any of the system's parts is loaded, where the place of one holds nothing or
+    another kind of model. An import may want a ViT's or an LLM's folder for a tokenizer alone."""
+    from lion_min.pretrained.backbones import check_part
+    from lion_min.published import importing
+    module = published(system)
+    kinds = getattr(module, "KINDS", {}) if imported or preset in module.SIZES else {}
+    if imported:
+        kinds = {"vision": "", "llm": ""} | kinds
+    for name, source in sources.items():
+        if PART_OF.get(name, system) == system:
+            importing.check(source) if name == "regions" else \
+                check_part(source, name, kinds.get(name, name))
 
 
 def parts_for(out: Path, preset: str = TINY, sources: dict[str, str] | None = None,
@@ -191,6 +207,7 @@ def parts_for(out: Path, preset: str = TINY, sources: dict[str, str] | None = No
         return tiny_parts(out, family)
     from lion_min.pretrained.backbones import pretrained_parts
     given = sources or {}
+    check_parts(system or LION, PRESETS[preset].sources(given), preset)
     parts = pretrained_parts(out, preset, given.get("vision"), given.get("llm"))
     parts.source |= {k: v for k, v in given.items() if k not in ("vision", "llm")}
     if system:
@@ -243,13 +260,17 @@ class Options:
 
     def check(self, **run: object) -> None:
         """Raises BadInput, before any work, where --out cannot be written, --init holds another run
-        than `run` (system, stage), or --shard has nobody to share with."""
+        than `run` (system, stage, a stage 0's part), --resume finds nothing of that run to go on
+        from, or --shard has nobody to share with."""
         if self.shard and not several():
             raise BadInput("--shard: shares one model among processes; start them with torchrun "
                            "--nproc-per-node N train.py ..., or leave --shard out")
         checkpoints.check_writable(self.out)
         if self.init is not None:
             check_init(self.init, **run)
+        if self.resume and run:
+            checkpoints.check_resumable(
+                Path(self.out, run["system"], stage_name(run["stage"]), run.get("part", "")))
 
     def scenes(self, stage: Stage, takes_turns: bool = True) -> dict:
         """--data as `scenes` (and `score`) of RunOptions; {} without it."""

@@ -47,6 +47,11 @@ class Named:
         return getattr(self.module, name)
 
 
+def stopped(folder: Path) -> None:
+    """A folder with the state of a run that was stopped."""
+    checkpoints.save_tensors({}, folder / checkpoints.STATE, {"step": "1", "extra": "{}"})
+
+
 def stage_of(number: int, system: str = "lion"):
     return stage_module_of(system, f"stage{number}").STAGE
 
@@ -80,6 +85,7 @@ def test_a_stage_gets_what_was_asked(called, capsys, monkeypatch, fast):
     stage in bf16 on a CPU without such kernels, where a step took 10 s in the place of 1."""
     monkeypatch.setattr(training, "multiplies_bf16", lambda device: fast)
     assert call(train.main, capsys, "--stage", 2)[0] == 0
+    stopped(Path("x/lion/stage3"))
     assert call(train.main, capsys, *("--stage 3 --steps 7 --lr 0.5 --batch-size 4 --seed 9 --out "
                                       "x --precision bf16 --world small --resume").split())[0] == 0
     (second, plain), (third, told) = called
@@ -107,12 +113,22 @@ def test_stage_0_trains_its_parts_in_turn(called, capsys):
 
 def test_resume_of_many_runs_begins_those_not_begun(called, capsys, tmp_path):
     """Guards: --stage 0 --resume that stops at the first part that has no checkpoint yet."""
-    (tmp_path / "runs/lion/stage0/llama").mkdir(parents=True)
-    (tmp_path / "runs/lion/stage0/llama" / checkpoints.STATE).touch()
+    stopped(tmp_path / "runs/lion/stage0/llama")
     assert call(train.main, capsys, "--stage", 0, "--resume")[0] == 0
     assert [k["resume"] for _, k in called] == [False, True, False, False]
-    assert call(train.main, capsys, "--stage", 0, "--part", "t5", "--resume")[0] == 0
-    assert called[-1][1]["resume"] is True, "a part asked for by name must say what is missing"
+
+
+@pytest.mark.parametrize("argv, folder", [
+    ("--stage 2", "runs/lion/stage2"), ("--stage joint", "runs/lion/joint"),
+    ("--stage 0 --part t5", "runs/lion/stage0/t5"), ("--stage 1 --system pvit", "runs/pvit/stage1")])
+def test_nothing_to_resume_is_told_at_once(called, capsys, monkeypatch, argv, folder):
+    """Guards: the minutes of drawing, loading and scoring before a run that has no checkpoint; the
+    checkpoint of another run taken for its own."""
+    monkeypatch.setattr(launch, "parts_for", None)
+    stopped(Path("runs/lion/stage3"))
+    told = f"--resume: {folder} holds no state.safetensors to go on from"
+    refused(call(train.main, capsys, *argv.split(), "--resume"), told)
+    assert not called
 
 
 def test_data_reaches_the_stage(called, capsys, tmp_path):

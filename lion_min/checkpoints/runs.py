@@ -262,6 +262,14 @@ def read_state(folder: Path | str) -> tuple[int, dict]:
                        "or point --out to the run's folder") from error
 
 
+def check_resumable(folder: Path | str) -> None:
+    """BadInput where a folder holds no training state that --resume could go on from."""
+    if not (Path(folder) / STATE).exists():
+        raise BadInput(f"--resume: {folder} holds no {STATE} to go on from; leave --resume out, or "
+                       "give the --out of the run")
+    read_state(folder)
+
+
 def load_state(folder: Path | str, optimizer: torch.optim.Optimizer) -> tuple[int, dict]:
     """Restores parameters, moments and RNG into `optimizer` and torch; (step, extra)."""
     path, (step, extra) = Path(folder) / STATE, read_state(folder)

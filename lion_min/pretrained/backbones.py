@@ -8,6 +8,7 @@ we take must be there: a half-loaded model answers nonsense without a word.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -37,6 +38,12 @@ VISION = {"clip": ("clip", "CLIPVisionModel"), "clip_vision_model": ("clip", "CL
 LANGUAGE = {"llama": ("llama", "LlamaForCausalLM"), "qwen2": ("llama", "Qwen2ForCausalLM"),
             "qwen3": ("llama", "Qwen3ForCausalLM"), "gemma3_text": ("llama", "Gemma3ForCausalLM"),
             "t5": ("t5", "T5ForConditionalGeneration")}
+# Models of transformers that are taken whole, by their flag: class, model_type, processor.
+WHOLE = {"detector": ("GroundingDinoForObjectDetection", "grounding-dino", "GroundingDinoProcessor"),
+         "segmenter": ("SamModel", "sam", "SamImageProcessor"), "tower": ("CLIPModel", "clip", "")}
+# Flag -> the model types that are known, and what such a part is called.
+KINDS = {"vision": (VISION, "vision tower"), "llm": (LANGUAGE, "LLM")} | {
+    flag: ((model_type,), kind) for flag, (kind, model_type, _) in WHOLE.items()}
 TOWER = {r"^vision_model\.": ""}           # a tower alone, out of a whole CLIP or BLIP
 # Keys that may be left over: the other parts of a whole CLIP or BLIP, computed tables, and
 # the decoder's table in old T5 files, which nothing reads.
@@ -46,36 +53,37 @@ OTHERS = re.compile(r"(text_model|text_projection|visual_projection|logit_scale|
                     r"EncDecAttention\.relative_attention_bias\.weight)")
 
 
-def load_vision(source: str | Path, dtype: torch.dtype | None = None) -> VisionEncoder:
+def load_vision(source: str | Path, dtype: torch.dtype | None = None,
+                shapes: bool = False) -> VisionEncoder:
     """The ViT of a CLIP, SigLIP, InstructBLIP or BLIP-2, or a DINOv2; float32 unless dtype says
-    otherwise.
+    otherwise. shapes: without its weights, on the meta device.
 
     BadInput, one line: not here and no network, of another kind, damaged, keys missing.
     """
     with _reading(source, "--vision") as options:
-        config = _config(source, VISION, "vision tower", options)
+        config = _config(source, "vision", options)
         family, kind = VISION[config.model_type]
         config = getattr(config, "vision_config", config)
         image, mlp = config.image_size, getattr(config, "intermediate_size", 0)
         if family == "dinov2":
             image = _input_side(source, image, config.patch_size, options)
             mlp = int(config.hidden_size * config.mlp_ratio)
-        model = _weights(kind, source, config, dtype, options)
+        model = _shapes(kind, config) if shapes else _weights(kind, source, config, dtype, options)
     return VisionEncoder(VisionSettings(
         family=family, image=image, patch=config.patch_size, width=config.hidden_size,
         blocks=config.num_hidden_layers, heads=config.num_attention_heads,
         mlp=mlp, stem=(), ln_eps=config.layer_norm_eps), model)
 
 
-def load_whole(kind: str, model_type: str, source: str | Path, flag: str,
-               processor: str = "") -> tuple[nn.Module, object]:
-    """(a model of transformers as it is, float32; its `processor`, where one is named).
+def load_whole(part: str, source: str | Path, flag: str = "") -> tuple[nn.Module, object]:
+    """(a model of WHOLE as it is, float32; its processor, where one is named).
 
-    kind, processor: transformers' classes; flag: what gives its folder. BadInput as load_vision.
+    flag: what gives its folder, if not --part. BadInput as load_vision.
     """
     import transformers
-    with _reading(source, flag) as options:
-        config = _config(source, {model_type: ()}, kind, options)
+    kind, _, processor = WHOLE[part]
+    with _reading(source, flag or f"--{part}") as options:
+        config = _config(source, part, options)
         read = getattr(transformers, processor).from_pretrained(source, **options) \
             if processor else None
         return _weights(kind, source, config, None, options, {}), read
@@ -89,16 +97,41 @@ def load_language(source: str | Path, dtype: torch.dtype | None = None
     BadInput as load_vision, and where the tokenizer does not belong to the weights.
     """
     with _reading(source, "--llm") as options:
-        config = _config(source, LANGUAGE, "LLM", options)
-        family, kind = LANGUAGE[config.model_type]
-        if family == "t5" and config.feed_forward_proj == "gated-gelu":
-            # BLIP-2 and LION run FlanT5 with the exact GELU, transformers with the tanh form.
-            config.dense_act_fn = "gelu"
+        family, kind, config = _language(source, options)
         tokenizer = _tokenizer(source, options)
         model = _weights(kind, source, config, dtype, options)
     tokenizer = PretrainedTokenizer(tokenizer, model.get_input_embeddings().num_embeddings)
     form = SlidingLanguageModel if slides(model) else LanguageModel
     return form(_sizes(family, model, tokenizer), model), tokenizer
+
+
+def language_shapes(source: str | Path) -> LanguageModel:
+    """The LLM of a folder or name on the meta device, off its config.json alone. BadInput as
+    load_language."""
+    with _reading(source, "--llm") as options:
+        family, kind, config = _language(source, options)
+        model = _shapes(kind, config)
+        said = json.loads(Path(_file(source, "config.json", options)).read_bytes())
+    if family == "t5" and not said.get("tie_word_embeddings", True):
+        # transformers 5 ties every T5 built from a config; FlanT5's file has a head of its own
+        model.lm_head.weight = nn.Parameter(torch.empty_like(model.lm_head.weight))
+    return LanguageModel(_sizes(family, model), model)
+
+
+def _language(source: str | Path, options: dict) -> tuple[str, str, object]:
+    """(our family, transformers' class, its config) of an LLM."""
+    config = _config(source, "llm", options)
+    family, kind = LANGUAGE[config.model_type]
+    if family == "t5" and config.feed_forward_proj == "gated-gelu":
+        # BLIP-2 and LION run FlanT5 with the exact GELU, transformers with the tanh form.
+        config.dense_act_fn = "gelu"
+    return family, kind, config
+
+
+def config_of(source: str | Path, part: str, flag: str = ""):
+    """The transformers config of a part, a key of KINDS. BadInput as load_whole."""
+    with _reading(source, f"--{flag or part}") as options:
+        return _config(source, part, options)
 
 
 def load_tokenizer(source: str | Path, vocab: int, part: str = "",
@@ -115,11 +148,14 @@ def load_tokenizer(source: str | Path, vocab: int, part: str = "",
         return PretrainedTokenizer(tokenizer, vocab)
 
 
-def _sizes(family: str, model: nn.Module, tokenizer: PretrainedTokenizer) -> LanguageSettings:
-    """Off the transformers config. (Shared key heads have no setting: `model` alone has them.)"""
+def _sizes(family: str, model: nn.Module,
+           tokenizer: PretrainedTokenizer | None = None) -> LanguageSettings:
+    """Off the transformers config; ids off the tokenizer, where it is at hand. (Shared key heads
+    have no setting: `model` alone has them.)"""
     c, t5 = model.config, family == "t5"
     return LanguageSettings(
-        family=family, vocab=len(tokenizer), width=c.hidden_size, layers=c.num_hidden_layers,
+        family=family, vocab=model.get_input_embeddings().num_embeddings, width=c.hidden_size,
+        layers=c.num_hidden_layers,
         decoder_layers=c.num_decoder_layers if t5 else None, heads=c.num_attention_heads,
         head_width=c.d_kv if t5 else getattr(c, "head_dim", None),
         ffn=c.d_ff if t5 else c.intermediate_size,
@@ -127,18 +163,32 @@ def _sizes(family: str, model: nn.Module, tokenizer: PretrainedTokenizer) -> Lan
         buckets=c.relative_attention_num_buckets if t5 else LanguageSettings.buckets,
         distance=c.relative_attention_max_distance if t5 else LanguageSettings.distance,
         tied=model.lm_head.weight is model.get_input_embeddings().weight,
-        pad_id=tokenizer.pad_id, eos_id=tokenizer.eos_id)
+        **{"pad_id": tokenizer.pad_id, "eos_id": tokenizer.eos_id} if tokenizer else {})
 
 
 # ---- from disk or from the Hub -----------------------------------------------------------------
 
-def _config(source: str | Path, known: dict, part: str, options: dict):
-    """The transformers config; BadInput for a model_type that is not known here."""
+def check_part(source: str | Path, flag: str, part: str = "") -> None:
+    """BadInput as load_vision for what a config.json tells: read before any weights, so that a
+    mistake in one part is told before another one is loaded.
+
+    part: what it must be, a key of KINDS; "": anything that can be read, such as a tokenizer.
+    """
+    if part == "vision" and our_vision(source):
+        return
+    with _reading(source, f"--{flag}") as options:
+        if part:
+            _config(source, part, options)
+
+
+def _config(source: str | Path, part: str, options: dict):
+    """The transformers config; BadInput for a model_type that is not known for this part."""
     from transformers import AutoConfig, PreTrainedConfig
+    known, name = KINDS[part]
     # Read first: AutoConfig has no words for a model_type that is new to transformers.
     kind = PreTrainedConfig.get_config_dict(source, **options)[0].get("model_type")
     if kind not in known:
-        raise BadInput(f"{source}: a {kind!r} is no {part} known here; give one whose "
+        raise BadInput(f"{source}: a {kind!r} is no {name} known here; give one whose "
                        f"model_type is {', '.join(known)}")
     return AutoConfig.from_pretrained(source, **options)
 
@@ -155,6 +205,13 @@ def _input_side(source: str | Path, trained: int, patch: int, options: dict) -> 
         raise BadInput(f"{source}: preprocessor_config.json: crop_size {size!r:.60} is no square of "
                        f"whole patches of {patch} pixels; write a multiple such as {16 * patch}")
     return sides[0]
+
+
+def _shapes(kind: str, config) -> nn.Module:
+    """A transformers model on the meta device, where a tensor has a shape, but no memory."""
+    import transformers
+    with torch.device("meta"):
+        return getattr(transformers, kind)(config)
 
 
 def _weights(kind: str, source: str | Path, config, dtype: torch.dtype | None, options: dict,
@@ -246,16 +303,22 @@ def _hub_options(source: str | Path, flag: str) -> dict:
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)):
         raise BadInput(f"{source}: no such folder, and no name on the Hub (OWNER/NAME); pass what "
                        f"there is with {flag} FOLDER")
+    return {"local_files_only": not _on_hub(str(source))}
+
+
+@functools.cache                               # asked once a process, for checking and for reading
+def _on_hub(source: str) -> bool:
+    """Whether the Hub can be asked for a name; BadInput where it answers that there is none."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
-    try:                                       # asks once; from_pretrained would for 30 seconds
-        HfApi().model_info(str(source), timeout=10)
+    try:                                       # from_pretrained would try for 30 seconds
+        HfApi().model_info(source, timeout=10)
     except RepositoryNotFoundError:
         raise BadInput(f"{source}: no such folder, and no model of this name on the Hub; check it, "
                        "or log in with `hf auth login` if it is not public") from None
     except Exception:                          # no network, a proxy, HF_HUB_OFFLINE
-        return {"local_files_only": True}
-    return {"local_files_only": False}
+        return False
+    return True
 
 
 def _message(error: Exception, source: str | Path, flag: str) -> str:
@@ -290,14 +353,17 @@ def pretrained_parts(out: Path, preset: str, vision: str | None = None, llm: str
     of ours, which has seen drawings.
     """
     names = PRESETS[preset]
-    ours = vision and Path(vision, checkpoints.CONFIG)
-    if ours and ours.is_file() and checkpoints.load_json(ours).get("part") == "vision":
-        encoder = tiny_vision(ours.parent)[0]
-    else:
-        encoder = load_vision(vision or names.vision)
+    encoder = tiny_vision(Path(vision))[0] if vision and our_vision(vision) else load_vision(
+        vision or names.vision)
     language, tokenizer = load_language(llm or names.language)
     return Parts(encoder, photo_tagger(out, encoder.settings.width), language, tokenizer,
                  Path(out), preset, {"preset": preset, "vision": vision, "language": llm})
+
+
+def our_vision(source: str | Path) -> bool:
+    """Whether a folder is the ViT of a stage 0 of ours."""
+    config = Path(source, checkpoints.CONFIG)
+    return config.is_file() and checkpoints.load_json(config).get("part") == "vision"
 
 
 def photo_tagger(out: Path, width: int) -> TagHead:

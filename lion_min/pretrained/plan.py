@@ -27,6 +27,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -35,7 +36,9 @@ from lion_min import BadInput
 from lion_min.cli import LION, LMEYE, LYRICS, PVIT
 from lion_min.launch import module_of, published
 from lion_min.language import LanguageModel, LanguageSettings
+from lion_min.parts import tiny_vision
 from lion_min.pretrained import around
+from lion_min.pretrained.backbones import config_of, language_shapes, load_vision, our_vision
 from lion_min.pretrained.crops import CropRegions, CropSettings
 from lion_min.pretrained.presets import PRESETS
 from lion_min.published.lyrics_refiner import PublishedSettings
@@ -79,10 +82,11 @@ class StageCost:
 
 
 def plan(system: str, preset: str, stages: Iterable[int], batch: int, precision: str,
-         accumulate: int = 1, checkpointing: bool = False, processes: int | None = None
-         ) -> list[StageCost]:
+         accumulate: int = 1, checkpointing: bool = False, processes: int | None = None,
+         sources: dict[str, str] | None = None) -> list[StageCost]:
     """The cost of each stage. batch: samples of one pass; precision: 'fp32' or 'bf16'; processes:
-    how many share the model. BadInput for an unknown preset or stage, or a number below 1."""
+    how many share the model; sources: folders in the place of the preset's own parts, by their
+    flags. BadInput for an unknown preset or stage, a number below 1, a folder that is none."""
     counts = {"batch": batch, "accumulate": accumulate, "processes": processes or 1}
     for name, value in counts.items():
         if value < 1:
@@ -91,7 +95,7 @@ def plan(system: str, preset: str, stages: Iterable[int], batch: int, precision:
         raise BadInput(f"precision {precision!r}: must be fp32 or bf16")
     costs, size = [], 2 if precision == "bf16" else 4
     for number in stages:
-        model = build(system, preset, number)
+        model = build(system, preset, number, sources)
         parts, rules = by_part(model), tokens(system, model.settings, number)
         weights, gradients, moments, copies = held(model, size, processes, checkpointing)
         forward, backward, saved = work(model, rules, size, preset != "tiny", checkpointing)
@@ -139,15 +143,24 @@ def by_part(model: nn.Module) -> dict[str, tuple[int, int]]:
 
 # ---- models on the meta device -------------------------------------------------------------------
 
-def build(system: str, preset: str, number: int) -> nn.Module:
+def build(system: str, preset: str, number: int,
+          sources: dict[str, str] | None = None) -> nn.Module:
     """A stage's model on the meta device, its trained parameters marked; BadInput as `plan`."""
     if number not in STAGES[system]:
         raise BadInput(f"stage {number!r}: the stages of {system} whose cost is known are "
                        + ", ".join(map(str, STAGES[system])))
     stage = module_of(system, f"stage{number}").STAGE
-    s = settings_of(system, preset, stage)
+    s, vision, llm = settings_of(system, preset, stage), None, None
+    if sources:
+        if "vision" in sources:
+            vision = vision_shapes(sources["vision"])
+        if "llm" in sources:
+            llm = language_shapes(sources["llm"])
+        s = settings_around(system, preset, stage, vision.settings if vision else s.vision,
+                            llm.settings if llm else s.language, sources)
     with torch.device("meta"):
-        model = _model(system, s, number)
+        model = _model(system, s, number, vision or VisionEncoder(s.vision),
+                       llm or _llm(s.language))
     names = [name for name, _ in model.named_parameters()]
     if system == LMEYE:
         stage = published(system).fitted(stage, s)
@@ -172,20 +185,46 @@ def settings_of(system: str, preset: str, stage):
     return replace(settings, mode=stage.mode) if system == LION else settings
 
 
-def _model(system: str, s, number: int) -> nn.Module:
-    m, vision, world = module_of(system, "model"), VisionEncoder(s.vision), WORLDS["medium"]
+def vision_shapes(source: str) -> VisionEncoder:
+    """A given ViT on the meta device; it may be a stage 0 of ours."""
+    if not our_vision(source):
+        return load_vision(source, shapes=True)
+    return tiny_vision(Path(source))[0].to("meta")
+
+
+def settings_around(system: str, preset: str, stage, v: VisionSettings, l: LanguageSettings,
+                    sources: dict[str, str]):
+    """The settings that training would give to a system around a ViT and an LLM of these sizes;
+    sources: the parts that are given, by their flags."""
+    module = published(system)
     if system == LION:
-        return m.Lion(s, vision, _llm(s.language))
+        return replace(module.settings_around(preset, v, l, l.vocab), mode=stage.mode)
+    if system == LYRICS:
+        dino = config_of(sources["detector"], "detector").d_model if "detector" in sources else 256
+        return module.settings_around(preset, v, l, l.vocab, dino + 4)
+    if system == LMEYE and preset in module.FORMS:
+        flag = "vision" if preset in module.SIZES else "tower"
+        text = config_of(sources[flag], "tower", flag).text_config if flag in sources else None
+        return module.settings_around(preset, v, l, l.vocab, text)
+    s = getattr(around, system)(v, l, l.vocab)
+    return replace(s, regions=module.load_regions(sources["regions"]).settings) \
+        if "regions" in sources else s
+
+
+def _model(system: str, s, number: int, vision: VisionEncoder, llm: LanguageModel) -> nn.Module:
+    m, world = module_of(system, "model"), WORLDS["medium"]
+    if system == LION:
+        return m.Lion(s, vision, llm)
     if system == PVIT:
         regions = (CropRegions(s.regions, vision) if isinstance(s.regions, CropSettings) else
                    TinyRegions(s.regions) if isinstance(s.regions, TinyRegionSettings) else
                    RegionCLIP(s.regions))
-        return m.Pvit(s, vision, _llm(s.language), regions)
+        return m.Pvit(s, vision, llm, regions)
     if system == LMEYE:                  # the paper's era reads CLIP's pooled feature from a file
-        return m.Lmeye(s, nn.Identity() if s.reads == "pooled" else vision, _llm(s.language))
+        return m.Lmeye(s, nn.Identity() if s.reads == "pooled" else vision, llm)
     tags = TagHead(s.vision.width, (*world.colours, *world.kinds))
     tiny = m.TinyRefiner(s.refiner, tags) if isinstance(s.refiner, m.RefinerSettings) else None
-    return m.Alignment(s, vision, tiny) if number == 1 else m.Lyrics(s, vision, tiny, _llm(s.language))
+    return m.Alignment(s, vision, tiny) if number == 1 else m.Lyrics(s, vision, tiny, llm)
 
 
 def _llm(s: LanguageSettings) -> LanguageModel:
@@ -320,9 +359,11 @@ def _module(name: str, module: nn.Module, rules: dict[str, int], size: int, fuse
 # ---- the table -----------------------------------------------------------------------------------
 
 def table(system: str, preset: str, stages: Iterable[int], batch: int, precision: str,
-          accumulate: int = 1, checkpointing: bool = False, processes: int | None = None) -> str:
+          accumulate: int = 1, checkpointing: bool = False, processes: int | None = None,
+          sources: dict[str, str] | None = None) -> str:
     """`plan` as text."""
-    costs = plan(system, preset, stages, batch, precision, accumulate, checkpointing, processes)
+    costs = plan(system, preset, stages, batch, precision, accumulate, checkpointing, processes,
+                 sources)
     among = f", each of {processes} processes that share it" * bool(processes)
     columns = "".join(f"{n:>9}" for n in ("weights", "grads", "AdamW", "activ.", "GiB"))
     lines = [f"{system} {preset}: batch {batch}, {precision}{', checkpointing' * checkpointing}{among}; "

@@ -34,6 +34,7 @@ def train(o: Options) -> dict[str, float]:
     if o.data is None or not photos.is_photos(o.data, o.form):
         raise BadInput("stage 0 of a pretrained preset learns tags: give photographs, "
                        "--data COCO_FOLDER")
+    o.check(system=LION, stage=0, part="tags")
     annotations = datasets.load(o.data, o.form, o.images, o.max_bad)
     every = photos.photos_of(annotations)
     if not (names := every[0].names):

@@ -37,18 +37,26 @@ WRAPPERS = ("model", "net", "state_dict")            # LION and RegionCLIP; LMEy
 def read_file(path: Path | str) -> dict[str, Tensor]:
     """The named tensors of an official file or folder. BadInput for anything else."""
     path = Path(path)
+    check(path)
     if path.is_dir():
         return _folder(path)
     if path.suffix == ".safetensors":
         return checkpoints.load_tensors(path)
-    if path.suffix in PICKLES:
-        return _unwrapped(_pickled(path), path)
-    raise BadInput(f"{path}: neither a {', '.join(PICKLES)} or .safetensors file nor a folder "
-                   "of them; give the official file")
+    return _unwrapped(_pickled(path), path)
+
+
+def check(path: Path | str) -> None:
+    """BadInput, before anything is read, for what cannot be an official file or folder."""
+    path = Path(path)
+    if path.is_dir():
+        return
+    if path.suffix not in (*PICKLES, ".safetensors"):
+        raise BadInput(f"{path}: neither a {', '.join(PICKLES)} or .safetensors file nor a folder "
+                       "of them; give the official file")
+    check_file(path)
 
 
 def _pickled(path: Path) -> object:
-    check_file(path)
     try:                                   # mmap: a file of 13 GB is read piece by piece
         return torch.load(path, map_location="cpu", weights_only=True,
                           mmap=zipfile.is_zipfile(path))

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lion_min.language import LanguageModel
+from lion_min.language import LanguageModel, LanguageSettings
 from lion_min.lion.model import Lion, LionSettings
 from lion_min.lion.system import LionSystem
 from lion_min.parts import Parts
@@ -29,7 +29,7 @@ from lion_min.published import keys, layouts
 from lion_min.published.asking import Questions, imported_parts
 from lion_min.published.layouts import attention, ffn
 from lion_min.qformer import QFormerSettings
-from lion_min.vision import VisionEncoder
+from lion_min.vision import VisionEncoder, VisionSettings
 
 STAGE = 4
 NEEDS = {"vision": "InstructBLIP, its ViT and the Q-Former's tokenizer", "llm": "FlanT5"}
@@ -185,10 +185,16 @@ def open_system(folder: Path | str, stage, device, vision: str, llm: str, **_) -
 
 
 def complete(parts: Parts, **_) -> None:
-    """The settings between these parts: the published ones around the published ViT."""
-    vision, language, vocab = parts.vision.settings, parts.llm.settings, len(parts.tokenizer)
-    parts.published = near = around.lion(vision, language, vocab)
-    if parts.preset in SIZES and (s := settings_by_name(parts.preset)).vision == vision:
-        parts.published = replace(
-            s, language=language, generate={}, region_id=near.region_id, hint_id=near.hint_id,
-            qformer=replace(s.qformer, vocab=vocab))       # the LLM's words, not BERT's
+    """The settings between these parts."""
+    parts.published = settings_around(parts.preset, parts.vision.settings, parts.llm.settings,
+                                      len(parts.tokenizer))
+
+
+def settings_around(preset: str, vision: VisionSettings, language: LanguageSettings, vocab: int
+                    ) -> LionSettings:
+    """Those between a ViT and an LLM with `vocab` ids: published ones around the published ViT."""
+    near = around.lion(vision, language, vocab)
+    if preset not in SIZES or (s := settings_by_name(preset)).vision != vision:
+        return near
+    return replace(s, language=language, generate={}, region_id=near.region_id, hint_id=near.hint_id,
+                   qformer=replace(s.qformer, vocab=vocab))          # the LLM's words, not BERT's

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from lion_min.language import LanguageModel
+from lion_min.language import LanguageModel, LanguageSettings
 from lion_min.lmeye.interaction import InteractionSettings
 from lion_min.lmeye.model import Lmeye, LmeyeSettings
 from lion_min.lmeye.stages import LmeyeStage
@@ -33,6 +33,7 @@ from lion_min.vision import TagHead, VisionEncoder, VisionSettings
 
 STAGE = 2
 NEEDS = {"vision": "CLIP ViT-L/14, whole", "llm": "LLaMA"}
+KINDS = {"vision": "tower"}                # of the SIZES below: --vision is a whole CLIP, as --tower
 FROZEN = ("interaction.encoder.", "llm.")  # may be absent: files of their own
 OPTIONS = {"img_id": 32000, "imgd_id": 32001, "heads": 0, "clip_heads": 12, "bos_id": 49406,
            "eos_id": 49407}                # what no shape tells; 0: LLaMA's, a head for 128
@@ -115,8 +116,8 @@ def _interaction(n: keys.Sizes, heads: int, **more) -> InteractionSettings:
         layers=n["T"], ffn=n["e"], heads=heads, **more)
 
 
-settings_by_name = partial(keys.settings_by_name, "LMEye", SIZES | {
-    "lmeye-flant5-xl": CLIP_L | layouts.FLAN_T5_XL}, settings)
+FORMS = SIZES | {"lmeye-flant5-xl": CLIP_L | layouts.FLAN_T5_XL}
+settings_by_name = partial(keys.settings_by_name, "LMEye", FORMS, settings)
 
 
 def build(settings: LmeyeSettings, llm: LanguageModel | None = None,
@@ -155,7 +156,7 @@ class PooledClip(VisionEncoder):
 
 def load_clip(source: str, flag: str = "--vision") -> nn.Module:
     """A whole CLIP, both towers and projections."""
-    return load_whole("CLIPModel", "clip", source, flag)[0]
+    return load_whole("tower", source, flag)[0]
 
 
 def text_tower(clip: nn.Module) -> nn.Module:
@@ -170,28 +171,38 @@ def text_tower(clip: nn.Module) -> nn.Module:
 
 def complete(parts: Parts, vision: str, tower: str = "", **_) -> None:
     """The settings between these parts; for the published forms CLIP's halves, too."""
-    forms = SIZES | {"lmeye-flant5-xl": {"X": 1}}
-    if parts.preset not in forms:
+    if parts.preset not in FORMS:
         parts.published = around.lmeye(parts.vision.settings, parts.llm.settings,
                                        len(parts.tokenizer))
         return
-    pooled = "X" not in forms[parts.preset]
+    pooled = parts.preset in SIZES
     clip = load_clip(vision) if pooled else load_clip(tower, "--tower")
-    parts.beside["tower"] = text_tower(clip)
-    v, t, llm = parts.vision.settings, clip.config.text_config, parts.llm.settings
-    s, vocab, c = settings_by_name(parts.preset), len(parts.tokenizer), t.hidden_size
+    parts.beside["tower"], text = text_tower(clip), clip.config.text_config
+    v = parts.vision.settings
     if pooled:
-        parts.vision, parts.tagger = PooledClip(clip), TagHead(c, (), heads=1)
-    image = {"image_width": c} if pooled else {}
-    parts.published = replace(
-        s, vision=v, language=llm, slot_id=vocab, generate={},
+        parts.vision = PooledClip(clip)
+        parts.tagger = TagHead(text.hidden_size, (), heads=1)
+    parts.published = settings_around(parts.preset, v, parts.llm.settings, len(parts.tokenizer),
+                                      text)
+
+
+def settings_around(preset: str, vision: VisionSettings, language: LanguageSettings, vocab: int,
+                    text=None) -> LmeyeSettings:
+    """The settings of a published form, one of FORMS, around a ViT and an LLM with `vocab` ids.
+    text: the transformers config of CLIP's text tower; None: the published one."""
+    s, pooled = settings_by_name(preset), preset in SIZES
+    tower = {} if text is None else {
+        "width": text.hidden_size, "vocab": text.vocab_size, "layers": text.num_hidden_layers,
+        "positions": text.max_position_embeddings, "ffn": text.intermediate_size,
+        "heads": text.num_attention_heads,
+        "bos_id": text.vocab_size - 2, "eos_id": text.vocab_size - 1}     # hub configs say 0 and 2
+    if pooled and tower:
+        tower["image_width"] = text.hidden_size
+    return replace(
+        s, vision=vision, language=language, slot_id=vocab, generate={},
         **{"img_id": vocab + 1} if pooled else {"request_id": vocab + 1, "qformer": replace(
-            s.qformer, vision_width=v.width)},
-        interaction=replace(
-            s.interaction, llm_width=llm.width, width=c, vocab=t.vocab_size,
-            positions=t.max_position_embeddings, layers=t.num_hidden_layers,
-            ffn=t.intermediate_size, heads=t.num_attention_heads, **image,
-            bos_id=t.vocab_size - 2, eos_id=t.vocab_size - 1))      # hub configs say 0 and 2
+            s.qformer, vision_width=vision.width)},
+        interaction=replace(s.interaction, llm_width=language.width, **tower))
 
 
 def fitted(stage: LmeyeStage, settings: LmeyeSettings) -> LmeyeStage:

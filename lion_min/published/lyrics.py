@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lion_min.language import LanguageModel
+from lion_min.language import LanguageModel, LanguageSettings
 from lion_min.lyrics.model import Lyrics, LyricsSettings
 from lion_min.lyrics.objectives import ObjectiveSettings
 from lion_min.lyrics.mqformer import MQFormerSettings
@@ -33,7 +33,7 @@ from lion_min.pretrained.backbones import load_tokenizer
 from lion_min.published import keys, layouts, lyrics_refiner
 from lion_min.published.asking import Questions, imported_parts
 from lion_min.published.lyrics_refiner import PublishedSettings
-from lion_min.vision import VisionEncoder
+from lion_min.vision import VisionEncoder, VisionSettings
 
 STAGE = 2
 NEEDS = {"vision": "InstructBLIP, for the Q-Former's tokenizer", "llm": "Vicuna, for its tokenizer",
@@ -103,14 +103,20 @@ def load(folder: Path | str, refiner: nn.Module | None = None) -> Lyrics:
 def complete(parts: Parts, detector: str, segmenter: str = "", **_) -> None:
     """The published refiner, and the settings around it and these parts."""
     parts.beside["refiner"] = refiner = lyrics_refiner.load(detector, segmenter)
-    vision, llm, vocab = parts.vision.settings, parts.llm.settings, len(parts.tokenizer)
-    width = refiner.detector.config.d_model + 4
-    parts.published = around.lyrics(vision, llm, vocab, refiner.settings, width)
-    if parts.preset in SIZES:
-        s = settings_by_name(parts.preset)
-        parts.published = replace(
-            s, vision=vision, language=llm, lora_targets=around.lora_targets(llm), mqformer=replace(
-                s.mqformer, vision_width=vision.width, object_width=width, vocab=vocab + 6))
+    parts.published = settings_around(parts.preset, parts.vision.settings, parts.llm.settings,
+                                      len(parts.tokenizer), refiner.detector.config.d_model + 4,
+                                      refiner.settings)
+
+
+def settings_around(preset: str, vision: VisionSettings, language: LanguageSettings, vocab: int,
+                    width: int, refiner: PublishedSettings | None = None) -> LyricsSettings:
+    """The settings of a preset around a ViT, an LLM with `vocab` ids and objects `width` wide."""
+    if preset not in SIZES:
+        return around.lyrics(vision, language, vocab, refiner or PublishedSettings(), width)
+    s = settings_by_name(preset)
+    return replace(
+        s, vision=vision, language=language, lora_targets=around.lora_targets(language),
+        mqformer=replace(s.mqformer, vision_width=vision.width, object_width=width, vocab=vocab + 6))
 
 
 def open_system(folder: Path | str, stage, device, vision: str, llm: str, detector: str,

@@ -205,8 +205,5 @@ def joined(found: list[Refined]) -> Refined:
 
 def load(detector: str | Path, segmenter: str | Path = "") -> PublishedRefiner:
     """Grounding-DINO and, where one is given, SAM, from folders or names on the Hub."""
-    dino = load_whole("GroundingDinoForObjectDetection", "grounding-dino", detector, "--detector",
-                      "GroundingDinoProcessor")
-    sam = load_whole("SamModel", "sam", segmenter, "--segmenter", "SamImageProcessor") \
-        if segmenter else ()
-    return PublishedRefiner(PublishedSettings(), None, *dino, *sam)
+    sam = load_whole("segmenter", segmenter) if segmenter else ()
+    return PublishedRefiner(PublishedSettings(), None, *load_whole("detector", detector), *sam)
