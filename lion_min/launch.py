@@ -188,14 +188,14 @@ def check_parts(system: str, sources: dict[str, str], preset: str = "", imported
     """BadInput, before any of the system's parts is loaded, where the place of one holds nothing or
     another kind of model. An import may want a ViT's or an LLM's folder for a tokenizer alone."""
     from lion_min.pretrained.backbones import check_part
-    from lion_min.published import importing
+    from lion_min.published import keys
     module = published(system)
     kinds = getattr(module, "KINDS", {}) if imported or preset in module.SIZES else {}
     if imported:
         kinds = {"vision": "", "llm": ""} | kinds
     for name, source in sources.items():
         if PART_OF.get(name, system) == system:
-            importing.check(source) if name == "regions" else \
+            keys.check_file_kind(source) if name == "regions" else \
                 check_part(source, name, kinds.get(name, name))
 
 

@@ -24,10 +24,9 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from lion_min import BadInput, check_file, checkpoints, launch
+from lion_min import BadInput, checkpoints, launch
 from lion_min.published import keys
 
-PICKLES = (".pth", ".pt", ".bin")
 WHOLE = ("model.safetensors", "pytorch_model.bin")   # in a Hugging Face folder; + .index.json
 WRAPPERS = ("model", "net", "state_dict")            # LION and RegionCLIP; LMEye; others
 
@@ -37,23 +36,12 @@ WRAPPERS = ("model", "net", "state_dict")            # LION and RegionCLIP; LMEy
 def read_file(path: Path | str) -> dict[str, Tensor]:
     """The named tensors of an official file or folder. BadInput for anything else."""
     path = Path(path)
-    check(path)
+    keys.check_file_kind(path)
     if path.is_dir():
         return _folder(path)
     if path.suffix == ".safetensors":
         return checkpoints.load_tensors(path)
     return _unwrapped(_pickled(path), path)
-
-
-def check(path: Path | str) -> None:
-    """BadInput, before anything is read, for what cannot be an official file or folder."""
-    path = Path(path)
-    if path.is_dir():
-        return
-    if path.suffix not in (*PICKLES, ".safetensors"):
-        raise BadInput(f"{path}: neither a {', '.join(PICKLES)} or .safetensors file nor a folder "
-                       "of them; give the official file")
-    check_file(path)
 
 
 def _pickled(path: Path) -> object:

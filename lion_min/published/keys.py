@@ -24,7 +24,9 @@ from typing import NamedTuple, get_args, get_type_hints
 
 from torch import Tensor, nn
 
-from lion_min import BadInput, checkpoints
+from lion_min import BadInput, check_file, checkpoints
+
+PICKLES = (".pth", ".pt", ".bin")
 
 Sizes = dict[str, int]                     # of each letter
 LAYERS = r"\[(\w)(\w)"                    # of a table: their number's letter, their width's
@@ -214,3 +216,14 @@ def restore(kind: type, values: dict, **parts: type):
     except (TypeError, AttributeError) as error:
         raise BadInput(f"config.json: settings of another version ({error}); "
                        "import the official files again") from error
+
+
+def check_file_kind(path: Path | str) -> None:
+    """BadInput, before anything is read, for what cannot be an official file or folder."""
+    path = Path(path)
+    if path.is_dir():
+        return
+    if path.suffix not in (*PICKLES, ".safetensors"):
+        raise BadInput(f"{path}: neither a {', '.join(PICKLES)} or .safetensors file nor a folder "
+                       "of them; give the official file")
+    check_file(path)
