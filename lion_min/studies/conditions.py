@@ -248,6 +248,7 @@ def pvit(probes: tuple[str, ...] = (), **kind) -> Condition:
 CONDITIONS |= {
     "pvit-feature": pvit(("zeroed-region",)), "pvit-text": pvit(representation="text"),
     "pvit-location": pvit(representation="location"), "pvit-one-stage": pvit(one=0, two=100),
+    "pvit-short": pvit(one=20, two=30), "pvit-short-one-stage": pvit(one=0, two=50),
 }
 
 
@@ -379,6 +380,8 @@ CLAIMS = [
           ("reg", *ATTRIBUTES), "REG and VQA"),
     Claim("two-stages-reg", "two stages beat one at equal steps", "pvit-feature", "pvit-one-stage",
           ("reg",), "REG alone, which both rows train"),
+    Claim("two-stages-short", "two stages beat one at equal steps", "pvit-short",
+          "pvit-short-one-stage", ("reg",), "REG alone, half the steps"),
     Claim("interactive-static", "requests beat as many static tokens", "lmeye-interactive",
           "lmeye-static", POINTED, "VQA, REG, REC"),
     Claim("interactive-zeroed", "requests beat one request for all", "lmeye-interactive",
