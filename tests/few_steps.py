@@ -12,7 +12,7 @@ from torch import nn
 from lion_min import checkpoints, launch, scores, trainable, training
 from lion_min.language import LanguageModel
 from lion_min.lion.model import tiny
-from lion_min.lyrics import system as lyrics
+from lion_min.lyrics import refiner_system as lyrics
 from lion_min.scenes import WORLDS
 from lion_min.stage import Stage, load_start
 from lion_min.system import System

@@ -24,11 +24,10 @@ from lion_min.images import load_image, to_pixels
 from lion_min.language import LanguageModel
 from lion_min.lmeye.prompt import prompt_ids
 from lion_min.lyrics.prompt import line
-from lion_min.pretrained import backbones, tagging
+from lion_min.pretrained import backbones, crops, tagging
 from lion_min.pretrained.backbones import load_language
 from lion_min.pretrained.presets import PRESETS
 from lion_min.published import layouts, lmeye, lyrics, lyrics_refiner, regionclip
-from lion_min.pvit import region_encoder
 from lion_min.pvit.prompt import make_inputs
 from lion_min.schedule import Plan
 from lion_min.scenes import WORLDS, make_scene
@@ -276,7 +275,7 @@ def test_kept_crops_change_no_loss(place, tmp_path, capsys, monkeypatch):
             tmp_path, "clip-smollm2", "pvit", "1", CELLS["clip-smollm2", "pvit"][1]))
         assert code == 0, err
         losses.append([json.loads(line)["loss"] for line in open(tmp_path / "pvit/stage1/log.jsonl")])
-        monkeypatch.setattr(region_encoder, "crop", None)      # every box is known
+        monkeypatch.setattr(crops, "crop", None)               # every box is known
     assert losses[0] == losses[1] and [*(tmp_path / "pvit/crops").iterdir()]
 
 

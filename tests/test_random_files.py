@@ -160,7 +160,8 @@ def cheap(tmp_path, monkeypatch):
     """The backbones are read once; no text is generated: what is tried is the way of the data."""
     write_clip(tmp_path / "clip"), write_llama(tmp_path / "llama")
     read = launch.parts_for
-    once = functools.cache(lambda preset, *items: read(tmp_path, preset, dict(items)))
+    once = functools.cache(lambda preset, *items: read(
+        tmp_path, preset, dict(items), system="pvit"))
 
     def parts_for(out, preset, sources, *_, **__):
         parts = copy.copy(once(preset, *sources.items()))
