@@ -53,8 +53,8 @@ class CropSettings:
 
 
 class CropRegions(nn.Module):
-    """The frozen ViT of `vision` sees each box alone, once; no parameter of its own. `kept` holds the
-    features; give it a folder and they stay for later runs."""
+    """The frozen ViT of `vision` sees each box alone, once; no parameter of its own. `kept` holds
+    the features; give it a folder and they stay for later runs."""
 
     def __init__(self, settings: CropSettings, vision: VisionEncoder):
         super().__init__()
