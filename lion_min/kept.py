@@ -49,7 +49,8 @@ class BoxFeatures:
     folder.
     """
 
-    def __init__(self, width: int, look: Callable[[list[Cut]], Tensor], model: Callable[[], tuple]):
+    def __init__(self, width: int, look: Callable[[list[Cut]], Tensor],
+                 model: Callable[[], tuple]):
         self.width, self.look, self.model = width, look, cache(model)
         self.folder: Path | None = None
         self.known: dict[Path, dict[Box, Tensor]] = {}    # a picture's file -> its boxes

@@ -274,7 +274,8 @@ def test_kept_crops_change_no_loss(place, tmp_path, capsys, monkeypatch):
         code, out, err = call(train.main, capsys, *stage(
             tmp_path, "clip-smollm2", "pvit", "1", CELLS["clip-smollm2", "pvit"][1]))
         assert code == 0, err
-        losses.append([json.loads(line)["loss"] for line in open(tmp_path / "pvit/stage1/log.jsonl")])
+        log = (tmp_path / "pvit/stage1/log.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in log])
         monkeypatch.setattr(crops, "crop", None)               # every box is known
     assert losses[0] == losses[1] and [*(tmp_path / "pvit/crops").iterdir()]
 

@@ -141,7 +141,8 @@ def test_crop_regions_see_each_box_alone():
 
 # ---- features of crops on the disk ---------------------------------------------------------------
 
-BOXES, ROWS = torch.tensor([[.25, .5, .75, 1], [0, .1, .5, .6], [.1, .1, .9, .9]]), torch.tensor([0, 0, 1])
+BOXES = torch.tensor([[.25, .5, .75, 1], [0, .1, .5, .6], [.1, .1, .9, .9]])
+ROWS = torch.tensor([0, 0, 1])             # of the pictures
 
 
 @pytest.fixture
@@ -164,8 +165,8 @@ def kept_in(folder, vision: VisionEncoder, depth: int = 3) -> tuple[CropRegions,
 
 
 def test_kept_crops_are_those_encoded(vision, tmp_path):
-    """Guards: another feature on the disk than the ViT's, in fewer digits, of another box; a run that
-    encodes boxes of an earlier one again, or forgets those when it adds one."""
+    """Guards: another feature on the disk than the ViT's, in fewer digits, of another box; a run
+    that encodes boxes of an earlier one again, or forgets those when it adds one."""
     pictures = [picture(40, 20, 0), picture(40, 20, 1)]
     fresh = CropRegions(CropSettings(128, 3), vision).pool(pictures, BOXES, ROWS)
     crops, counts = kept_in(tmp_path, vision)
